@@ -1,0 +1,296 @@
+"""params.yaml as frozen, typed objects; an unknown, missing or ill-typed key is an error that names it.
+
+Every key, its unit and its meaning are commented in ``params.yaml`` itself.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from speakerprint.errors import InputError
+
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+AugmentationKind = Literal["gaussian_noise", "time_mask", "frequency_mask", "low_frequency_noise"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+# --- corpora --------------------------------------------------------------------------------------------------------
+
+
+class CommonVoiceSource(Section):
+    kind: Literal["common_voice"]
+    root: str
+    locales: list[str] | None = None
+    splits: Annotated[list[str], Field(min_length=1)]
+
+
+class VoxCelebSource(Section):
+    kind: Literal["voxceleb"]
+    root: str
+
+
+class FolderSource(Section):
+    kind: Literal["folder"]
+    root: str
+
+
+class EspeakSource(Section):
+    kind: Literal["espeak"]
+    splits: Annotated[list[str], Field(min_length=1)]
+    speakers: PositiveInt
+    recordings_per_speaker: PositiveInt
+    seed: int
+
+
+Source = Annotated[CommonVoiceSource | VoxCelebSource | FolderSource | EspeakSource, Field(discriminator="kind")]
+
+
+class Filter(Section):
+    min_up_votes: Count
+    max_down_votes: Count | None
+    min_duration_s: NonNegative
+    max_duration_s: Positive | None
+    genders: list[Literal["male", "female", "other"]] | None
+    locales: list[str] | None
+    speaker_range: Annotated[list[Fraction], Field(min_length=2, max_length=2)]
+    min_recordings_per_speaker: PositiveInt
+    max_recordings_per_speaker: PositiveInt | None
+    when_too_many: Literal["drop", "sample"]
+    seed: int
+
+    @model_validator(mode="after")
+    def _ranges(self) -> "Filter":
+        if self.speaker_range[0] >= self.speaker_range[1]:
+            raise ValueError(f"speaker_range {self.speaker_range} is empty: the first number must be the smaller one")
+        if self.max_recordings_per_speaker is not None and self.max_recordings_per_speaker < self.min_recordings_per_speaker:
+            raise ValueError("max_recordings_per_speaker is smaller than min_recordings_per_speaker: no speaker can have both")
+        if self.max_duration_s is not None and self.max_duration_s <= self.min_duration_s:
+            raise ValueError("max_duration_s is not larger than min_duration_s: no recording can have both")
+        return self
+
+
+class Corpus(Section):
+    role: Literal["train", "evaluate"]
+    source: Source
+    filter: Filter
+
+
+# --- stages ---------------------------------------------------------------------------------------------------------
+
+
+class Pretrained(Section):
+    source: str
+
+
+class Resample(Section):
+    engine: Literal["soxr", "resampy"]
+    min_duration_s: Positive
+    max_bad_fraction: Fraction
+
+
+class Features(Section):
+    max_bad_fraction: Fraction
+
+
+class Model(Section):
+    layers: Annotated[int, Field(ge=1, le=6)]
+    layer_mix: bool
+    convolution_channels: Count
+    pooling: Literal["mean", "attentive_statistics"]
+    projection: Literal["linear", "mlp"]
+    embedding_dim: PositiveInt
+
+
+class Loss(Section):
+    triplet_weight: NonNegative
+    triplet_margin: Positive
+    ntxent_weight: NonNegative
+    ntxent_temperature: Positive
+    angular_margin_weight: NonNegative
+    angular_margin: NonNegative
+    angular_margin_scale: Positive
+    angular_margin_warmup_steps: Count
+
+    @model_validator(mode="after")
+    def _some_loss(self) -> "Loss":
+        if self.triplet_weight + self.ntxent_weight + self.angular_margin_weight == 0:
+            raise ValueError("every weight is 0: nothing would be learned; give at least one loss a weight")
+        return self
+
+
+class Sampling(Section):
+    speakers: PositiveInt
+    utterances: PositiveInt
+    single_gender: bool
+
+
+class GaussianNoise(Section):
+    std: NonNegative
+
+
+class TimeMask(Section):
+    max_frames: Count
+
+
+class FrequencyMask(Section):
+    max_bands: Annotated[int, Field(ge=0, le=80)]
+
+
+class LowFrequencyNoise(Section):
+    bands: Annotated[int, Field(ge=1, le=80)]
+    std: NonNegative
+
+
+class NtxentViews(Section):
+    views: Count
+    kinds: list[AugmentationKind]
+    kinds_per_view: Count
+
+    @model_validator(mode="after")
+    def _enough_kinds(self) -> "NtxentViews":
+        if self.kinds_per_view > len(self.kinds):
+            raise ValueError(f"kinds_per_view is {self.kinds_per_view} but kinds lists {len(self.kinds)}: list more or draw fewer")
+        return self
+
+
+class TripletAugmentation(Section):
+    kinds: list[AugmentationKind]
+    kinds_per_clip: Count
+
+    @model_validator(mode="after")
+    def _enough_kinds(self) -> "TripletAugmentation":
+        if self.kinds_per_clip > len(self.kinds):
+            raise ValueError(f"kinds_per_clip is {self.kinds_per_clip} but kinds lists {len(self.kinds)}: list more or draw fewer")
+        return self
+
+
+class Augmentation(Section):
+    gaussian_noise: GaussianNoise
+    time_mask: TimeMask
+    frequency_mask: FrequencyMask
+    low_frequency_noise: LowFrequencyNoise
+    ntxent: NtxentViews
+    triplet: TripletAugmentation
+
+
+class Train(Section):
+    seed: int
+    steps: PositiveInt
+    crop_s: Positive
+    encoder_learning_rate: NonNegative
+    head_learning_rate: Positive
+    freeze_encoder_steps: Count
+    warmup_steps: Count
+    weight_decay: NonNegative
+    gradient_accumulation: PositiveInt
+    gradient_clip: Positive
+    mixed_precision: Literal["no", "bf16"]
+    validation_speakers: Fraction
+    validation_max_recordings: PositiveInt
+    validate_every_steps: PositiveInt
+    early_stopping_validations: PositiveInt | None
+    checkpoint_every_steps: PositiveInt
+
+
+class Evaluation(Section):
+    corpora: list[str]
+    batch_s: Positive
+    bootstrap_samples: Annotated[int, Field(ge=100)]
+    duration_edges_s: list[Positive]
+    projected_speakers: PositiveInt
+    seed: int
+
+
+class Params(Section):
+    corpora: dict[str, Corpus]
+    pretrained: Pretrained
+    resample: Resample
+    features: Features
+    model: Model
+    loss: Loss
+    sampling: Sampling
+    augmentation: Augmentation
+    train: Train
+    evaluation: Evaluation
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Params":
+        evaluate = {name for name, corpus in self.corpora.items() if corpus.role == "evaluate"}
+        listed = set(self.evaluation.corpora)
+        if len(listed) != len(self.evaluation.corpora):
+            raise ValueError(f"evaluation.corpora lists a corpus twice: {self.evaluation.corpora}")
+        if listed != evaluate:
+            raise ValueError(
+                f"evaluation.corpora is {sorted(listed)}, but the corpora with role: evaluate are {sorted(evaluate)}: "
+                "list exactly those"
+            )
+        if not self.train_corpora:
+            raise ValueError("no corpus has role: train, so there is nothing to learn from; give one corpus that role")
+        if self.loss.ntxent_weight > 0 and self.augmentation.ntxent.views == 0:
+            raise ValueError("loss.ntxent_weight is above 0 but augmentation.ntxent.views is 0: ask for a view or set the weight to 0")
+        if self.loss.triplet_weight > 0 and self.sampling.utterances < 2:
+            raise ValueError("loss.triplet_weight is above 0 but sampling.utterances is 1: a triplet needs two clips of a speaker")
+        return self
+
+    @property
+    def train_corpora(self) -> list[str]:
+        """Names of the corpora with ``role: train``, sorted."""
+        return sorted(name for name, corpus in self.corpora.items() if corpus.role == "train")
+
+
+def _describe(error: ValidationError, path: Path) -> str:
+    lines = [f"{path} is not valid:"]
+    for problem in error.errors():
+        # pydantic puts the discriminator's value into the location of a source; the user's key path has none
+        parts = [str(part) for part in problem["loc"]]
+        key = ".".join(part for i, part in enumerate(parts) if not (i and parts[i - 1] == "source" and i < len(parts) - 1))
+        found: Any = problem.get("input")
+        if problem["type"] == "extra_forbidden":
+            text = "unknown key; check its spelling"
+        elif problem["type"] == "missing":
+            text = "missing key; add it (params.yaml in the repository shows every key)"
+        else:
+            text = problem["msg"].removeprefix("Value error, ")
+            if not isinstance(found, dict | BaseModel):
+                text += f", found {found!r}"
+        lines.append(f"  {key or 'the file'}: {text}")
+    return "\n".join(lines)
+
+
+def parse_params(tree: Any, path: Path = Path("params.yaml")) -> Params:
+    """Check a parsed YAML tree and freeze it. Raises InputError naming every offending key."""
+    if not isinstance(tree, dict):
+        raise InputError(f"{path} is empty or not a mapping of sections; start from the repository's params.yaml")
+    try:
+        return Params.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(_describe(error, path)) from None
+
+
+def load_params(path: str | Path = "params.yaml") -> Params:
+    """Read and check ``params.yaml``. Raises InputError naming the file and every offending key."""
+    path = Path(path)
+    try:
+        tree = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; run stages from the project's root") from None
+    except YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {error}") from None
+    return parse_params(tree, path)
+
+
+def corpus_params(params: Params, name: str) -> Corpus:
+    """The corpus of that name. Raises InputError listing the known names."""
+    if name not in params.corpora:
+        raise InputError(f"there is no corpus {name!r} under corpora: in params.yaml; known: {', '.join(params.corpora)}")
+    return params.corpora[name]

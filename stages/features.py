@@ -1,0 +1,19 @@
+"""Log-mel features of a corpus in one ragged zarr store.
+
+python -m stages.features demo_train
+"""
+
+from stages import run, write_json  # isort: skip
+from speakerprint.features import extract_corpus
+from speakerprint.params import corpus_params, load_params
+
+
+def main(corpus: str) -> None:
+    params = load_params()
+    role = corpus_params(params, corpus).role
+    report = extract_corpus(f"data/audio/{corpus}", f"data/features/{role}/{corpus}", params.features)
+    write_json(report, f"metrics/data/{corpus}.features.json")
+
+
+if __name__ == "__main__":
+    run(main)

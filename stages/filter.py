@@ -1,0 +1,21 @@
+"""Which recordings of a corpus are used, by votes, speaker and duration; opens no audio.
+
+python -m stages.filter demo_train
+"""
+
+from stages import run, write_json  # isort: skip
+from speakerprint.params import corpus_params, load_params
+from speakerprint.recordings import read_recordings, write_recordings
+from speakerprint.selection import select
+
+
+def main(corpus: str) -> None:
+    params = load_params()
+    recordings = read_recordings(f"data/recordings/{corpus}/recordings.parquet")
+    selection, report = select(recordings, corpus_params(params, corpus).filter)
+    write_recordings(selection, f"data/selection/{corpus}.parquet")
+    write_json(report, f"metrics/data/{corpus}.filter.json")
+
+
+if __name__ == "__main__":
+    run(main)

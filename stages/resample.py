@@ -1,0 +1,20 @@
+"""The selected recordings as 16 kHz mono FLAC in parquet shards.
+
+python -m stages.resample demo_train
+"""
+
+from stages import run, write_json  # isort: skip
+from speakerprint.audio import resample_corpus
+from speakerprint.params import load_params
+from speakerprint.recordings import read_recordings
+
+
+def main(corpus: str) -> None:
+    params = load_params()
+    selection = read_recordings(f"data/selection/{corpus}.parquet")
+    report = resample_corpus(selection, f"data/audio/{corpus}", params.resample)
+    write_json(report, f"metrics/data/{corpus}.resample.json")
+
+
+if __name__ == "__main__":
+    run(main)
