@@ -6,7 +6,7 @@ Stages run the code of the checkout they stand in (a queued DVC experiment has i
 """
 
 import errno
-import os
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +26,7 @@ def run(stage: Callable[..., None]) -> None:
         if error.errno != errno.ENOSPC:
             raise
         sys.exit(
-            f"error: no space left on the disk while writing {error.filename or 'in ' + os.getcwd()}; free some "
+            f"error: no space left on the disk while writing {error.filename or Path.cwd()}; free some "
             "(`dvc gc -w` drops cached results that the workspace does not use) and run `dvc repro` again"
         )
     except KeyboardInterrupt:
@@ -34,8 +34,6 @@ def run(stage: Callable[..., None]) -> None:
 
 
 def write_json(tree: dict, path: str | Path) -> None:
-    """Write a report or metrics file: sorted by nothing, two blanks deep, one trailing newline, as git likes it."""
-    import json
-
+    """Write a report or metrics file, a line per number, so that git shows what changed."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -3,10 +3,10 @@
 python -m stages.download demo_train
 """
 
-from stages import run  # isort: skip
 from speakerprint.params import corpus_params, load_params
 from speakerprint.recordings import write_recordings
 from speakerprint.sources import read_source
+from stages import run
 
 
 def main(corpus: str) -> None:

@@ -3,9 +3,9 @@
 python -m stages.features demo_train
 """
 
-from stages import run, write_json  # isort: skip
 from speakerprint.features import extract_corpus
 from speakerprint.params import corpus_params, load_params
+from stages import run, write_json
 
 
 def main(corpus: str) -> None:

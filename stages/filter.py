@@ -3,10 +3,10 @@
 python -m stages.filter demo_train
 """
 
-from stages import run, write_json  # isort: skip
 from speakerprint.params import corpus_params, load_params
 from speakerprint.recordings import read_recordings, write_recordings
 from speakerprint.selection import select
+from stages import run, write_json
 
 
 def main(corpus: str) -> None:

@@ -3,9 +3,9 @@
 python -m stages.pretrained
 """
 
-from stages import run  # isort: skip
 from speakerprint.params import load_params
 from speakerprint.whisper import obtain_encoder
+from stages import run
 
 
 def main() -> None:

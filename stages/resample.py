@@ -3,10 +3,10 @@
 python -m stages.resample demo_train
 """
 
-from stages import run, write_json  # isort: skip
 from speakerprint.audio import resample_corpus
 from speakerprint.params import load_params
 from speakerprint.recordings import read_recordings
+from stages import run, write_json
 
 
 def main(corpus: str) -> None:

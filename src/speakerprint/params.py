@@ -159,7 +159,9 @@ class NtxentViews(Section):
     @model_validator(mode="after")
     def _enough_kinds(self) -> "NtxentViews":
         if self.kinds_per_view > len(self.kinds):
-            raise ValueError(f"kinds_per_view is {self.kinds_per_view} but kinds lists {len(self.kinds)}: list more or draw fewer")
+            raise ValueError(
+                f"kinds_per_view is {self.kinds_per_view} but kinds lists {len(self.kinds)}: list more or draw fewer"
+            )
         return self
 
 
@@ -170,7 +172,9 @@ class TripletAugmentation(Section):
     @model_validator(mode="after")
     def _enough_kinds(self) -> "TripletAugmentation":
         if self.kinds_per_clip > len(self.kinds):
-            raise ValueError(f"kinds_per_clip is {self.kinds_per_clip} but kinds lists {len(self.kinds)}: list more or draw fewer")
+            raise ValueError(
+                f"kinds_per_clip is {self.kinds_per_clip} but kinds lists {len(self.kinds)}: list more or draw fewer"
+            )
         return self
 
 
@@ -237,9 +241,13 @@ class Params(Section):
         if not self.train_corpora:
             raise ValueError("no corpus has role: train, so there is nothing to learn from; give one corpus that role")
         if self.loss.ntxent_weight > 0 and self.augmentation.ntxent.views == 0:
-            raise ValueError("loss.ntxent_weight is above 0 but augmentation.ntxent.views is 0: ask for a view or set the weight to 0")
+            raise ValueError(
+                "loss.ntxent_weight is above 0 but augmentation.ntxent.views is 0: ask for a view or set the weight to 0"
+            )
         if self.loss.triplet_weight > 0 and self.sampling.utterances < 2:
-            raise ValueError("loss.triplet_weight is above 0 but sampling.utterances is 1: a triplet needs two clips of a speaker")
+            raise ValueError(
+                "loss.triplet_weight is above 0 but sampling.utterances is 1: a triplet needs two clips of a speaker"
+            )
         return self
 
     @property

@@ -1,0 +1,52 @@
+# Two commands on a fresh machine: `make repro` and `make test`. Either sets up .venv first; a second call installs nothing.
+
+VENV := .venv
+# recipes find dvc, and dvc finds python, in the environment
+IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.txt)
+
+# the first Python on this machine that runs, has venv, and is one we support; `make PYTHON=... repro` names another
+SUPPORTED := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
+	"$$python" -c '$(SUPPORTED)' 2>/dev/null && echo "$$python" && break; done)
+
+# on Linux, torch from the default index carries CUDA (gigabytes); without an NVIDIA GPU the CPU build does the same. Where this
+# index is out of reach, pip says so and takes torch from the index it is configured for.
+TORCH_INDEX = $(shell test "$$(uname -s)" != Linux || nvidia-smi >/dev/null 2>&1 || \
+	echo --extra-index-url https://download.pytorch.org/whl/cpu --retries 1 --timeout 30)
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  %-12s %s\n", $$1, $$2 }'
+
+repro: $(VENV)/.installed  ## run the pipeline (dvc repro), then show its figures and where its pictures are
+	@$(IN_VENV) dvc repro
+	@echo
+	@$(IN_VENV) dvc metrics show
+	@echo
+	@$(IN_VENV) speakerprint metrics
+
+test: $(VENV)/.installed  ## run the tests
+	@$(IN_VENV) python -m pytest
+
+lint: $(VENV)/.installed  ## check style and types
+	@$(IN_VENV) ruff check
+	@$(IN_VENV) ruff format --check
+	@$(IN_VENV) mypy
+
+clean:  ## remove what make and the tools it calls made: .venv and caches (not data/, models/ or metrics/)
+	rm -rf $(VENV) src/*.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find src stages tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.installed: requirements.txt constraints.txt pyproject.toml
+	@"$(PYTHON)" -c '$(SUPPORTED)' 2>/dev/null || { \
+		echo "error: Python 3.11, 3.12 or 3.13 with its venv module is needed; tried $(or $(PYTHON),python3, python3.11 to python3.13)."; \
+		echo "Install one (Debian and Ubuntu: apt install python3 python3-venv) or name it: make PYTHON=/path/to/python3.12 repro"; \
+		exit 1; } >&2
+	@test -x $(VENV)/bin/python || "$(PYTHON)" -m venv --clear $(VENV)
+	@echo "Installing into $(VENV): $(TORCH), then requirements.txt. This happens once and takes a few minutes."
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$(TORCH)" $(TORCH_INDEX)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements.txt
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+.PHONY: help repro test lint clean

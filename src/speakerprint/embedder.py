@@ -1,0 +1,86 @@
+"""The public way to use a trained model: waveforms and files in, embeddings out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from speakerprint.audio import SAMPLE_RATE_HZ, UndecodableAudio, decode, resample
+from speakerprint.errors import InputError
+from speakerprint.features import log_mel
+from speakerprint.model import SpeakerModel
+
+MIN_DURATION_S = 0.1
+BATCH = 16
+
+
+class SpeakerEmbedder:
+    """Speaker embeddings from a trained model.
+
+    >>> embedder = SpeakerEmbedder.load("models/speakerprint")
+    >>> same = embedder.embed(first, 48_000) @ embedder.embed(second, 16_000)  # cosine similarity, -1 to 1
+    """
+
+    def __init__(self, model: SpeakerModel):
+        self.model = model.eval()
+
+    @classmethod
+    def load(cls, folder: str | Path = "models/speakerprint", device: str | torch.device = "cpu") -> "SpeakerEmbedder":
+        """Load a model folder as `train` writes it. Raises InputError if there is none."""
+        return cls(SpeakerModel.load(folder).to(device))
+
+    @property
+    def embedding_dim(self) -> int:
+        """Length of an embedding."""
+        return self.model.settings.embedding_dim
+
+    def embed(self, waveform: np.ndarray, sample_rate_hz: int) -> np.ndarray:
+        """Embed one recording.
+
+        waveform: (samples,) or (samples, channels), averaged to mono; floating point in -1 to 1, or integers of any width.
+        Returns (embedding_dim,) float32 of unit length.
+        Raises InputError for a recording under 0.1 s, values that are not finite, another shape, or a rate that is not positive.
+        """
+        return self.model.embed_frames([log_mel(self._prepare(waveform, sample_rate_hz, "waveform"))])[0]
+
+    def embed_files(self, paths: Sequence[str | Path]) -> np.ndarray:
+        """Embed audio files of any format that libsndfile or PyAV reads, in batches of similar length.
+
+        Returns (len(paths), embedding_dim) float32, in the order of the paths.
+        Raises InputError naming the file that is missing, cannot be decoded, or is too short.
+        """
+        frames = []
+        for path in tqdm(paths, desc="decode", unit="file", disable=None):
+            try:
+                samples, sample_rate_hz = decode(Path(path).read_bytes(), str(path))
+            except (FileNotFoundError, IsADirectoryError):
+                raise InputError(f"{path}: there is no such file") from None
+            except UndecodableAudio as error:
+                raise InputError(f"{path}: cannot be decoded ({error}); give a file that libsndfile or FFmpeg reads") from None
+            frames.append(log_mel(self._prepare(samples, sample_rate_hz, str(path))))
+        embeddings = np.empty((len(frames), self.embedding_dim), dtype=np.float32)
+        by_length = np.argsort([len(clip) for clip in frames], kind="stable")
+        for start in tqdm(range(0, len(frames), BATCH), desc="embed", unit="batch", disable=None):
+            chosen = by_length[start : start + BATCH]
+            embeddings[chosen] = self.model.embed_frames([frames[index] for index in chosen])
+        return embeddings
+
+    @staticmethod
+    def _prepare(waveform: np.ndarray, sample_rate_hz: int, name: str) -> np.ndarray:
+        samples = np.asarray(waveform)
+        if samples.ndim not in (1, 2):
+            raise InputError(f"{name}: has shape {samples.shape}, expected (samples,) or (samples, channels)")
+        if sample_rate_hz <= 0:
+            raise InputError(f"{name}: the sample rate is {sample_rate_hz} Hz, expected a positive number")
+        if np.issubdtype(samples.dtype, np.integer):
+            samples = samples / -float(np.iinfo(samples.dtype).min)
+        samples = samples.astype(np.float32)
+        if samples.ndim == 2:
+            samples = samples.mean(axis=1)
+        if len(samples) < MIN_DURATION_S * sample_rate_hz:
+            raise InputError(f"{name}: lasts {len(samples) / sample_rate_hz:.3f} s, expected at least {MIN_DURATION_S} s")
+        if not np.isfinite(samples).all():
+            raise InputError(f"{name}: holds values that are not finite; check how it was made")
+        return resample(samples, sample_rate_hz, SAMPLE_RATE_HZ, "soxr")

@@ -1,0 +1,78 @@
+"""What training minimises: batch-hard triplet, NT-Xent, additive angular margin.
+
+All take unit-length embeddings; all are defined (0, with a gradient of 0) on batches that hold nothing to compare.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def pairwise_distance(embeddings: Tensor) -> Tensor:
+    """Euclidean distances between unit-length rows, (batch, batch), with a finite gradient where two rows coincide."""
+    return (2 - 2 * embeddings @ embeddings.T).clamp(min=1e-8).sqrt()
+
+
+def batch_hard_triplet(embeddings: Tensor, labels: Tensor, margin: float) -> Tensor:
+    """Mean over anchors of max(0, margin + distance to the farthest positive - distance to the nearest negative).
+
+    Hermans, Beyer, Leibe: "In Defense of the Triplet Loss for Person Re-Identification", 2017, eq. 5. An anchor without a
+    positive or without a negative in the batch does not count.
+
+    embeddings: (batch, dim) of unit length. labels: (batch,) int64. margin: Euclidean distance. Returns a scalar.
+    """
+    distance = pairwise_distance(embeddings)
+    same = labels[:, None] == labels[None, :]
+    positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    farthest_positive = distance.masked_fill(~positive, -torch.inf).amax(dim=1)
+    nearest_negative = distance.masked_fill(same, torch.inf).amin(dim=1)
+    valid = positive.any(dim=1) & ~same.all(dim=1)
+    if not valid.any():
+        return embeddings.sum() * 0.0
+    return F.relu(margin + farthest_positive[valid] - nearest_negative[valid]).mean()
+
+
+def ntxent(views: Tensor, temperature: float) -> Tensor:
+    """Normalised temperature-scaled cross entropy between the views of each clip.
+
+    Each ordered pair of views (a, p) of one clip adds -log(exp(a·p / t) / (exp(a·p / t) + sum over n of exp(a·n / t))), where
+    n runs over all views of all other clips; the mean over pairs is returned. With two views this is eq. 1 of Chen et al.:
+    "A Simple Framework for Contrastive Learning of Visual Representations", 2020.
+
+    views: (views, batch, dim) of unit length; the first view is usually the clip itself. Returns a scalar.
+    """
+    n_views, batch, _ = views.shape
+    if n_views < 2 or batch < 2:
+        return views.sum() * 0.0
+    similarity = torch.einsum("vbd,wcd->vbwc", views, views) / temperature  # of view v of clip b and view w of clip c
+    same_clip = torch.eye(batch, dtype=torch.bool, device=views.device)[None, :, None, :]
+    negatives = similarity.masked_fill(same_clip, -torch.inf).flatten(2).logsumexp(dim=2)  # (views, batch)
+    positives = torch.einsum("vbwb->vwb", similarity)  # (views, views, batch)
+    loss = torch.logaddexp(positives, negatives[:, None, :]) - positives
+    other_view = ~torch.eye(n_views, dtype=torch.bool, device=views.device)
+    return loss[other_view].mean()
+
+
+class AngularMargin(nn.Module):
+    """Additive angular margin softmax over the training speakers.
+
+    Deng et al.: "ArcFace: Additive Angular Margin Loss for Deep Face Recognition", 2019, eq. 3: cross entropy over
+    ``scale * cos(angle + margin)`` for the speaker's own class and ``scale * cos(angle)`` for all others. Where angle + margin
+    would pass pi, the straight line ``cos(angle) - margin * sin(margin)`` continues it downwards.
+    """
+
+    def __init__(self, speakers: int, dim: int, scale: float):
+        super().__init__()
+        self.centres = nn.Parameter(torch.empty(speakers, dim))
+        nn.init.xavier_normal_(self.centres)
+        self.scale = scale
+
+    def forward(self, embeddings: Tensor, labels: Tensor, margin: float) -> Tensor:
+        """embeddings: (batch, dim) of unit length. labels: (batch,) int64. margin: radians. Returns a scalar."""
+        cosine = embeddings @ F.normalize(self.centres).T
+        own = cosine.gather(1, labels[:, None]).clamp(-1 + 1e-7, 1 - 1e-7)
+        angle = own.acos()
+        with_margin = torch.where(
+            angle + margin < torch.pi, (angle + margin).cos(), own - margin * torch.sin(own.new_tensor(margin))
+        )
+        return F.cross_entropy(self.scale * cosine.scatter(1, labels[:, None], with_margin), labels)

@@ -1,0 +1,192 @@
+"""The whole model: Whisper's lower encoder layers -> mix of their outputs -> convolutions -> pooling -> projection.
+
+Shapes: log-mel features (batch, 80, frames) at 100 frames a second; the encoder halves them to positions, (batch, positions,
+512) at 50 a second; an embedding is (embedding_dim,) of unit length. Padding never changes an embedding: each step works on
+the positions that exist.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from speakerprint.errors import InputError
+from speakerprint.features import pad_batch
+from speakerprint.params import Model
+from speakerprint.whisper import DIMS, WhisperEncoder
+
+MAX_FRAMES = 2 * DIMS.max_positions  # 30 s: the encoder has no more positions
+FORMAT = "speakerprint-1"
+
+
+class LayerMix(nn.Module):
+    """Weighted mean of the layers' outputs, each normalised first; the weights (softmax) are learned."""
+
+    def __init__(self, layers: int):
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(layers))
+
+    def forward(self, hidden: list[Tensor]) -> Tensor:
+        """hidden: one (batch, positions, width) per layer. Returns (batch, positions, width)."""
+        weights = self.logits.softmax(dim=0)
+        return sum(weight * F.layer_norm(layer, layer.shape[-1:]) for weight, layer in zip(weights, hidden, strict=True))
+
+
+class MaskedNorm(nn.BatchNorm1d):
+    """Batch normalisation whose statistics leave padding out."""
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:  # type: ignore[override]
+        """x: (batch, channels, positions). mask: (batch, positions), True where valid, or None for all. Padding becomes 0."""
+        if mask is None:
+            return super().forward(x)
+        normalised = torch.zeros_like(x.mT)
+        normalised[mask] = super().forward(x.mT[mask]).to(normalised.dtype)
+        return normalised.mT
+
+
+class Convolutions(nn.Module):
+    """Two dilated convolutions over positions (they see 9 of them, 0.18 s), each followed by ReLU and normalisation."""
+
+    def __init__(self, width: int, channels: int):
+        super().__init__()
+        self.first = nn.Conv1d(width, channels, kernel_size=5, padding=2)
+        self.first_norm = MaskedNorm(channels)
+        self.second = nn.Conv1d(channels, channels, kernel_size=3, dilation=2, padding=2)
+        self.second_norm = MaskedNorm(channels)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """x: (batch, positions, width). Returns (batch, positions, channels)."""
+        x = x.mT if mask is None else (x * mask[:, :, None]).mT
+        x = self.first_norm(F.relu(self.first(x)), mask)
+        return self.second_norm(F.relu(self.second(x)), mask).mT
+
+
+class MeanPooling(nn.Module):
+    """Mean over the valid positions."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.out_width = width
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """x: (batch, positions, width). Returns (batch, width)."""
+        if mask is None:
+            return x.mean(dim=1)
+        return (x * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+
+
+class AttentiveStatistics(nn.Module):
+    """Mean and standard deviation over positions, weighted by an attention that each channel has for itself.
+
+    Okabe, Koshinaka, Shinoda: "Attentive Statistics Pooling for Deep Speaker Embedding", 2018; channel-wise as in
+    Desplanques, Thienpondt, Demuynck: "ECAPA-TDNN", 2020, section 3.1.
+    """
+
+    BOTTLENECK = 128
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.score = nn.Sequential(nn.Linear(width, self.BOTTLENECK), nn.Tanh(), nn.Linear(self.BOTTLENECK, width))
+        self.out_width = 2 * width
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """x: (batch, positions, width). Returns (batch, 2 * width): means, then standard deviations."""
+        scores = self.score(x).float()
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, :, None], -torch.inf)
+        weights, x = scores.softmax(dim=1), x.float()
+        mean = (weights * x).sum(dim=1)
+        variance = (weights * x.square()).sum(dim=1) - mean.square()
+        return torch.cat([mean, variance.clamp(min=1e-5).sqrt()], dim=1)
+
+
+class SpeakerModel(nn.Module):
+    """Log-mel features to speaker embeddings."""
+
+    def __init__(self, settings: Model):
+        super().__init__()
+        self.settings = settings
+        self.encoder = WhisperEncoder(settings.layers)
+        self.layer_mix = LayerMix(settings.layers) if settings.layer_mix else None
+        width = DIMS.width
+        self.convolutions = None
+        if settings.convolution_channels:
+            self.convolutions = Convolutions(width, settings.convolution_channels)
+            width = settings.convolution_channels
+        self.pooling = AttentiveStatistics(width) if settings.pooling == "attentive_statistics" else MeanPooling(width)
+        pooled, dim = self.pooling.out_width, settings.embedding_dim
+        if settings.projection == "mlp":
+            self.projection = nn.Sequential(nn.Linear(pooled, DIMS.width), nn.ReLU(), nn.Linear(DIMS.width, dim))
+        else:
+            self.projection = nn.Sequential(nn.BatchNorm1d(pooled), nn.Linear(pooled, dim))
+
+    def encode(self, features: Tensor, n_frames: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
+        """The encoder's part of `forward`: the layers' outputs, each (batch, positions, 512), and the mask of valid positions."""
+        return self.encoder(features, n_frames)
+
+    def head(self, hidden: list[Tensor], mask: Tensor | None) -> Tensor:
+        """The rest of `forward`, on what `encode` returned."""
+        x = self.layer_mix(hidden) if self.layer_mix is not None else self.encoder.final_norm(hidden[-1])
+        if self.convolutions is not None:
+            x = self.convolutions(x, mask)
+        return F.normalize(self.projection(self.pooling(x, mask)).float())
+
+    def forward(self, features: Tensor, n_frames: Tensor | None = None) -> Tensor:
+        """Embed a batch.
+
+        features: (batch, 80, frames) float32, at most 3000 frames. n_frames: (batch,) int64 valid frames of each clip, or None
+        where all are valid. Returns (batch, embedding_dim) float32 of unit length.
+        """
+        return self.head(*self.encode(features, n_frames))
+
+    @torch.inference_mode()
+    def embed_frames(self, clips: list[np.ndarray]) -> np.ndarray:
+        """Embed recordings of any length as one padded batch; the model should be in `eval` mode.
+
+        A recording over 30 s is cut into equal windows; its embedding is the direction of their mean.
+
+        clips: each (frames, 80) log-mel features. Returns (clips, embedding_dim) float32 of unit length.
+        """
+        windows, owner = [], []
+        for index, clip in enumerate(clips):
+            parts = np.array_split(clip, -(-len(clip) // MAX_FRAMES))
+            windows += parts
+            owner += [index] * len(parts)
+        features, mask = pad_batch(windows)
+        device = next(self.parameters()).device
+        n_frames = torch.from_numpy(mask.sum(axis=1)).to(device)
+        embeddings = self(torch.from_numpy(features).to(device), n_frames if not mask.all() else None)
+        sums = torch.zeros(len(clips), embeddings.shape[1], device=device).index_add_(
+            0, torch.tensor(owner, device=device), embeddings
+        )
+        return F.normalize(sums).cpu().numpy()
+
+    def save(self, folder: str | Path) -> None:
+        """Write `model.safetensors` and `config.json` into the folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / "model.safetensors")
+        config = {"format": FORMAT, "model": self.settings.model_dump()}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "SpeakerModel":
+        """Load what `save` wrote, in `eval` mode. Raises InputError if the folder holds no such model."""
+        folder = Path(folder)
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            if config.get("format") != FORMAT:
+                raise InputError(f"{folder}/config.json has format {config.get('format')!r}, expected {FORMAT!r}")
+            model = cls(Model.model_validate(config["model"]))
+            model.load_state_dict(load_file(folder / "model.safetensors"))
+        except FileNotFoundError as error:
+            raise InputError(f"no model in {folder}: {error.filename} is missing; train one with `dvc repro`") from None
+        except (json.JSONDecodeError, KeyError, ValidationError, SafetensorError, RuntimeError) as error:
+            raise InputError(f"the model in {folder} is damaged or of another version ({error}); make it again") from None
+        return model.eval()

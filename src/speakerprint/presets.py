@@ -1,0 +1,193 @@
+"""Switch params.yaml to a preset: the sections that the preset has are replaced, every other byte stays.
+
+A preset is a YAML file under ``presets/`` that holds whole sections of params.yaml, comments included; ``root: null`` in it
+stands for the directory that the user gives.
+"""
+
+import json
+import re
+import shutil
+from difflib import get_close_matches, unified_diff
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import CollectionNode, SequenceNode
+
+from speakerprint.errors import InputError
+from speakerprint.params import Params, parse_params
+
+COMMENT_COLUMN = 42  # where the comments of params.yaml stand
+NO_ROOT = re.compile(r"^( +root:) null *(#.*)?$", flags=re.MULTILINE)
+CURVE = re.compile(r"metrics/plots/[^/]+/([^/]+\.csv)")
+
+
+class Change(NamedTuple):
+    """What use_preset did: a unified diff of the files it rewrote, and the folders it removed."""
+
+    diff: str
+    removed: list[Path]
+
+
+def list_presets(folder: Path) -> list[str]:
+    """Names of the presets in a folder (``corpora/demo``, ...), sorted."""
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.glob("*/*.yaml"))
+
+
+def use_preset(
+    name: str,
+    params_path: str | Path = "params.yaml",
+    root: str | Path | None = None,
+    dvc_yaml_path: str | Path = "dvc.yaml",
+    *,
+    add: bool = False,
+) -> Change:
+    """Replace the sections of params.yaml that a preset has.
+
+    name: ``corpora/...`` or ``recipes/...``, found in ``presets/`` beside params.yaml.
+    root: where the recordings are, for the presets of corpora on disk; written as an absolute path.
+    add: keep the corpora that are there, and replace only those of the same name.
+
+    With the corpora change ``evaluation.corpora`` in params.yaml, the curves in dvc.yaml's plots, and data/features/train, which
+    `train` reads whole: the features of corpora that are no longer trained on are removed (DVC's cache keeps a copy).
+    Raises InputError, and changes nothing, for an unknown preset, a missing or needless root, or an invalid result.
+    """
+    params_path, dvc_yaml_path = Path(params_path), Path(dvc_yaml_path)
+    preset = _read_preset(params_path.parent / "presets", name, root)
+    before, plots_before = _read(params_path), _read(dvc_yaml_path)
+    sections = _load(preset, params_path)
+    corpora_before = _load(before, params_path).get("corpora") or {}
+
+    after = before
+    if not add:
+        for section in sections:
+            after = _replace_entry(after, (section,), _entry_text(preset, section))
+    elif "corpora" in sections:
+        after = _add_corpora(after, preset)
+    else:
+        raise InputError(f"preset {name} has no corpora to add; leave out --add")
+    if "corpora" in sections:
+        after = _list_evaluated(after)
+    params = _check(after, params_path, name, add)
+    plots_after = _draw_curves(plots_before, params.evaluation.corpora)
+
+    changed = [
+        (path, old, new)
+        for path, old, new in ((params_path, before, after), (dvc_yaml_path, plots_before, plots_after))
+        if new != old
+    ]
+    for path, _, new in changed:
+        _write(path, new)
+    gone = sorted(set(corpora_before) - set(params.train_corpora))
+    return Change(
+        diff="".join(_diff(path, old, new) for path, old, new in changed),
+        removed=_remove([params_path.parent / "data/features/train" / corpus for corpus in gone]),
+    )
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; run this in the project's root") from None
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def _remove(folders: list[Path]) -> list[Path]:
+    there = [folder for folder in folders if folder.is_dir()]
+    for folder in there:
+        shutil.rmtree(folder)
+    return there
+
+
+def _diff(path: Path, old: str, new: str) -> str:
+    return "".join(unified_diff(old.splitlines(True), new.splitlines(True), f"a/{path.name}", f"b/{path.name}"))
+
+
+def _read_preset(folder: Path, name: str, root: str | Path | None) -> str:
+    known = list_presets(folder)
+    if name not in known:
+        likely = [one for one in known if one.endswith(f"/{name}")] or get_close_matches(name, known, n=1)
+        hint = f"did you mean {likely[0]}? There" if likely else "there"
+        raise InputError(f"no preset is called {name!r}; {hint} are: {', '.join(known) or f'none in {folder}'}")
+    text = _read(folder / f"{name}.yaml")
+    if not NO_ROOT.search(text):
+        if root is not None:
+            raise InputError(f"preset {name} reads nothing from disk; leave out --root")
+        return text
+    if root is None:
+        raise InputError(f"preset {name} needs --root, where its recordings are ({folder / name}.yaml says of what kind)")
+    place = Path(root).expanduser().resolve()
+    if not place.exists():
+        raise InputError(f"--root {root}: there is no such directory or archive ({place})")
+    value = json.dumps(str(place), ensure_ascii=False)
+    return NO_ROOT.sub(lambda line: _with_comment(f"{line[1]} {value}", line[2]), text)
+
+
+def _check(text: str, path: Path, name: str, add: bool) -> Params:
+    tree = _load(text, path)
+    try:
+        return parse_params(tree, path)
+    except InputError as error:
+        message = f"nothing was changed, because preset {name} would leave an invalid file. {error}"
+        if not add and all(corpus["role"] == "evaluate" for corpus in tree["corpora"].values()):
+            message += f"\n{name} is there to be evaluated on: --add keeps the corpora that you have beside it"
+        raise InputError(message) from None
+
+
+# --- YAML as lines: an entry is a key and all that is under it, comments included ----------------------------------------
+
+
+def _load(text: str, path: Path) -> dict[str, Any]:
+    try:
+        tree = YAML(typ="safe").load(text)
+    except YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {error}") from None
+    return tree if isinstance(tree, dict) else {}
+
+
+def _entry(text: str, *keys: str | int) -> slice:
+    """The lines of the entry at a path of keys (in a sequence: an index). Raises KeyError if there is none."""
+    value = YAML().compose(text)
+    for key in keys:
+        if isinstance(value, SequenceNode):
+            value = value.value[key]
+        else:
+            at, value = next(((k, v) for k, v in value.value if k.value == key), (None, None))
+        if value is None:
+            raise KeyError(key)
+    column, start, end = at.start_mark.column, at.start_mark.line, value.end_mark.line
+    if not isinstance(value, CollectionNode) or value.flow_style:
+        end += 1  # a block's end mark is where the next thing starts, that of others on their last line
+    lines = text.splitlines()
+    while not lines[end - 1].strip() or lines[end - 1].lstrip().startswith("#") and _indent(lines[end - 1]) <= column:
+        end -= 1  # blank lines and comments before the next entry are that one's
+    return slice(start, end)
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
+def _entry_text(text: str, *keys: str | int) -> str:
+    return "".join(text.splitlines(keepends=True)[_entry(text, *keys)])
+
+
+def _replace_entry(text: str, keys: tuple[str | int, ...], new: str) -> str:
+    lines = text.splitlines(keepends=True)
+    lines[_entry(text, *keys)] = [new]
+    return "".join(lines)
+
+
+def _with_comment(line: str, comment: str | None) -> str:
+    return f"{line.ljust(COMMENT_COLUMN - 2)}  {comment}" if comment else line

@@ -1,0 +1,30 @@
+"""Where recordings come from: one module per kind of source, one function each, all in the schema of `recordings`."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from speakerprint.params import CommonVoiceSource, EspeakSource, FolderSource, Source, VoxCelebSource
+from speakerprint.sources import espeak
+from speakerprint.sources.common_voice import read_common_voice
+from speakerprint.sources.folder import read_folder
+from speakerprint.sources.voxceleb import read_voxceleb
+
+
+def read_source(source: Source, folder: str | Path) -> pd.DataFrame:
+    """The recordings of a source, in the schema of `recordings`, sorted by recording_id.
+
+    What a source has to make or fetch is written to ``folder``; audio that is on disk already stays where it is.
+    Raises InputError if the source is missing, damaged or empty.
+    """
+    match source:
+        case CommonVoiceSource():
+            return read_common_voice(source)
+        case VoxCelebSource():
+            return read_voxceleb(source)
+        case FolderSource():
+            return read_folder(source)
+        case EspeakSource():
+            archive = Path(folder) / "cv-corpus-demo.tar.gz"
+            espeak.write_release(source, archive)
+            return read_common_voice(CommonVoiceSource(kind="common_voice", root=str(archive), splits=source.splits))

@@ -1,0 +1,123 @@
+"""Clips as bytes, from plain files or straight out of tar archives, which are streamed and never unpacked to disk.
+
+An archive with a member that could not be unpacked safely (a link, a device, an absolute name, one with ``..``) is refused.
+"""
+
+import functools
+import gzip
+import re
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from tqdm import tqdm
+
+from speakerprint.errors import InputError
+
+ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+_ARCHIVE_PART = re.compile(r"\.(?:tar|tar\.gz|tgz)/")
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+def source_root(root: str) -> Path:
+    """A source's ``root`` as a path, ``~`` expanded. Raises InputError if there is nothing there."""
+    path = Path(root).expanduser()
+    if not path.exists():
+        raise InputError(f"{path} does not exist (working directory {Path.cwd()}); set the corpus's source.root to where it is")
+    return path
+
+
+def read_clips(locations: Sequence[str]) -> Iterator[tuple[int, bytes | None]]:
+    """Yield (index into ``locations``, the clip's bytes; None if it is absent), each index once.
+
+    A location is a path, one part of which may be a tar archive (``release.tar.gz/cv-corpus/fr/clips/a.mp3``). Plain files
+    are read one at a time, as they are asked for. Then each archive is read once, front to back, no further than its last
+    wanted clip; its clips come in the archive's order, those it lacks at its end.
+
+    Raises InputError if a file cannot be read, or an archive is missing, damaged or unsafe.
+    """
+    is_folder = functools.cache(lambda path: Path(path).is_dir())
+    archives: dict[str, dict[str, list[int]]] = {}  # archive -> member -> indices
+    for index, location in enumerate(locations):
+        for part in _ARCHIVE_PART.finditer(location):
+            archive, member = location[: part.end() - 1], location[part.end() :]
+            if not is_folder(archive):
+                archives.setdefault(archive, {}).setdefault(member, []).append(index)
+                break
+        else:
+            yield index, _read_file(Path(location))
+    for archive, wanted in archives.items():
+        for name, data in read_archive(Path(archive), wanted.__contains__):
+            for index in wanted.pop(name):
+                yield index, data
+            if not wanted:
+                break
+        for indices in wanted.values():
+            for index in indices:
+                yield index, None
+
+
+def _read_file(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); check its permissions and the disk it is on") from None
+
+
+def read_archive(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+    """Yield (name, bytes) of the archive's files for whose name ``wanted`` is true, in one pass that holds one file at a time.
+
+    Gzip is told by content, not by name. Raises InputError if the archive is missing, damaged, or has an unsafe member.
+    """
+    try:
+        with (
+            archive.open("rb") as file,
+            tqdm(total=archive.stat().st_size, unit="B", unit_scale=True, desc=archive.name, leave=False, disable=None) as bar,
+        ):
+            stream: IO[bytes] = gzip.open(file) if file.peek(2)[:2] == _GZIP_MAGIC else file  # type: ignore[assignment]  # noqa: SIM115
+            with tarfile.TarFile(fileobj=stream, tarinfo=_TarInfo) as tar:
+                while (member := tar.next()) is not None:
+                    tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header it has read
+                    name = _safe_name(member, archive)
+                    if wanted(name) and (contents := tar.extractfile(member)):
+                        yield name, contents.read()
+                    bar.update(file.tell() - bar.n)
+            while stream.read(1 << 20):  # to the end, where gzip compares checksums
+                pass
+    except FileNotFoundError:
+        raise InputError(f"{archive} does not exist; put the archive back or correct the corpus's source.root") from None
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        raise InputError(
+            f"{archive} cannot be read to its end ({error}): truncated, damaged or not a tar archive; "
+            "compare its size and checksum with the publisher's and download it again"
+        ) from None
+
+
+class _TarInfo(tarfile.TarInfo):
+    """A header that is damaged or cut off is an error; tarfile takes it for the archive's end."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> "_TarInfo":
+        try:
+            return super().fromtarfile(tarfile_)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the zero block that ends a whole archive
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(str(error)) from None
+
+
+def _safe_name(member: tarfile.TarInfo, archive: Path) -> str:
+    path = PurePosixPath(member.name)
+    if path.is_absolute() or ".." in path.parts:
+        fault = "has a name that leads out of the archive"
+    elif member.issym() or member.islnk():
+        fault = f"is a link (to {member.linkname!r})"
+    elif not (member.isfile() or member.isdir()):
+        fault = "is neither a file nor a folder"
+    else:
+        return str(path)
+    raise InputError(f"{archive}: member {member.name!r} {fault}; no release has one: download it again from its publisher")

@@ -1,0 +1,62 @@
+"""VoxCeleb 1 (``wav``) and 2 (``m4a``) as unpacked: ``root/[dev/|test/][wav/|aac/]id00012/21Uxsk56VDQ/00001.m4a``.
+
+The speakers of the two versions have different ids, so a root may hold both.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from speakerprint.errors import InputError
+from speakerprint.params import VoxCelebSource
+from speakerprint.recordings import as_recordings
+from speakerprint.sources.clips import source_root
+from speakerprint.sources.folder import parse_gender, read_table, refuse_twins, speaker_files
+
+AUDIO_FOLDERS = tuple(f"{split}{audio}" for split in ("", "dev/", "test/") for audio in ("", "wav", "aac"))
+META = ("vox1_meta.csv", "vox2_meta.csv")
+SPEAKER_FOLDERS = "id[0-9]*"
+
+
+def read_voxceleb(source: VoxCelebSource) -> pd.DataFrame:
+    """The recordings below ``source.root``, in the schema of `recordings`, with ids such as ``id00012/21Uxsk56VDQ/00001``.
+
+    Gender, nationality (as accent) and split come from vox1_meta.csv and vox2_meta.csv where they lie in the root or one of the
+    two folders above it; where the recordings lie in dev/ or test/, that is their split.
+
+    Raises InputError if there is no recording, a recording is there in two formats, or a meta file is malformed.
+    """
+    root = source_root(source.root)
+    parts = []
+    for name in AUDIO_FOLDERS:
+        files = speaker_files(root / name, SPEAKER_FOLDERS)
+        parts.append(files.assign(split=name.split("/")[0] if "/" in name else None))
+    rows = pd.concat(parts, ignore_index=True).astype({"split": "str"})
+    if rows.empty:
+        raise InputError(
+            f"{root} has no VoxCeleb recordings; expected id10001/<video>/*.wav or id00012/<video>/*.m4a in it or in one of "
+            f"{', '.join(filter(None, AUDIO_FOLDERS))}; set source.root to where the archives were unpacked"
+        )
+    refuse_twins(rows)
+    meta = rows[["speaker_id"]].merge(_read_meta(root), on="speaker_id", how="left", validate="many_to_one")
+    rows = rows.assign(gender=meta["gender"], accent=meta["accent"], split=rows["split"].fillna(meta["split"]))
+    return as_recordings(rows, str(root))
+
+
+def _read_meta(root: Path) -> pd.DataFrame:
+    """What the meta files know: speaker_id, gender, accent, split; one row for each speaker."""
+    speakers: dict[str, tuple[str, str | None, str | None, str | None]] = {}
+    for name in META:
+        path = next((path for folder in (root, *root.resolve().parents[:2]) if (path := folder / name).is_file()), None)
+        if path is None:
+            continue
+        delimiter = "\t" if b"\t" in path.read_bytes().split(b"\n", 1)[0] else ","
+        for where, row in read_table(path, delimiter):
+            ids = [row[column] for column in ("voxceleb1 id", "voxceleb2 id", "id") if column in row]
+            if not ids or "gender" not in row:
+                raise InputError(
+                    f"{path}: columns {', '.join(row)}; expected the speaker's id and Gender, as VoxCeleb publishes it"
+                )
+            gender = parse_gender(row["gender"], where)
+            speakers[ids[0]] = (ids[0], gender, row.get("nationality") or None, row.get("set") or None)
+    return pd.DataFrame(list(speakers.values()), columns=["speaker_id", "gender", "accent", "split"], dtype="str")

@@ -1,0 +1,368 @@
+"""The training loop: batches of crops, the three losses, validation on held-out speakers, checkpoints a killed run resumes from.
+
+Every random choice follows from the seed and the number of the step, so a resumed run makes the same choices as one left alone.
+"""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from dvclive import Live
+from ruamel.yaml import YAML
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from speakerprint.augment import augment
+from speakerprint.errors import InputError
+from speakerprint.features import FeatureStore, pad_batch
+from speakerprint.losses import AngularMargin, batch_hard_triplet, ntxent
+from speakerprint.model import MAX_FRAMES, SpeakerModel
+from speakerprint.params import Augmentation, Loss, Model, Sampling, Section, Train
+from speakerprint.sampling import SpeakerBatches
+from speakerprint.trials import equal_error_rate
+from speakerprint.whisper import load_encoder
+
+FRAMES_PER_SECOND = 100
+BYTES_PER_FRAME = 80 * 2  # mel bands, float16
+LOG_EVERY_STEPS = 10
+VALIDATION_BATCH = 64
+IN_MEMORY_BYTES = 4 << 30  # features of corpora smaller than this are read once, larger ones as batches need them
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The sections of params.yaml that decide what is learned."""
+
+    model: Model
+    loss: Loss
+    sampling: Sampling
+    augmentation: Augmentation
+    train: Train
+
+    def sections(self) -> dict[str, Section]:
+        return vars(self)
+
+
+class TrainingSet:
+    """The recordings of several feature stores as one; speakers of different corpora are different speakers."""
+
+    def __init__(self, stores: dict[str, FeatureStore]):
+        self.stores = list(stores.values())
+        self.ends = np.cumsum([len(store) for store in self.stores])
+        self.speaker_ids = np.concatenate(
+            [[f"{name}/{speaker}" for speaker in store.speaker_ids] for name, store in stores.items()]
+        )
+        self.genders = np.concatenate([store.genders for store in self.stores])
+        self.in_memory = sum(int(store.n_frames.sum()) for store in self.stores) * BYTES_PER_FRAME <= IN_MEMORY_BYTES
+        if self.in_memory:
+            for store in self.stores:
+                store.load()
+
+    def crop(self, index: int, n_frames: int, position: float) -> np.ndarray:
+        """`n_frames` frames of a recording, (frames, 80); `position` in [0, 1] places them; shorter recordings come whole."""
+        which = int(np.searchsorted(self.ends, index, side="right"))
+        store, index = self.stores[which], int(index - (self.ends[which - 1] if which else 0))
+        start = round(position * max(0, int(store.n_frames[index]) - n_frames))
+        return store.frames(index, start, start + n_frames)
+
+
+class CropBatches(Dataset):
+    """Batch `i` of random crops: features (batch, 80, frames) float32, valid frames (batch,), speaker labels (batch,)."""
+
+    def __init__(self, data: TrainingSet, recordings: np.ndarray, labels: np.ndarray, recipe: Recipe):
+        self.data, self.recordings, self.labels = data, recordings, labels
+        self.seed, self.n_frames = recipe.train.seed, round(recipe.train.crop_s * FRAMES_PER_SECOND)
+        self.batches = SpeakerBatches(labels, data.genders[recordings], recipe.sampling, recipe.train.seed)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        chosen = self.batches.batch(number)
+        positions = np.random.default_rng([self.seed, number, 1]).random(len(chosen))
+        pairs = zip(self.recordings[chosen], positions, strict=True)
+        features, mask = pad_batch([self.data.crop(index, self.n_frames, position) for index, position in pairs])
+        return torch.from_numpy(features), torch.from_numpy(mask.sum(axis=1)), torch.from_numpy(self.labels[chosen])
+
+
+class Objective(nn.Module):
+    """The model and the weighted sum of its losses on a batch."""
+
+    def __init__(self, model: SpeakerModel, speakers: int, recipe: Recipe):
+        super().__init__()
+        self.model, self.recipe = model, recipe
+        self.angular_margin = AngularMargin(speakers, recipe.model.embedding_dim, recipe.loss.angular_margin_scale)
+
+    def forward(
+        self, features: Tensor, n_frames: Tensor, labels: Tensor, step: int, train_encoder: bool, seed: int
+    ) -> dict[str, Tensor]:
+        """The losses of a batch, each a scalar: `loss` is the weighted sum, the others have a weight above 0.
+
+        features: (batch, 80, frames). n_frames, labels: (batch,). seed: of the augmentations.
+        """
+        loss, augmentation = self.recipe.loss, self.recipe.augmentation
+        generator = torch.Generator(features.device).manual_seed(seed)
+        triplet = augmentation.triplet
+        views = [augment(features, n_frames, triplet.kinds, triplet.kinds_per_clip, augmentation, generator)]
+        if loss.ntxent_weight:
+            drawn = augmentation.ntxent
+            views += [
+                augment(features, n_frames, drawn.kinds, drawn.kinds_per_view, augmentation, generator)
+                for _ in range(drawn.views)
+            ]
+        batch, longest = torch.cat(views), features.shape[2]
+        lengths = None if bool((n_frames == longest).all()) else n_frames.repeat(len(views))
+        with torch.set_grad_enabled(train_encoder and torch.is_grad_enabled()):
+            hidden, mask = self.model.encode(batch, lengths)
+        embeddings = self.model.head(hidden, mask).unflatten(0, (len(views), -1))  # (views, batch, dim)
+
+        terms = {}
+        if loss.triplet_weight:
+            terms["triplet"] = batch_hard_triplet(embeddings[0], labels, loss.triplet_margin)
+        if loss.ntxent_weight:
+            terms["ntxent"] = ntxent(embeddings, loss.ntxent_temperature)
+        if loss.angular_margin_weight:
+            margin = loss.angular_margin * min(1.0, step / max(1, loss.angular_margin_warmup_steps))
+            terms["angular_margin"] = self.angular_margin(embeddings.flatten(0, 1), labels.repeat(len(views)), margin)
+        total = torch.stack([getattr(loss, f"{name}_weight") * value for name, value in terms.items()]).sum()
+        return {"loss": total, **terms}
+
+
+def held_out_speakers(speaker_ids: np.ndarray, fraction: float, seed: int) -> set[str]:
+    """The training speakers kept for validation: a seeded draw, at least two (none for a fraction of 0)."""
+    speakers = np.unique(speaker_ids)
+    n = 0 if fraction == 0 else max(2, round(fraction * len(speakers)))
+    return set(np.random.default_rng(seed).permutation(speakers)[:n])
+
+
+def spread_over_speakers(speaker_ids: np.ndarray, limit: int) -> np.ndarray:
+    """Indices of at most `limit` recordings: the first of each speaker, then the second of each, and so on."""
+    _, labels = np.unique(speaker_ids, return_inverse=True)
+    turn = np.zeros(len(labels), dtype=np.int64)
+    for speaker in range(labels.max(initial=-1) + 1):
+        own = np.flatnonzero(labels == speaker)
+        turn[own] = np.arange(len(own))
+    return np.sort(np.lexsort((labels, turn))[:limit])
+
+
+def schedule(step: int, warmup_steps: int, steps: int) -> float:
+    """Fraction of the peak learning rate at a step: linear warm-up, then a half cosine down to 0 at `steps`."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps)))
+
+
+def validate(model: SpeakerModel, data: TrainingSet, recordings: np.ndarray, n_frames: int, batch: int) -> float:
+    """EER over all pairs of the validation recordings' central crops."""
+    model.eval()
+    crops = [data.crop(index, n_frames, 0.5) for index in recordings]
+    embeddings = np.concatenate([model.embed_frames(crops[i : i + batch]) for i in range(0, len(crops), batch)])
+    model.train()
+    return equal_error_rate(embeddings, data.speaker_ids[recordings])
+
+
+def fingerprint(recipe: Recipe, features: Sequence[Path]) -> str:
+    """Digest of everything a resumed run must have in common with the one that was killed: params, code, data."""
+    digest = hashlib.sha256(json.dumps({name: section.model_dump() for name, section in recipe.sections().items()}).encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    for folder in features:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            digest.update(f"{path.relative_to(folder)} {path.stat().st_size}".encode())
+        digest.update((folder / "recordings.parquet").read_bytes())
+    return digest.hexdigest()
+
+
+class Checkpoint:
+    """What a killed run resumes from: one file, replaced as a whole; ignored if it belongs to another run."""
+
+    def __init__(self, folder: Path, run: str):
+        self.path, self.run = folder / "checkpoint.pt", run
+
+    def load(self) -> dict[str, Any] | None:
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # a file cut short by a full disk or a crash: torch raises many kinds
+            print(f"{self.path} cannot be read ({error}): training starts from the beginning")
+            return None
+        return state if state["run"] == self.run else None
+
+    def save(self, **state: Any) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_suffix(".part")
+        torch.save({"run": self.run, **state}, part)
+        part.replace(self.path)
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+def train(
+    features: dict[str, Path], encoder: str | Path, recipe: Recipe, out: str | Path, log: str | Path, checkpoints: str | Path
+) -> None:
+    """Train a model on the feature stores of the named corpora.
+
+    Writes the model and the recipe (`params.yaml`) to `out`, curves to `log` (DVCLive), and keeps a checkpoint in `checkpoints`
+    until it is done. Runs under `accelerate launch` too: each process then takes batches of its own and gradients are averaged.
+
+    Raises InputError where the data cannot meet the settings, or the loss is no longer a number.
+    """
+    settings, out = recipe.train, Path(out)
+    crop_frames = round(settings.crop_s * FRAMES_PER_SECOND)
+    if crop_frames > MAX_FRAMES:
+        raise InputError(
+            f"train.crop_s is {settings.crop_s}, but the encoder hears at most {MAX_FRAMES / FRAMES_PER_SECOND:.0f} s; lower it"
+        )
+    torch.manual_seed(settings.seed)
+    accelerator = Accelerator(mixed_precision=settings.mixed_precision)
+
+    data = TrainingSet({name: FeatureStore(folder) for name, folder in features.items()})
+    held_out = held_out_speakers(data.speaker_ids, settings.validation_speakers, settings.seed)
+    is_held_out = np.isin(data.speaker_ids, list(held_out))
+    recordings, validation = np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
+    if len(held_out) and len(np.unique(data.speaker_ids[validation])) == len(validation):
+        raise InputError(
+            f"the {len(held_out)} speakers held out for validation have one recording each, so no two are of one speaker; "
+            "raise filter.min_recordings_per_speaker, or set train.validation_speakers to 0"
+        )
+    validation = validation[spread_over_speakers(data.speaker_ids[validation], settings.validation_max_recordings)]
+    speakers, labels = np.unique(data.speaker_ids[recordings], return_inverse=True)
+    batches = CropBatches(data, recordings, labels, recipe)
+    accelerator.print(
+        f"training on {len(recordings)} recordings of {len(speakers)} speakers, "
+        f"validating on {len(validation)} recordings of {len(held_out)} others"
+    )
+
+    model = SpeakerModel(recipe.model)
+    model.encoder.load_state_dict(load_encoder(encoder, recipe.model.layers).state_dict())
+    objective = Objective(model, len(speakers), recipe)
+    encoder_parameters = list(model.encoder.parameters())
+    of_encoder = {id(parameter) for parameter in encoder_parameters}
+    head_parameters = [parameter for parameter in objective.parameters() if id(parameter) not in of_encoder]
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": encoder_parameters, "peak": settings.encoder_learning_rate},
+            {"params": head_parameters, "peak": settings.head_learning_rate},
+        ],
+        lr=0.0,
+        weight_decay=settings.weight_decay,
+    )
+
+    first, history, best, without_gain = 0, [], {"eer": math.inf}, 0
+    checkpoint = Checkpoint(Path(checkpoints), fingerprint(recipe, list(features.values())))
+    if state := checkpoint.load():
+        objective.load_state_dict(state["objective"])
+        optimiser.load_state_dict(state["optimiser"])
+        first, history, best, without_gain = state["step"], state["history"], state["best"], state["without_gain"]
+        accelerator.print(f"resuming at step {first} of {settings.steps} from {checkpoint.path}")
+
+    objective, optimiser = accelerator.prepare(objective, optimiser)
+    world, rank, accumulation = accelerator.num_processes, accelerator.process_index, settings.gradient_accumulation
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=range(first * accumulation * world + rank, settings.steps * accumulation * world, world),
+        num_workers=0 if data.in_memory else 2,
+        multiprocessing_context=None if data.in_memory else "spawn",
+    )
+    feed = iter(loader)
+
+    with Live(str(log), save_dvc_exp=False, dvcyaml=None, report=None) as live:
+
+        def record(row: dict[str, float]) -> None:
+            live.step = int(row["step"])
+            for name, value in row.items():
+                if name != "step":
+                    live.log_metric(name, value)
+            live.make_summary()
+
+        for row in history:
+            record(row)
+        objective.train()
+        recent: list[dict[str, Tensor]] = []
+        clips, started = 0, time.perf_counter()
+        progress = tqdm(
+            range(first, settings.steps), initial=first, total=settings.steps, desc="train", unit="step",
+            disable=None if accelerator.is_main_process else True,
+        )  # fmt: skip
+        for step in progress:
+            train_encoder = settings.encoder_learning_rate > 0 and step >= settings.freeze_encoder_steps
+            for parameter in encoder_parameters:
+                parameter.requires_grad_(train_encoder)
+            fraction = schedule(step, settings.warmup_steps, settings.steps)
+            for group in optimiser.param_groups:
+                group["lr"] = group["peak"] * fraction
+            for part in range(accumulation):
+                crops, n_frames, speaker = (tensor.to(accelerator.device) for tensor in next(feed))
+                number = (step * accumulation + part) * world + rank
+                with accelerator.autocast():
+                    terms = objective(crops, n_frames, speaker, step, train_encoder, seed=settings.seed * 1_000_003 + number)
+                accelerator.backward(terms["loss"] / accumulation)
+                recent.append({name: value.detach() for name, value in terms.items()})
+                clips += len(speaker) * world
+            norm = accelerator.clip_grad_norm_(objective.parameters(), settings.gradient_clip)
+            optimiser.step()
+            optimiser.zero_grad()
+
+            done = step + 1
+            row: dict[str, float] = {"step": done}
+            if done % LOG_EVERY_STEPS == 0 or done == settings.steps:
+                for name in recent[0]:
+                    row[f"train/{name}"] = torch.stack([terms[name] for terms in recent]).mean().item()
+                if not math.isfinite(row["train/loss"]):
+                    raise InputError(
+                        f"the loss is {row['train/loss']} at step {done}; lower train.head_learning_rate or "
+                        "train.encoder_learning_rate, or set train.mixed_precision to no"
+                    )
+                row["train/gradient_norm"] = float(norm)
+                row["learning_rate/encoder"] = settings.encoder_learning_rate * fraction if train_encoder else 0.0
+                row["learning_rate/head"] = settings.head_learning_rate * fraction
+                row["train/clips_per_second"] = clips / (time.perf_counter() - started)
+                progress.set_postfix(loss=f"{row['train/loss']:.3f}", eer=f"{best['eer']:.3f}")
+                recent, clips, started = [], 0, time.perf_counter()
+            if len(validation) and (done % settings.validate_every_steps == 0 or done == settings.steps):
+                paused = time.perf_counter()
+                plain = accelerator.unwrap_model(objective).model
+                row["validation/eer"] = eer = validate(plain, data, validation, crop_frames, VALIDATION_BATCH)
+                without_gain += 1
+                if eer < best["eer"]:
+                    best = {
+                        "eer": eer,
+                        "step": done,
+                        "model": {k: v.detach().cpu().clone() for k, v in plain.state_dict().items()},
+                    }
+                    without_gain = 0
+                started += time.perf_counter() - paused
+            if len(row) > 1:
+                history.append(row)
+                if accelerator.is_main_process:
+                    record(row)
+            stop = settings.early_stopping_validations is not None and without_gain >= settings.early_stopping_validations
+            if stop:
+                accelerator.print(
+                    f"stopped at step {done}: {without_gain} validations without a better EER than {best['eer']:.4f}"
+                )
+                break
+            if done % settings.checkpoint_every_steps == 0 and done < settings.steps and accelerator.is_main_process:
+                checkpoint.save(
+                    objective=accelerator.unwrap_model(objective).state_dict(), optimiser=optimiser.state_dict(), step=done,
+                    history=history, best=best, without_gain=without_gain,
+                )  # fmt: skip
+
+    if accelerator.is_main_process:
+        if "model" in best:
+            model.load_state_dict(best["model"])
+            accelerator.print(f"best validation EER {best['eer']:.4f} at step {best['step']}")
+        model.save(out)
+        with (out / "params.yaml").open("w", encoding="utf-8") as file:
+            YAML(typ="safe", pure=True).dump({name: section.model_dump() for name, section in recipe.sections().items()}, file)
+        checkpoint.remove()
+    accelerator.wait_for_everyone()

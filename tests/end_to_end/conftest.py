@@ -1,0 +1,108 @@
+"""A copy of the project with a tiny corpus, in which the real `dvc` runs."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parents[2]
+
+TINY = {
+    "corpora.demo_train.source.speakers": 8,
+    "corpora.demo_train.source.recordings_per_speaker": 5,
+    "corpora.demo_train.filter.min_recordings_per_speaker": 2,
+    "corpora.demo_dev.source.speakers": 5,
+    "corpora.demo_dev.source.recordings_per_speaker": 4,
+    "corpora.demo_dev.filter.min_recordings_per_speaker": 2,
+    "model.layers": 1,
+    "model.convolution_channels": 16,
+    "model.embedding_dim": 8,
+    "sampling.speakers": 3,
+    "sampling.utterances": 2,
+    "train.steps": 2,
+    "train.crop_s": 1.0,
+    "train.validate_every_steps": 1,
+    "train.checkpoint_every_steps": 1,
+    "evaluation.bootstrap_samples": 100,
+}
+
+
+class Project:
+    """A git and DVC repository in a temporary folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        identity = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        self.environment = {**os.environ, **identity, "PATH": path, "DVC_NO_ANALYTICS": "1", "COLUMNS": "300"}
+
+    def run(self, *command: str, fails: bool = False) -> str:
+        """Run a command in the project and return what it printed; `fails` says which exit is expected."""
+        result = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
+        output = result.stdout + result.stderr
+        assert (result.returncode != 0) == fails, output
+        return output
+
+    def commit(self) -> None:
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "-q", "--allow-empty", "-m", "state")
+
+    def repro(self, *arguments: str, fails: bool = False) -> set[str]:
+        """`dvc repro`; the names of the stages that ran."""
+        return stages_that_ran(self.run("dvc", "repro", *arguments, fails=fails))
+
+    def set_params(self, changes: dict[str, Any]) -> None:
+        yaml = YAML()
+        yaml.width = 4096
+        path = self.folder / "params.yaml"
+        tree = yaml.load(path.read_text())
+        for key, value in changes.items():
+            *parents, last = key.split(".")
+            section = tree
+            for parent in parents:
+                section = section[parent]
+            assert last in section, key
+            section[last] = value
+        with path.open("w") as file:
+            yaml.dump(tree, file)
+
+    def replace(self, path: str, old: str, new: str) -> None:
+        """Change a source file; `old` must be there."""
+        text = (self.folder / path).read_text()
+        assert old in text, f"{path} does not contain {old!r}"
+        (self.folder / path).write_text(text.replace(old, new))
+
+
+def stages_that_ran(output: str) -> set[str]:
+    return set(re.findall(r"Running stage '([^']+)'", output))
+
+
+def tracked_files() -> Iterable[str]:
+    listing = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return [name for name in listing.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory, pretrained_encoder) -> Project:
+    """The project's files with the tiny corpus, reproduced once and committed."""
+    project = Project(tmp_path_factory.mktemp("project"))
+    for name in tracked_files():
+        if name != "dvc.lock" and not (name.startswith("metrics/") and name.endswith((".json", ".csv", ".png", ".tsv"))):
+            target = project.folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target)
+    project.set_params({**TINY, "pretrained.source": str(pretrained_encoder)})
+    project.run("git", "init", "-q")
+    project.commit()
+    project.first_run = project.repro()
+    project.commit()
+    return project

@@ -1,0 +1,81 @@
+"""The public API."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import speakerprint
+from speakerprint import SpeakerEmbedder
+from speakerprint.errors import InputError
+from speakerprint.model import SpeakerModel
+from speakerprint.params import Model
+
+
+@pytest.fixture
+def embedder(tmp_path) -> SpeakerEmbedder:
+    torch.manual_seed(0)
+    settings = Model(
+        layers=1, layer_mix=True, convolution_channels=8, pooling="attentive_statistics", projection="linear", embedding_dim=12
+    )
+    SpeakerModel(settings).save(tmp_path / "model")
+    return SpeakerEmbedder.load(tmp_path / "model")
+
+
+def tone(seconds=1.0, sample_rate_hz=16_000, seed=0):
+    rng = np.random.default_rng(seed)
+    t = np.arange(int(seconds * sample_rate_hz)) / sample_rate_hz
+    return (0.3 * np.sin(2 * np.pi * rng.uniform(100, 400) * t) + 0.01 * rng.normal(size=len(t))).astype(np.float32)
+
+
+def test_an_embedding_is_a_unit_vector(embedder):
+    embedding = embedder.embed(tone(), 16_000)
+    assert embedding.shape == (12,) and embedding.dtype == np.float32 and embedder.embedding_dim == 12
+    assert np.linalg.norm(embedding) == pytest.approx(1, abs=1e-6)
+
+
+def test_stereo_and_integers_are_the_same_recording(embedder):
+    wave = tone()
+    expected = embedder.embed(wave, 16_000)
+    np.testing.assert_allclose(embedder.embed(np.stack([wave, wave], axis=1), 16_000), expected, atol=1e-5)
+    np.testing.assert_allclose(embedder.embed((wave * 2**31).astype(np.int32), 16_000), expected, atol=1e-4)
+
+
+def test_files_are_embedded_in_the_order_given(embedder, tmp_path):
+    paths = []
+    for i, seconds in enumerate([2.0, 0.5, 1.0]):
+        paths.append(tmp_path / f"{i}.wav")
+        soundfile.write(paths[-1], tone(seconds, seed=i), 16_000, subtype="FLOAT")
+    expected = np.stack([embedder.embed(tone(seconds, seed=i), 16_000) for i, seconds in enumerate([2.0, 0.5, 1.0])])
+    np.testing.assert_allclose(embedder.embed_files(paths), expected, atol=1e-5)
+
+
+def test_a_missing_file_is_named(embedder, tmp_path):
+    with pytest.raises(InputError, match=r"nowhere\.wav: there is no such file"):
+        embedder.embed_files([tmp_path / "nowhere.wav"])
+
+
+def test_a_file_that_is_not_audio_is_named(embedder, tmp_path):
+    (tmp_path / "text.wav").write_text("not audio")
+    with pytest.raises(InputError, match=r"text\.wav: cannot be decoded"):
+        embedder.embed_files([tmp_path / "text.wav"])
+
+
+@pytest.mark.parametrize(
+    ("waveform", "rate", "message"),
+    [
+        (np.zeros((2, 2, 2)), 16_000, "shape"),
+        (np.zeros(16_000), 0, "sample rate"),
+        (np.zeros(100), 16_000, "at least 0.1 s"),
+        (np.full(16_000, np.nan), 16_000, "not finite"),
+    ],
+)
+def test_bad_waveforms_are_refused_with_a_reason(embedder, waveform, rate, message):
+    with pytest.raises(InputError, match=message):
+        embedder.embed(waveform, rate)
+
+
+def test_the_package_offers_the_embedder_and_nothing_it_has_not():
+    assert speakerprint.SpeakerEmbedder is SpeakerEmbedder
+    with pytest.raises(AttributeError):
+        speakerprint.NoSuchThing  # noqa: B018

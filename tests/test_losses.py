@@ -1,0 +1,123 @@
+"""Each loss against a value computed from explicit lists of pairs and triplets."""
+
+import math
+from itertools import permutations, product
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from speakerprint.losses import AngularMargin, batch_hard_triplet, ntxent
+
+
+def unit(*shape, seed=0):
+    return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=-1)
+
+
+def distance(a, b):
+    return math.sqrt(sum((x - y) ** 2 for x, y in zip(a.tolist(), b.tolist(), strict=True)))
+
+
+def triplets_by_hand(embeddings, labels, margin):
+    terms = []
+    for a in range(len(labels)):
+        positives = [distance(embeddings[a], embeddings[p]) for p in range(len(labels)) if p != a and labels[p] == labels[a]]
+        negatives = [distance(embeddings[a], embeddings[n]) for n in range(len(labels)) if labels[n] != labels[a]]
+        if positives and negatives:
+            terms.append(max(0.0, margin + max(positives) - min(negatives)))
+    return sum(terms) / len(terms)
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 1, 1, 2, 2], [0, 0, 0, 0, 1, 2], [5, 5, 5, 7, 7, 9]])
+@pytest.mark.parametrize("margin", [0.1, 1.0])
+def test_triplet_equals_explicit_triplets(labels, margin):
+    embeddings = unit(6, 4, seed=len(set(labels)))
+    loss = batch_hard_triplet(embeddings, torch.tensor(labels), margin)
+    assert loss.item() == pytest.approx(triplets_by_hand(embeddings, labels, margin), abs=1e-6)
+
+
+def test_triplet_is_zero_once_speakers_are_a_margin_apart():
+    embeddings = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]])
+    assert batch_hard_triplet(embeddings, torch.tensor([0, 0, 1, 1]), margin=1.9).item() == 0
+    assert batch_hard_triplet(embeddings, torch.tensor([0, 0, 1, 1]), margin=2.5).item() == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 0], [0, 1, 2], [0]])
+def test_triplet_of_a_batch_without_triplets_is_zero_with_a_gradient(labels):
+    embeddings = unit(len(labels), 4).requires_grad_()
+    loss = batch_hard_triplet(embeddings, torch.tensor(labels), 1.0)
+    loss.backward()
+    assert loss.item() == 0 and torch.equal(embeddings.grad, torch.zeros_like(embeddings))
+
+
+def test_triplet_gradient_is_finite_where_clips_coincide():
+    embeddings = unit(1, 4).repeat(4, 1).requires_grad_()
+    batch_hard_triplet(embeddings, torch.tensor([0, 0, 1, 1]), 1.0).backward()
+    assert torch.isfinite(embeddings.grad).all()
+
+
+def ntxent_by_hand(views, temperature):
+    def similarity(a, b):
+        return math.exp(sum(x * y for x, y in zip(views[a].tolist(), views[b].tolist(), strict=True)) / temperature)
+
+    n_views, clips = views.shape[:2]
+    terms = []
+    for clip in range(clips):
+        for a, p in permutations(range(n_views), 2):
+            positive = similarity((a, clip), (p, clip))
+            negatives = sum(similarity((a, clip), (v, c)) for v, c in product(range(n_views), range(clips)) if c != clip)
+            terms.append(-math.log(positive / (positive + negatives)))
+    return sum(terms) / len(terms)
+
+
+@pytest.mark.parametrize("n_views", [2, 4])
+@pytest.mark.parametrize("temperature", [0.1, 0.5])
+def test_ntxent_equals_explicit_pairs(n_views, temperature):
+    views = unit(n_views, 5, 4, seed=n_views)
+    assert ntxent(views, temperature).item() == pytest.approx(ntxent_by_hand(views, temperature), abs=1e-9)
+
+
+def test_ntxent_of_two_views_is_cross_entropy_over_all_other_embeddings():
+    views = unit(2, 6, 4)
+    flat = views.flatten(0, 1)
+    logits = (flat @ flat.T / 0.5).fill_diagonal_(-torch.inf)
+    partner = torch.arange(12).roll(6)
+    assert ntxent(views, 0.5).item() == pytest.approx(F.cross_entropy(logits, partner).item(), abs=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 3), (2, 1, 3)])
+def test_ntxent_with_nothing_to_compare_is_zero_with_a_gradient(shape):
+    views = unit(*shape).requires_grad_()
+    loss = ntxent(views, 0.5)
+    loss.backward()
+    assert loss.item() == 0 and torch.isfinite(views.grad).all()
+
+
+def test_angular_margin_equals_hand_computed_softmax():
+    head = AngularMargin(speakers=3, dim=4, scale=10.0).double()
+    embeddings, labels, margin = unit(5, 4), [0, 1, 2, 0, 1], 0.2
+    centres = F.normalize(head.centres.detach())
+    terms = []
+    for embedding, label in zip(embeddings, labels, strict=True):
+        angles = [math.acos(float(embedding @ centre)) for centre in centres]
+        logits = [10.0 * math.cos(angle + (margin if k == label else 0.0)) for k, angle in enumerate(angles)]
+        terms.append(-math.log(math.exp(logits[label]) / sum(map(math.exp, logits))))
+    assert head(embeddings, torch.tensor(labels), margin).item() == pytest.approx(sum(terms) / 5, abs=1e-6)
+
+
+def test_angular_margin_keeps_pulling_beyond_half_a_turn():
+    head = AngularMargin(speakers=2, dim=3, scale=1.0)
+    with torch.no_grad():
+        head.centres.copy_(torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))
+
+    def loss(angle):  # between the clip and its own centre; the other centre is a right angle away throughout
+        return head(torch.tensor([[math.cos(angle), math.sin(angle), 0.0]]), torch.tensor([0]), 0.5).item()
+
+    assert loss(3.1) > loss(2.6) > loss(2.0)
+
+
+def test_angular_margin_without_margin_is_plain_softmax():
+    head = AngularMargin(speakers=3, dim=4, scale=7.0).double()
+    embeddings, labels = unit(5, 4), torch.tensor([0, 1, 2, 0, 1])
+    expected = F.cross_entropy(7.0 * embeddings @ F.normalize(head.centres).T, labels)
+    assert head(embeddings, labels, 0.0).item() == pytest.approx(expected.item(), abs=1e-6)

@@ -1,0 +1,70 @@
+"""Batches of speakers x utterances."""
+
+import numpy as np
+import pytest
+
+from speakerprint.errors import InputError
+from speakerprint.params import Sampling
+from speakerprint.sampling import SpeakerBatches
+
+
+def labels_with(*recordings_per_speaker):
+    return np.repeat(np.arange(len(recordings_per_speaker)), recordings_per_speaker)
+
+
+def sampler(labels, speakers=3, utterances=2, genders=None, single_gender=False, seed=1):
+    genders = np.full(len(labels), None, dtype=object) if genders is None else genders
+    return SpeakerBatches(labels, genders, Sampling(speakers=speakers, utterances=utterances, single_gender=single_gender), seed)
+
+
+def test_a_batch_has_the_asked_speakers_and_utterances():
+    labels = labels_with(4, 5, 6, 7, 8)
+    for number in range(20):
+        chosen = sampler(labels).batch(number)
+        speakers, counts = np.unique(labels[chosen], return_counts=True)
+        assert len(speakers) == 3 and set(counts) == {2}
+        assert len(set(chosen)) == 6
+
+
+def test_an_epoch_visits_every_speaker_once():
+    labels = labels_with(*[3] * 12)
+    batches = sampler(labels)
+    assert batches.per_epoch == 4
+    for epoch in range(3):
+        visited = np.concatenate([np.unique(labels[batches.batch(epoch * 4 + i)]) for i in range(4)])
+        assert sorted(visited) == list(range(12))
+
+
+def test_a_batch_depends_on_its_number_and_seed_only():
+    labels = labels_with(*[5] * 7)
+    in_order = [sampler(labels).batch(i).tolist() for i in range(8)]
+    one = sampler(labels)
+    assert [one.batch(i).tolist() for i in reversed(range(8))] == in_order[::-1]
+    assert sampler(labels, seed=2).batch(0).tolist() != in_order[0]
+
+
+def test_a_speaker_with_few_recordings_gives_each_as_often_as_needed():
+    labels = labels_with(1, 2, 5)
+    chosen = sampler(labels, utterances=5).batch(0)
+    counts = [np.unique(chosen[labels[chosen] == speaker], return_counts=True)[1].tolist() for speaker in range(3)]
+    assert counts[0] == [5] and sorted(counts[1]) == [2, 3] and counts[2] == [1, 1, 1, 1, 1]
+
+
+def test_single_gender_batches_mix_no_genders_and_use_both():
+    labels = labels_with(*[3] * 10)
+    genders = np.repeat(np.array(["female"] * 4 + ["male"] * 4 + [None, "other"], dtype=object), 3)
+    batches = sampler(labels, genders=genders, single_gender=True, speakers=4)
+    seen = [set(genders[batches.batch(i)]) for i in range(6)]
+    assert all(len(genders_of_batch) == 1 for genders_of_batch in seen)
+    assert set().union(*seen) == {"female", "male"}
+
+
+def test_too_few_speakers_are_refused_with_what_would_work():
+    with pytest.raises(InputError, match=r"sampling\.speakers is 9, but only 5 .* at most 5"):
+        sampler(labels_with(*[3] * 5), speakers=9)
+
+
+def test_too_few_speakers_of_one_gender_are_refused_with_both_counts():
+    genders = np.repeat(np.array(["female", "female", "male"], dtype=object), 2)
+    with pytest.raises(InputError, match="only 2 and 1 female and male"):
+        sampler(labels_with(2, 2, 2), genders=genders, single_gender=True)

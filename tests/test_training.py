@@ -1,0 +1,221 @@
+"""The loop: it learns, it resumes to the same numbers, it refuses what cannot work."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import zarr
+from safetensors.torch import load_file
+
+import speakerprint.training as training
+from speakerprint.errors import InputError
+from speakerprint.features import FeatureStore
+from speakerprint.params import load_params
+from speakerprint.recordings import as_recordings, write_recordings
+from speakerprint.training import Recipe, TrainingSet, held_out_speakers, schedule, spread_over_speakers, train
+from speakerprint.whisper import WhisperEncoder
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def write_store(folder: Path, speakers: int = 8, recordings: int = 4, seed: int = 0) -> Path:
+    """A store of random clips in which a speaker is a spectral envelope."""
+    rng = np.random.default_rng(seed)
+    envelopes = rng.normal(size=(speakers, 80)) * 0.5
+    lengths = rng.integers(60, 120, size=speakers * recordings)
+    clips = [
+        envelopes[i // recordings] + 0.2 * rng.normal(size=(n, 80)) + 0.3 * rng.normal() for i, n in enumerate(lengths)
+    ]
+    group = zarr.open_group(folder / "features.zarr", mode="w")
+    group.create_array("features", data=np.concatenate(clips).astype(np.float16))
+    group.create_array("offsets", data=np.concatenate([[0], np.cumsum(lengths)]))
+    rows = pd.DataFrame(
+        {
+            "recording_id": [f"clip{i:03d}" for i in range(len(clips))],
+            "speaker_id": [f"speaker{i // recordings}" for i in range(len(clips))],
+            "gender": [("female", "male")[i // recordings % 2] for i in range(len(clips))],
+            "location": [f"clips/{i}.mp3" for i in range(len(clips))],
+        }
+    )
+    write_recordings(as_recordings(rows, "test"), folder / "recordings.parquet")
+    return folder
+
+
+@dataclass
+class Run:
+    """A training in a temporary folder, on a random one-layer encoder."""
+
+    folder: Path
+    recipe: Recipe
+
+    def __call__(self, name: str = "run", **train_settings) -> dict[str, torch.Tensor]:
+        recipe = Recipe(**{**self.recipe.sections(), "train": self.recipe.train.model_copy(update=train_settings)})
+        out = self.folder / name
+        train({"a": self.folder / "a"}, "unused", recipe, out / "model", out / "log", out / "checkpoint")
+        return load_file(out / "model/model.safetensors")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch) -> Run:
+    write_store(tmp_path / "a")
+    torch.manual_seed(0)
+    encoder = WhisperEncoder(1)
+    monkeypatch.setattr(training, "load_encoder", lambda path, layers: encoder)
+    params = load_params(ROOT / "params.yaml")
+    return Run(
+        tmp_path,
+        Recipe(
+            model=params.model.model_copy(update={"layers": 1, "convolution_channels": 16, "embedding_dim": 8}),
+            loss=params.loss,
+            sampling=params.sampling.model_copy(update={"speakers": 3, "utterances": 2}),
+            augmentation=params.augmentation,
+            train=params.train.model_copy(
+                update={
+                    "steps": 6,
+                    "crop_s": 0.5,
+                    "mixed_precision": "no",
+                    "validate_every_steps": 2,
+                    "checkpoint_every_steps": 1,
+                    "validation_speakers": 0.25,
+                    "warmup_steps": 1,
+                }
+            ),
+        ),
+    )
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(run):
+    first = run("first")
+    assert same(first, run("second"))
+    assert not same(first, run("third", seed=2))
+
+
+def test_a_killed_run_resumes_to_the_same_weights_and_curves(run, monkeypatch):
+    whole = run("whole")
+    real = training.Objective.forward
+
+    def dies_at_step_4(self, features, n_frames, labels, step, *rest, **named):
+        if step == 4:
+            raise KeyboardInterrupt
+        return real(self, features, n_frames, labels, step, *rest, **named)
+
+    monkeypatch.setattr(training.Objective, "forward", dies_at_step_4)
+    with pytest.raises(KeyboardInterrupt):
+        run("killed")
+    assert (run.folder / "killed/checkpoint/checkpoint.pt").exists()
+    steps = []
+    monkeypatch.setattr(training.Objective, "forward", lambda self, *a, **k: steps.append(a[3]) or real(self, *a, **k))
+    assert same(run("killed"), whole)
+    assert steps == [4, 5]
+    curve = "log/plots/metrics/validation/eer.tsv"
+    assert (run.folder / "killed" / curve).read_text() == (run.folder / "whole" / curve).read_text()
+    assert not (run.folder / "killed/checkpoint/checkpoint.pt").exists()
+
+
+def test_a_checkpoint_of_another_recipe_is_not_resumed(run, monkeypatch):
+    monkeypatch.setattr(training.Checkpoint, "remove", lambda self: None)
+    run("run")
+    monkeypatch.undo()
+    monkeypatch.setattr(training, "load_encoder", lambda path, layers: WhisperEncoder(1))
+    steps = []
+    real = training.Objective.forward
+    monkeypatch.setattr(training.Objective, "forward", lambda self, *a, **k: steps.append(a[3]) or real(self, *a, **k))
+    run("run", head_learning_rate=0.01)
+    assert steps[0] == 0
+
+
+def test_training_lowers_the_loss(run):
+    run(steps=60, head_learning_rate=0.003, validate_every_steps=60)
+    rows = pd.read_csv(run.folder / "run/log/plots/metrics/train/loss.tsv", sep="\t")
+    assert rows["train/loss"].iloc[-1] < 0.5 * rows["train/loss"].iloc[0]
+
+
+def test_a_frozen_encoder_keeps_its_weights_and_an_unfrozen_one_does_not(run):
+    before = training.load_encoder("unused", 1).state_dict()
+    frozen = run("frozen", encoder_learning_rate=0.01, freeze_encoder_steps=99, validation_speakers=0.0)
+    late = run("late", encoder_learning_rate=0.01, freeze_encoder_steps=3, validation_speakers=0.0)
+    name = "layers.0.fc1.weight"
+    assert torch.equal(frozen[f"encoder.{name}"], before[name])
+    assert not torch.equal(late[f"encoder.{name}"], before[name])
+
+
+def test_the_best_checkpoint_is_kept(run, monkeypatch):
+    eers, seen = iter([0.4, 0.1, 0.3]), []
+
+    def scripted(model, *_):
+        seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return next(eers)
+
+    monkeypatch.setattr(training, "validate", scripted)
+    assert same(run(), seen[1])
+
+
+def test_early_stopping_stops_after_validations_without_gain(run, monkeypatch):
+    calls = []
+    monkeypatch.setattr(training, "validate", lambda *_: calls.append(1) or 0.2)
+    run(steps=50, early_stopping_validations=2)
+    assert len(calls) == 3
+
+
+def test_gradient_accumulation_takes_as_many_batches_a_step(run, monkeypatch):
+    real, steps = training.Objective.forward, []
+    monkeypatch.setattr(training.Objective, "forward", lambda self, *a, **k: steps.append(a[3]) or real(self, *a, **k))
+    run(steps=2, gradient_accumulation=3)
+    assert steps == [0, 0, 0, 1, 1, 1]
+
+
+def test_the_recipe_is_written_beside_the_model(run):
+    run()
+    text = (run.folder / "run/model/params.yaml").read_text()
+    assert "ntxent_temperature: 0.5" in text and "corpora" not in text
+
+
+def test_a_loss_that_is_no_number_stops_with_a_remedy(run, monkeypatch):
+    monkeypatch.setattr(training, "batch_hard_triplet", lambda embeddings, *_: embeddings.sum() * torch.nan)
+    with pytest.raises(InputError, match=r"the loss is nan at step .*lower"):
+        run(validate_every_steps=6)
+
+
+def test_a_crop_longer_than_the_encoder_hears_is_refused(run):
+    with pytest.raises(InputError, match=r"train\.crop_s is 31"):
+        run(crop_s=31.0)
+
+
+def test_validation_speakers_are_not_trained_on(tmp_path):
+    store = FeatureStore(write_store(tmp_path / "a"))
+    held_out = held_out_speakers(TrainingSet({"a": store}).speaker_ids, 0.25, seed=1)
+    assert len(held_out) == 2 and all(name.startswith("a/speaker") for name in held_out)
+
+
+def test_speakers_of_two_corpora_with_the_same_id_are_two(tmp_path):
+    stores = {name: FeatureStore(write_store(tmp_path / name, speakers=3, seed=i)) for i, name in enumerate("ab")}
+    data = TrainingSet(stores)
+    assert len(np.unique(data.speaker_ids)) == 6
+    np.testing.assert_array_equal(data.crop(13, 10_000, 0.0), stores["b"].frames(1))
+
+
+def test_a_crop_is_inside_its_recording(tmp_path):
+    store = FeatureStore(write_store(tmp_path / "a"))
+    data = TrainingSet({"a": store})
+    whole = store.frames(5)
+    np.testing.assert_array_equal(data.crop(5, 40, 0.0), whole[:40])
+    np.testing.assert_array_equal(data.crop(5, 40, 1.0), whole[-40:])
+
+
+def test_recordings_are_taken_from_all_speakers_in_turn():
+    speaker_ids = np.array(["a"] * 5 + ["b"] * 2 + ["c"])
+    assert spread_over_speakers(speaker_ids, 5).tolist() == [0, 1, 5, 6, 7]
+
+
+def test_the_learning_rate_warms_up_and_decays_to_zero():
+    fractions = [schedule(step, warmup_steps=4, steps=20) for step in range(21)]
+    assert fractions[:4] == [0.25, 0.5, 0.75, 1.0] and fractions[4] == 1.0
+    assert fractions[12] == pytest.approx(0.5) and fractions[20] == pytest.approx(0.0)
+    assert fractions[4:] == sorted(fractions[4:], reverse=True)
