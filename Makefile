@@ -11,7 +11,7 @@ PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
 	"$$python" -c '$(SUPPORTED)' 2>/dev/null && echo "$$python" && break; done)
 
 # on Linux, torch from the default index carries CUDA (gigabytes); without an NVIDIA GPU the CPU build does the same. Where this
-# index is out of reach, pip says so and takes torch from the index it is configured for.
+# index is out of reach, pip says so and takes torch from where it takes everything else.
 TORCH_INDEX = $(shell test "$$(uname -s)" != Linux || nvidia-smi >/dev/null 2>&1 || \
 	echo --extra-index-url https://download.pytorch.org/whl/cpu --retries 1 --timeout 30)
 
@@ -24,6 +24,9 @@ repro: $(VENV)/.installed  ## run the pipeline (dvc repro), then show its figure
 	@$(IN_VENV) dvc metrics show
 	@echo
 	@$(IN_VENV) speakerprint metrics
+	@echo
+	@echo "Pictures:"; ls metrics/plots/*/*.png | sed 's/^/  /'
+	@echo "DET, ROC and training curves: .venv/bin/dvc plots show"
 
 test: $(VENV)/.installed  ## run the tests
 	@$(IN_VENV) python -m pytest
@@ -44,7 +47,7 @@ $(VENV)/.installed: requirements.txt constraints.txt pyproject.toml
 		exit 1; } >&2
 	@test -x $(VENV)/bin/python || "$(PYTHON)" -m venv --clear $(VENV)
 	@echo "Installing into $(VENV): $(TORCH), then requirements.txt. This happens once and takes a few minutes."
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$(TORCH)" $(TORCH_INDEX)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "$(TORCH)" $(TORCH_INDEX)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements.txt
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from speakerprint.errors import InputError
-from speakerprint.model import MAX_FRAMES, AttentiveStatistics, LayerMix, MaskedNorm, MeanPooling, SpeakerModel
+from speakerprint.model import AttentiveStatistics, LayerMix, MaskedNorm, MeanPooling, SpeakerModel
 from speakerprint.params import Model
+from speakerprint.whisper import MAX_FRAMES
 
 EARLY = {"layers": 2, "layer_mix": True, "convolution_channels": 16, "pooling": "attentive_statistics", "projection": "linear"}
 REFERENCE = {"layers": 2, "layer_mix": False, "convolution_channels": 0, "pooling": "mean", "projection": "mlp"}

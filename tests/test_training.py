@@ -134,7 +134,7 @@ def test_a_checkpoint_of_another_recipe_is_not_resumed(run, monkeypatch):
 def test_training_lowers_the_loss(run):
     run(steps=60, head_learning_rate=0.003, validate_every_steps=60)
     rows = pd.read_csv(run.folder / "run/log/plots/metrics/train/loss.tsv", sep="\t")
-    assert rows["train/loss"].iloc[-1] < 0.5 * rows["train/loss"].iloc[0]
+    assert rows["loss"].iloc[-1] < 0.5 * rows["loss"].iloc[0]
 
 
 def test_a_frozen_encoder_keeps_its_weights_and_an_unfrozen_one_does_not(run):

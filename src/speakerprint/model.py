@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from speakerprint.errors import InputError
 from speakerprint.features import pad_batch
 from speakerprint.params import Model
-from speakerprint.whisper import DIMS, WhisperEncoder
+from speakerprint.whisper import DIMS, MAX_FRAMES, WhisperEncoder
 
-MAX_FRAMES = 2 * DIMS.max_positions  # 30 s: the encoder has no more positions
 FORMAT = "speakerprint-1"
 
 

@@ -8,15 +8,16 @@ import json
 import re
 import shutil
 from difflib import get_close_matches, unified_diff
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
-from ruamel.yaml.nodes import CollectionNode, SequenceNode
+from ruamel.yaml.nodes import CollectionNode, MappingNode, Node
 
 from speakerprint.errors import InputError
-from speakerprint.params import Params, parse_params
+from speakerprint.params import parse_params
 
 COMMENT_COLUMN = 42  # where the comments of params.yaml stand
 NO_ROOT = re.compile(r"^( +root:) null *(#.*)?$", flags=re.MULTILINE)
@@ -56,20 +57,26 @@ def use_preset(
     params_path, dvc_yaml_path = Path(params_path), Path(dvc_yaml_path)
     preset = _read_preset(params_path.parent / "presets", name, root)
     before, plots_before = _read(params_path), _read(dvc_yaml_path)
-    sections = _load(preset, params_path)
-    corpora_before = _load(before, params_path).get("corpora") or {}
+    sections = _load(preset)
+    corpora_before = _load(before).get("corpora") or {}
 
-    after = before
-    if not add:
-        for section in sections:
-            after = _replace_entry(after, (section,), _entry_text(preset, section))
-    elif "corpora" in sections:
-        after = _add_corpora(after, preset)
-    else:
+    if add and "corpora" not in sections:
         raise InputError(f"preset {name} has no corpora to add; leave out --add")
-    if "corpora" in sections:
-        after = _list_evaluated(after)
-    params = _check(after, params_path, name, add)
+    if not add and {corpus["role"] for corpus in sections.get("corpora", {}).values()} == {"evaluate"}:
+        raise InputError(f"preset {name} is for evaluation and has nothing to learn from; --add keeps the corpora that you have")
+    try:
+        if add:
+            parse_params(_load(before), params_path)
+            after = _add_corpora(before, preset)
+        else:
+            after = before
+            for section in sections:
+                after = _replace_entry(after, (section,), _entry_text(preset, section))
+        if "corpora" in sections:
+            after = _list_evaluated(after)
+        params = parse_params(_load(after), params_path)
+    except InputError as error:
+        raise InputError(f"nothing was changed: with preset {name}, {error}") from None
     plots_after = _draw_curves(plots_before, params.evaluation.corpora)
 
     changed = [
@@ -91,9 +98,14 @@ def use_preset(
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
+        if not isinstance(_load(text), dict):
+            raise InputError(f"{path} is not a mapping of sections; start from the repository's file")
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; run this in the project's root") from None
+    except YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {error}") from None
+    return text
 
 
 def _write(path: Path, text: str) -> None:
@@ -134,43 +146,35 @@ def _read_preset(folder: Path, name: str, root: str | Path | None) -> str:
     return NO_ROOT.sub(lambda line: _with_comment(f"{line[1]} {value}", line[2]), text)
 
 
-def _check(text: str, path: Path, name: str, add: bool) -> Params:
-    tree = _load(text, path)
-    try:
-        return parse_params(tree, path)
-    except InputError as error:
-        message = f"nothing was changed, because preset {name} would leave an invalid file. {error}"
-        if not add and all(corpus["role"] == "evaluate" for corpus in tree["corpora"].values()):
-            message += f"\n{name} is there to be evaluated on: --add keeps the corpora that you have beside it"
-        raise InputError(message) from None
-
-
 # --- YAML as lines: an entry is a key and all that is under it, comments included ----------------------------------------
 
 
-def _load(text: str, path: Path) -> dict[str, Any]:
-    try:
-        tree = YAML(typ="safe").load(text)
-    except YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {error}") from None
-    return tree if isinstance(tree, dict) else {}
+def _load(text: str) -> dict[str, Any]:
+    return YAML(typ="safe").load(text)
+
+
+@lru_cache
+def _compose(text: str) -> Node:
+    return YAML().compose(text)
 
 
 def _entry(text: str, *keys: str | int) -> slice:
-    """The lines of the entry at a path of keys (in a sequence: an index). Raises KeyError if there is none."""
-    value = YAML().compose(text)
+    """The lines of the entry at a path of keys (in a sequence: an index). Raises InputError if there is none."""
+    key_node: Any = None
+    node: Any = _compose(text)
     for key in keys:
-        if isinstance(value, SequenceNode):
-            value = value.value[key]
-        else:
-            at, value = next(((k, v) for k, v in value.value if k.value == key), (None, None))
-        if value is None:
-            raise KeyError(key)
-    column, start, end = at.start_mark.column, at.start_mark.line, value.end_mark.line
-    if not isinstance(value, CollectionNode) or value.flow_style:
+        if isinstance(key, int):
+            node = node.value[key]
+            continue
+        pairs = {pair[0].value: pair for pair in node.value} if isinstance(node, MappingNode) else {}
+        if key not in pairs:
+            raise InputError(f"there is no {'.'.join(map(str, keys))} to replace; start from the repository's params.yaml")
+        key_node, node = pairs[key]
+    column, start, end = key_node.start_mark.column, key_node.start_mark.line, node.end_mark.line
+    if not isinstance(node, CollectionNode) or node.flow_style:
         end += 1  # a block's end mark is where the next thing starts, that of others on their last line
     lines = text.splitlines()
-    while not lines[end - 1].strip() or lines[end - 1].lstrip().startswith("#") and _indent(lines[end - 1]) <= column:
+    while not lines[end - 1].strip() or (lines[end - 1].lstrip().startswith("#") and _indent(lines[end - 1]) <= column):
         end -= 1  # blank lines and comments before the next entry are that one's
     return slice(start, end)
 
@@ -191,3 +195,44 @@ def _replace_entry(text: str, keys: tuple[str | int, ...], new: str) -> str:
 
 def _with_comment(line: str, comment: str | None) -> str:
     return f"{line.ljust(COMMENT_COLUMN - 2)}  {comment}" if comment else line
+
+
+# --- what follows from the corpora ----------------------------------------------------------------------------------------
+
+
+def _add_corpora(text: str, preset: str) -> str:
+    """Corpora of the same name are replaced, others come last."""
+    for name in _load(preset)["corpora"]:
+        new = _entry_text(preset, "corpora", name)
+        if name in _load(text)["corpora"]:
+            text = _replace_entry(text, ("corpora", name), new)
+        else:
+            text = _replace_entry(text, ("corpora",), _entry_text(text, "corpora") + new)
+    return text
+
+
+def _list_evaluated(text: str) -> str:
+    """evaluation.corpora lists the corpora with role: evaluate."""
+    corpora = _load(text)["corpora"]
+    evaluated = [name for name, corpus in corpora.items() if corpus["role"] == "evaluate"]
+    keys = ("evaluation", "corpora")
+    comment = re.search(r"#.*", _entry_text(text, *keys))
+    line = _with_comment(f"  corpora: [{', '.join(evaluated)}]", comment and comment[0])
+    return _replace_entry(text, keys, line + "\n")
+
+
+def _draw_curves(text: str, evaluated: list[str]) -> str:
+    """The plots of dvc.yaml that are made of metrics/plots/CORPUS/*.csv have one curve of each evaluated corpus."""
+    for number, plot in enumerate(_load(text).get("plots", [])):
+        for title, settings in plot.items() if isinstance(plot, dict) else ():
+            curves = settings.get("y") if isinstance(settings, dict) else None
+            if not isinstance(curves, dict) or not all(map(CURVE.fullmatch, curves)):
+                continue
+            kinds = {CURVE.sub(r"\1", path): column for path, column in curves.items()}
+            wanted = {f"metrics/plots/{name}/{file}": column for name in evaluated for file, column in kinds.items()}
+            if wanted != curves:
+                keys = ("plots", number, title, "y")
+                head = _entry_text(text, *keys).splitlines()[0]
+                lines = [f"{' ' * (_indent(head) + 2)}{path}: {column}" for path, column in wanted.items()]
+                text = _replace_entry(text, keys, "\n".join([head, *lines]) + "\n")
+    return text

@@ -94,7 +94,7 @@ def _describe(rows: pd.DataFrame) -> dict[str, Any]:
     known = bool(rows["duration_s"].notna().all())
     return {
         **_count(rows),
-        "hours": round(float(rows["duration_s"].sum(dtype="float64")) / 3600, 3) if known else None,
+        "hours": round(float(rows["duration_s"].astype("float64").sum()) / 3600, 3) if known else None,
         "by_gender": _count_by(rows, "gender"),
         "by_locale": _count_by(rows, "locale"),
         "recordings_per_speaker": {

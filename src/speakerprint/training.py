@@ -25,11 +25,11 @@ from speakerprint.augment import augment
 from speakerprint.errors import InputError
 from speakerprint.features import FeatureStore, pad_batch
 from speakerprint.losses import AngularMargin, batch_hard_triplet, ntxent
-from speakerprint.model import MAX_FRAMES, SpeakerModel
+from speakerprint.model import SpeakerModel
 from speakerprint.params import Augmentation, Loss, Model, Sampling, Section, Train
 from speakerprint.sampling import SpeakerBatches
 from speakerprint.trials import equal_error_rate
-from speakerprint.whisper import load_encoder
+from speakerprint.whisper import MAX_FRAMES, load_encoder
 
 FRAMES_PER_SECOND = 100
 BYTES_PER_FRAME = 80 * 2  # mel bands, float16

@@ -4,15 +4,16 @@ A trial is an unordered pair of recordings, scored by the cosine of their embedd
 speaker, else a non-target trial. A verifier accepts a trial whose score is at least a threshold; its miss rate is the
 fraction of target trials it rejects, its false-accept rate the fraction of non-target trials it accepts.
 
-Everything but the bootstrap interval is exact over all pairs. Cosines are computed in float64, block by block, and rounded
-to multiples of 2**-24, the grid on which float32 holds [-1, 1] exactly: far above the noise of a blocked matrix product, so
-that pairs with the same cosine tie wherever they stand, and far below any difference that matters. Memory is four bytes a
-pair and some blocks.
+Everything but the bootstrap interval is exact over all pairs. Cosines are computed in float64, block by block, and kept as
+whole levels of 2**-24 (6e-8): far above the noise of a blocked matrix product, so that pairs with the same cosine tie
+wherever they stand, and no coarser than float32 just below 1. Memory is four bytes a pair and some blocks.
 """
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -21,9 +22,10 @@ from scipy.special import ndtr
 
 from speakerprint.errors import InputError
 
-GRID = 2.0**-24
-BLOCK_ROWS = 256
+LEVELS_PER_UNIT = 2**24
+BLOCK_ROWS = 128
 BOOTSTRAP_BINS = 2048
+SORTED_RUNS = 4
 
 
 def unit_vectors(embeddings: ArrayLike) -> NDArray[np.float64]:
@@ -40,13 +42,11 @@ def unit_vectors(embeddings: ArrayLike) -> NDArray[np.float64]:
     return rows / lengths
 
 
-def _cosines(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Cosines on GRID of unit vectors (n, dim) and (m, dim): (n, m)."""
-    cosines = a @ b.T
-    cosines *= 1 / GRID
-    np.rint(cosines, out=cosines)
-    cosines *= GRID
-    return cosines
+def _levels(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cosines of unit vectors (n, dim) and (m, dim) in whole levels: (n, m)."""
+    levels = a @ b.T
+    levels *= LEVELS_PER_UNIT
+    return np.rint(levels, out=levels)
 
 
 def _speaker_codes(speaker_ids: ArrayLike, n: int) -> tuple[NDArray, NDArray[np.intp]]:
@@ -88,7 +88,7 @@ def pairs_by_shorter(durations_s: ArrayLike, edges_s: Sequence[float]) -> list[l
     durations_s = np.asarray(durations_s)
     order = np.argsort(durations_s, kind="stable")  # of two recordings, the shorter one comes first
     bounds = [0, *np.searchsorted(durations_s[order], edges_s).tolist(), len(order)]
-    return [[Fan(order[low:], high - low)] for low, high in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [[Fan(order[low:], high - low)] for low, high in pairwise(bounds)]
 
 
 # --- verification -----------------------------------------------------------------------------------------------------
@@ -103,59 +103,44 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True)
 class Trials:
-    """Scores of the target trials and of the non-target trials, float32, each ascending.
+    """Scores of the target trials and of the non-target trials: cosines in levels of 2**-24, int32, each ascending.
 
     The figures need at least one of both kinds; ``equal_error_rate`` raises InputError where one is missing.
     """
 
-    target: NDArray[np.float32]
-    nontarget: NDArray[np.float32]
-
-    def rates(self, thresholds: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Miss rate and false-accept rate where scores at least as large as the threshold are accepted."""
-        thresholds = np.asarray(thresholds, dtype=np.float32)  # any other type would have searchsorted copy all scores
-        miss = np.searchsorted(self.target, thresholds) / len(self.target)
-        accepted = len(self.nontarget) - np.searchsorted(self.nontarget, thresholds)
-        return miss, accepted / len(self.nontarget)
+    target: NDArray[np.int32]
+    nontarget: NDArray[np.int32]
 
     def equal_error_rate(self) -> tuple[float, float]:
-        """EER, and the lowest score at which the miss rate reaches the false-accept rate.
+        """EER, and the lowest threshold at which the miss rate reaches the false-accept rate.
 
-        The EER is where the straight line from the operating point before that score to the one at it crosses
+        The EER is where the straight line between the operating points at that score and at the next lower one crosses
         miss rate = false-accept rate. Raises InputError where there are no target or no non-target trials.
         """
         if not len(self.target):
-            raise InputError("there is no target trial, so no EER; expected a speaker with two recordings or more")
+            raise InputError("there is no target trial, so no EER; expected a speaker with two recordings: loosen the filter")
         if not len(self.nontarget):
-            raise InputError("there is no non-target trial, so no EER; expected recordings of two speakers or more")
-        threshold = self._lowest(lambda miss, false_accept: miss >= false_accept)
-        before = max(scores[i - 1] for scores in (self.target, self.nontarget) if (i := np.searchsorted(scores, threshold)))
-        (miss_before, miss), (accept_before, accept) = self.rates([before, threshold])
+            raise InputError("there is no non-target trial, so no EER; expected two speakers: loosen the filter")
+        level = self._lowest(lambda miss, false_accept: miss >= false_accept)
+        lower = max(scores[i - 1] for scores in (self.target, self.nontarget) if (i := np.searchsorted(scores, level)))
+        (miss_before, miss), (accept_before, accept) = self._rates(np.array([lower, level]))
         gap_before, gap = accept_before - miss_before, miss - accept
-        return float(miss_before + gap_before / (gap_before + gap) * (miss - miss_before)), float(threshold)
+        eer = miss_before + gap_before / (gap_before + gap) * (miss - miss_before)
+        return float(eer), float(level / LEVELS_PER_UNIT)
 
     def threshold_at(self, false_accept_rate: float) -> float:
-        """The lowest score at which the false-accept rate is no more than that; above all scores if none is."""
-        return float(self._lowest(lambda miss, false_accept: false_accept <= false_accept_rate))
-
-    def _lowest(self, passes: Callable[[np.float64, np.float64], bool]) -> np.float32:
-        """The lowest score whose (miss rate, false-accept rate) pass a test that, once passed, all higher scores pass."""
-        above_all = np.nextafter(max(self.target[-1], self.nontarget[-1]), np.float32(2))
-        lowest = [above_all]
-        for scores in (self.target, self.nontarget):
-            i = bisect_left(scores, True, key=lambda score: bool(passes(*self.rates(score))))
-            lowest.extend(scores[i : i + 1])
-        return min(lowest)
+        """The lowest score at which the false-accept rate is no more than that; just above all scores if none is."""
+        return float(self._lowest(lambda miss, false_accept: false_accept <= false_accept_rate) / LEVELS_PER_UNIT)
 
     def min_dcf(self, p_target: float = 0.01) -> float:
         """Least detection cost over all thresholds, both costs 1, normalised by the better of rejecting and accepting all.
 
-        (P_target · miss + (1 − P_target) · false accepts) / min(P_target, 1 − P_target); NIST SRE evaluation plans. For a given
-        miss rate the highest threshold is best, and that is a target score, or above all.
+        (P_target · miss + (1 − P_target) · false accepts) / min(P_target, 1 − P_target), as in NIST's speaker recognition
+        evaluations. For a given miss rate the highest threshold is best, and that is a target score, or above all.
         """
-        miss, accept = self.rates(self.target)
-        cost = (p_target * miss + (1 - p_target) * accept).min()
-        return float(min(cost, p_target) / min(p_target, 1 - p_target))
+        miss, accept = self._rates(self.target)
+        least = (p_target * miss + (1 - p_target) * accept).min()
+        return float(min(least, p_target) / min(p_target, 1 - p_target))
 
     def auc(self) -> float:
         """Chance that a random target trial scores higher than a random non-target trial; a tie counts half (Mann-Whitney)."""
@@ -164,12 +149,47 @@ class Trials:
         return float((below + not_above) / 2 / len(self.nontarget))
 
     def curve(self, max_points: int = 500) -> Curve:
-        """Operating points, end points included, thinned at quantiles of both kinds of scores that suit linear and probit axes."""
+        """Operating points with both ends, thinned at quantiles of both kinds of scores that suit linear and probit axes."""
         quantiles = ndtr(np.linspace(-4, 4, max_points // 2 - 1))
-        both = [scores[np.rint(quantiles * (len(scores) - 1)).astype(int)] for scores in (self.target, self.nontarget)]
-        lowest = min(self.target[0], self.nontarget[0])
-        miss, accept = self.rates(np.unique(np.concatenate([[lowest], *both, [np.float32(2)]])))
+        chosen = [scores[np.rint(quantiles * (len(scores) - 1)).astype(int)] for scores in (self.target, self.nontarget)]
+        ends = [min(self.target[0], self.nontarget[0]), max(self.target[-1], self.nontarget[-1]) + 1]
+        miss, accept = self._rates(np.unique(np.concatenate([ends, *chosen])))
         return Curve(accept, miss)
+
+    def mean_distances(self) -> tuple[float, float]:
+        """Mean Euclidean distance of unit vectors, sqrt(2 − 2·cosine), over the target and over the non-target trials."""
+
+        def mean(scores: NDArray[np.int32]) -> float:
+            chunks = (scores[i : i + 2**20] / LEVELS_PER_UNIT for i in range(0, len(scores), 2**20))
+            return float(sum(np.sqrt(2 - 2 * chunk).sum() for chunk in chunks) / len(scores))
+
+        return mean(self.target), mean(self.nontarget)
+
+    def densities(self, bins: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Edges (bins + 1,) of equal bins from the lowest score to the highest, and both kinds' probability densities (bins,)."""
+        lowest, highest = min(self.target[0], self.nontarget[0]), max(self.target[-1], self.nontarget[-1])
+        levels = np.linspace(lowest, highest + 1, bins + 1)
+        edges = levels / LEVELS_PER_UNIT
+        whole = np.ceil(levels).astype(np.int32)
+        target, nontarget = (
+            np.diff(np.searchsorted(scores, whole)) / len(scores) / np.diff(edges) for scores in (self.target, self.nontarget)
+        )
+        return edges, target, nontarget
+
+    def _rates(self, levels: NDArray[np.int32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Miss rate and false-accept rate where scores of at least that level are accepted."""
+        levels = levels.astype(np.int32)  # for any other type searchsorted would copy all scores
+        miss = np.searchsorted(self.target, levels) / len(self.target)
+        accept = (len(self.nontarget) - np.searchsorted(self.nontarget, levels)) / len(self.nontarget)
+        return miss, accept
+
+    def _lowest(self, passes: Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.bool_]]) -> np.int32:
+        """The lowest score whose (miss rate, false-accept rate) pass a test that, once passed, all higher scores pass."""
+        lowest = [max(self.target[-1], self.nontarget[-1]) + 1]
+        for scores in (self.target, self.nontarget):
+            i = bisect_left(scores, True, key=lambda level: bool(passes(*self._rates(level))))
+            lowest.extend(scores[i : i + 1])
+        return min(lowest)
 
 
 def score_trials(embeddings: ArrayLike, speaker_ids: ArrayLike, pairs: Sequence[Fan] | None = None) -> Trials:
@@ -181,22 +201,34 @@ def score_trials(embeddings: ArrayLike, speaker_ids: ArrayLike, pairs: Sequence[
     _, speakers = _speaker_codes(speaker_ids, len(units))
     if pairs is None:
         pairs = all_pairs(len(units))
-    scores = np.empty(sum(fan.n_pairs for fan in pairs), dtype=np.float32)
+    scores = np.empty(sum(fan.n_pairs for fan in pairs), dtype=np.int32)
     n_target, rest = 0, len(scores)  # target scores fill the array from the front, non-target scores from the back
     for recordings, leading in pairs:
         fan_units, fan_speakers = units[recordings], speakers[recordings]
         for start in range(0, leading, BLOCK_ROWS):
             rows = slice(start, min(start + BLOCK_ROWS, leading))
-            block = _cosines(fan_units[rows], fan_units[start:]).astype(np.float32)
+            block = _levels(fan_units[rows], fan_units[start:]).astype(np.int32)
             same = fan_speakers[rows, None] == fan_speakers[start:]
-            later = ~np.tri(*block.shape, dtype=bool)
+            later = ~np.tri(*block.shape, dtype=np.bool)
             target, nontarget = block[later & same], block[later & ~same]
             scores[n_target : n_target + len(target)] = target
             scores[rest - len(nontarget) : rest] = nontarget
             n_target, rest = n_target + len(target), rest - len(nontarget)
-    scores[:n_target].sort()
-    scores[n_target:].sort()
-    return Trials(scores[:n_target], scores[n_target:])
+    target, nontarget = scores[:n_target], scores[n_target:]
+    target.sort()
+    with ThreadPoolExecutor() as pool:  # numpy sorts without holding the interpreter's lock
+        list(pool.map(np.ndarray.sort, np.array_split(nontarget, SORTED_RUNS)))
+    nontarget.sort(kind="stable")  # a merge of the sorted runs
+    return Trials(target, nontarget)
+
+
+def merge_trials(parts: Sequence[Trials]) -> Trials:
+    """The trials of all parts together."""
+    target = np.concatenate([part.target for part in parts])
+    nontarget = np.concatenate([part.nontarget for part in parts])
+    target.sort(kind="stable")  # a merge, too
+    nontarget.sort(kind="stable")
+    return Trials(target, nontarget)
 
 
 def equal_error_rate(embeddings: ArrayLike, speaker_ids: ArrayLike) -> float:
@@ -222,15 +254,14 @@ def eer_interval(
     units, speakers = units[order], speakers[order]
 
     tails = [scores[round(q * (len(scores) - 1))] for scores in (trials.target, trials.nontarget) for q in (0.001, 0.999)]
-    low, high = float(min(tails)), float(max(tails))
-    scale = BOOTSTRAP_BINS / max(high - low, GRID)
+    low, high = int(min(tails)), int(max(tails))
     target = np.zeros((len(ids), BOOTSTRAP_BINS))
     nontarget = np.zeros_like(target)
     for start in range(0, len(units), BLOCK_ROWS):
         rows = slice(start, start + BLOCK_ROWS)
-        bins = _cosines(units[rows], units)
+        bins = _levels(units[rows], units)
         bins -= low
-        bins *= scale
+        bins *= BOOTSTRAP_BINS / max(high - low, 1)
         bins = np.clip(bins, 0, BOOTSTRAP_BINS - 1, out=bins).astype(np.intp)
         first, last = speakers[rows][0], speakers[rows][-1]
         bins += (speakers[rows, None] - first) * BOOTSTRAP_BINS
@@ -257,12 +288,6 @@ def eer_interval(
     return float(lower), float(upper)
 
 
-def mean_distance(scores: NDArray[np.float32]) -> float:
-    """Mean Euclidean distance of unit vectors with these cosines: sqrt(2 − 2·cosine)."""
-    chunks = (scores[i : i + 2**20].astype(np.float64) for i in range(0, len(scores), 2**20))
-    return float(sum(np.sqrt(2 - 2 * chunk).sum() for chunk in chunks) / len(scores))
-
-
 # --- retrieval and confusions -----------------------------------------------------------------------------------------
 
 
@@ -285,20 +310,21 @@ def retrieve(embeddings: ArrayLike, speaker_ids: ArrayLike) -> Retrieval:
     _, speakers = _speaker_codes(speaker_ids, len(units))
     queries = np.flatnonzero(np.bincount(speakers)[speakers] > 1)
     if not len(queries):
-        raise InputError("no speaker has two recordings, so nothing can be retrieved; expected one that has")
+        raise InputError("no speaker has two recordings, so nothing can be retrieved; loosen the filter")
     nearest = min(5, len(units) - 1)
-    hits = np.zeros(3)
+    found = np.zeros((len(queries), nearest), dtype=bool)
     for start in range(0, len(queries), BLOCK_ROWS):
         rows = queries[start : start + BLOCK_ROWS]
-        block = _cosines(units[rows], units)
+        block = _levels(units[rows], units)
         same = speakers[rows, None] == speakers
-        block[same] -= GRID / 2  # any other speaker's recording with the same score comes first
-        block[np.arange(len(rows)), rows] = -np.inf
-        near = np.argpartition(block, -nearest, axis=1)[:, -nearest:]
-        found = np.take_along_axis(same, near, axis=1)
-        first = np.take_along_axis(block, near, axis=1).argmax(axis=1)
-        hits += found[np.arange(len(rows)), first].sum(), found.any(axis=1).sum(), found.mean(axis=1).sum()
-    return Retrieval(*(hits / len(queries)).tolist())
+        block[same] -= 0.5  # any other speaker's recording with the same score comes first
+        row = np.arange(len(rows))
+        block[row, rows] = -np.inf
+        for rank in range(nearest):
+            near = block.argmax(axis=1)
+            found[start + row, rank] = same[row, near]
+            block[row, near] = -np.inf
+    return Retrieval(float(found[:, 0].mean()), float(found.any(axis=1).mean()), float(found.mean()))
 
 
 class Confusion(NamedTuple):
@@ -318,9 +344,10 @@ def confused_speakers(embeddings: ArrayLike, speaker_ids: ArrayLike, top: int) -
     means /= np.bincount(speakers)[:, None]
     worst: list[Confusion] = []
     for start in range(0, len(ids), BLOCK_ROWS):
-        block = _cosines(means[start : start + BLOCK_ROWS], means[start:])
-        block[np.tri(*block.shape, dtype=bool)] = -np.inf
-        rows, columns = np.unravel_index(np.argsort(-block, axis=None, kind="stable")[:top], block.shape)
+        block = _levels(means[start : start + BLOCK_ROWS], means[start:]) / LEVELS_PER_UNIT
+        block[np.tri(*block.shape, dtype=np.bool)] = -np.inf
+        least = max(-1.0, np.partition(block, -top, axis=None)[-top]) if block.size > top else -1.0
+        rows, columns = np.nonzero(block >= least)
         found = zip(ids[start + rows], ids[start + columns], block[rows, columns].tolist(), strict=True)
-        worst += [Confusion(str(a), str(b), score) for a, b, score in found if np.isfinite(score)]
+        worst += [Confusion(str(a), str(b), score) for a, b, score in found]
     return sorted(worst, key=lambda confusion: (-confusion.mean_score, confusion))[:top]

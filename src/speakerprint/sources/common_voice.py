@@ -5,7 +5,7 @@ A release is one folder a locale: ``cv-corpus-17.0-2024-03-15/fr/{train,dev,test
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 import pandas as pd
 import pyarrow as pa
@@ -98,7 +98,7 @@ def _tsvs(root: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, byte
     releases = sorted(path for path in root.glob("cv-corpus-*") if path.is_dir())
     unpacked: list[Path] = []
     for pattern in ("*.tsv", "*/*.tsv", "cv-corpus-*/*.tsv", "cv-corpus-*/*/*.tsv"):
-        unpacked = unpacked or sorted(path for path in root.glob(pattern) if not path.name.startswith("."))
+        unpacked = unpacked or sorted(path for path in root.glob(pattern) if not _is_hidden(path.relative_to(root)))
     if len(releases) > 1 or (archives and unpacked):
         found = ", ".join(path.name for path in [*releases, *archives])
         raise InputError(f"{root} holds more than one release ({found}); set source.root to the one to read")
@@ -109,12 +109,16 @@ def _tsvs(root: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, byte
         yield from _archive_tsvs(archive, wanted)
 
 
+def _is_hidden(path: PurePath) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
 def _archive_tsvs(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes | None]]:
     unwanted = []
 
     def wanted_member(name: str) -> bool:
         path = PurePosixPath(archive.as_posix(), name)
-        if path.suffix != ".tsv" or path.name.startswith("."):
+        if path.suffix != ".tsv" or _is_hidden(PurePosixPath(name)):
             return False
         if not wanted(str(path)):
             unwanted.append(str(path))
@@ -182,6 +186,7 @@ def _locale_recordings(folder: str, tables: Mapping[str, pd.DataFrame | None], s
             raise InputError(f"{folder} has no {split}.tsv; it has {lists}; list some of those in source.splits")
         parts.append(table.assign(split=split))
     rows = pd.concat(parts, ignore_index=True).reindex(columns=[*REQUIRED, *OPTIONAL, "split"])
+    rows = rows.astype(dict.fromkeys(OPTIONAL, "str"))
 
     outside = rows["path"].str.contains(r"^/|(?:^|/)\.\.(?:/|$)")
     if outside.any():
@@ -213,5 +218,5 @@ def _locale_recordings(folder: str, tables: Mapping[str, pd.DataFrame | None], s
     durations = tables.get(DURATIONS)
     if durations is not None:
         milliseconds = durations.drop_duplicates("clip").set_index("clip")["duration[ms]"]
-        recordings["duration_s"] = clip.map(milliseconds) / 1000
+        recordings["duration_s"] = clip.map(milliseconds).astype("float64") / 1000
     return recordings

@@ -1,0 +1,110 @@
+"""The feature store: the log-mel features of a corpus's recordings, ragged, in one zarr array.
+
+Apart from ``features``, so that training depends on what is stored and not on the code that made it.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.codecs import ZstdCodec
+
+from speakerprint.errors import InputError
+from speakerprint.recordings import read_recordings
+
+N_MELS = 80
+DTYPE = np.dtype("float16")  # features span about -1 to 1.5, where float16 is within 0.0005 of float32
+CHUNK_FRAMES = 500  # 5 s, about a recording: what is decompressed at once
+SHARD_FRAMES = 400 * CHUNK_FRAMES  # 32 MB before compression: a file
+
+
+def pad_batch(features: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Stack features, each (frames, mels), in Whisper's own form, padded with zeros to the longest.
+
+    Returns ``input_features`` (batch, mels, frames) float32 and ``attention_mask`` (batch, frames) int64, 1 where a frame exists.
+    """
+    n_frames = np.array([len(one) for one in features])
+    mask = (np.arange(n_frames.max()) < n_frames[:, None]).astype(np.int64)
+    batch = np.zeros((len(features), features[0].shape[1], n_frames.max()), np.float32)
+    for row, one in zip(batch, features, strict=True):
+        row[:, : len(one)] = one.T
+    return batch, mask
+
+
+def write_features(folder: str | Path, features: Iterable[np.ndarray], attributes: dict[str, Any]) -> np.ndarray:
+    """Write ``folder/features.zarr`` from each recording's features, (frames, mels) float16, taken one after the other.
+
+    It is a zarr v3 group with these attributes, of ``features`` (total_frames, mels) float16 and ``offsets`` (n + 1,) int64:
+    recording i has frames offsets[i] to offsets[i + 1]. It is written in whole shards, in order, so the same features give
+    the same bytes. Returns the offsets.
+    """
+    group = zarr.open_group(Path(folder) / "features.zarr", mode="w", zarr_format=3, attributes=attributes)
+    array = group.create_array(
+        "features",
+        shape=(0, N_MELS),
+        dtype=DTYPE,
+        chunks=(CHUNK_FRAMES, N_MELS),
+        shards=(SHARD_FRAMES, N_MELS),
+        compressors=ZstdCodec(level=3),  # on one thread; Blosc is no denser at this speed, and on several differs in its bytes
+        dimension_names=("frame", "mel"),
+    )
+    shard, filled = np.empty((SHARD_FRAMES, N_MELS), DTYPE), 0
+    offsets = [0]
+    for piece in features:
+        offsets.append(offsets[-1] + len(piece))
+        while len(piece):
+            taken, piece = np.split(piece, [SHARD_FRAMES - filled])
+            shard[filled : filled + len(taken)] = taken
+            filled += len(taken)
+            if filled == SHARD_FRAMES:
+                array.append(shard)
+                filled = 0
+    if filled:
+        array.append(shard[:filled])
+    group.create_array("offsets", data=np.array(offsets, np.int64), chunks=(len(offsets),))
+    return np.array(offsets)
+
+
+class FeatureStore:
+    """A corpus's log-mel features and recordings, as features.extract_corpus wrote them, read-only.
+
+    ``recordings`` is the table of recordings; ``speaker_ids`` (n,) and ``genders`` (n,) are its columns, and ``n_frames``
+    (n,) int64 tells how long each is. Raises InputError if the folder holds no whole store.
+    """
+
+    def __init__(self, folder: str | Path):
+        folder = Path(folder)
+        remedy = "delete it and run `dvc repro` to make it again"
+        self.recordings = read_recordings(folder / "recordings.parquet")
+        try:
+            self._features: Any = zarr.open_array(folder / "features.zarr/features", mode="r")  # numpy's after load()
+            self._offsets = np.asarray(zarr.open_array(folder / "features.zarr/offsets", mode="r"))
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
+            raise InputError(f"{folder / 'features.zarr'} is not a whole feature store ({error}); {remedy}") from None
+        self.n_frames = np.diff(self._offsets)
+        expected = (len(self.recordings), self._offsets[-1])
+        if (len(self.n_frames), self._features.shape[0]) != expected:
+            raise InputError(
+                f"{folder} does not fit together: {len(self.recordings)} recordings, offsets of {len(self.n_frames)}, "
+                f"{self._features.shape[0]} frames of {self._offsets[-1]}; {remedy}"
+            )
+        self.speaker_ids = self.recordings["speaker_id"].to_numpy(dtype=object)
+        self.genders = self.recordings["gender"].to_numpy(dtype=object)
+
+    def __len__(self) -> int:
+        return len(self.recordings)
+
+    def load(self) -> None:
+        """Read all features into memory (160 bytes a frame), from where `frames` then takes them."""
+        self._features = self._features[:]
+
+    def frames(self, index: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Features of recording ``index`` from frame ``start`` up to ``stop`` or its end: (frames, mels) float16."""
+        begin, end = self._offsets[index], self._offsets[index + 1]
+        return self._features[begin + start : end if stop is None else min(begin + stop, end)]
+
+    def batch(self, indices: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Whole recordings in Whisper's own form: (batch, mels, frames) float32 and its attention mask (batch, frames) int64."""
+        return pad_batch([self.frames(index) for index in indices])

@@ -1,0 +1,286 @@
+import io
+import json
+
+import av
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from speakerprint import audio
+from speakerprint.audio import UndecodableAudio, decode, encode_flac, in_parallel, read_audio, resample, resample_corpus
+from speakerprint.errors import InputError
+from speakerprint.params import Resample
+from speakerprint.recordings import SCHEMA, as_recordings
+
+SETTINGS = Resample(engine="soxr", min_duration_s=0.1, max_bad_fraction=0.5)
+RNG = np.random.default_rng(7)
+
+
+@pytest.fixture(autouse=True)
+def one_worker(monkeypatch):
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
+
+
+def tones(frequencies_hz, sample_rate_hz, seconds=1.3):
+    t = np.arange(round(seconds * sample_rate_hz)) / sample_rate_hz
+    return sum(0.1 * np.sin(2 * np.pi * f * t + f) for f in frequencies_hz).astype(np.float32)
+
+
+def encoded(samples, sample_rate_hz, container, **options):
+    stream = io.BytesIO()
+    if container != "M4A":
+        soundfile.write(stream, samples, sample_rate_hz, format=container, **options)
+        return stream.getvalue()
+    channels = np.atleast_2d(samples.T)
+    with av.open(stream, "w", format="mp4") as file:
+        layout = "stereo" if len(channels) == 2 else "mono"
+        track = file.add_stream("aac", rate=sample_rate_hz, layout=layout)
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(channels), format="fltp", layout=layout)
+        frame.sample_rate = sample_rate_hz
+        file.mux(track.encode(frame))
+        file.mux(track.encode(None))
+    return stream.getvalue()
+
+
+# --- decode ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("container", ["WAV", "FLAC", "OGG", "MP3", "M4A"])
+@pytest.mark.parametrize("sample_rate_hz", [8_000, 16_000, 22_050, 44_100, 48_000])
+def test_channels_are_averaged_whatever_the_format(container, sample_rate_hz):
+    left, right = tones([440], sample_rate_hz), tones([1000], sample_rate_hz)
+    samples, found_hz = decode(encoded(np.stack([left, right], axis=1), sample_rate_hz, container), "clip")
+    assert (samples.dtype, samples.ndim, found_hz) == (np.float32, 1, sample_rate_hz)
+    assert len(samples) / found_hz == pytest.approx(1.3, abs=0.25)  # AAC at 8 kHz is padded by two frames of 0.128 s
+    middle = samples[round(0.2 * found_hz) : round(1.2 * found_hz)]
+    amplitude = np.abs(np.fft.rfft(middle)) * 2 / len(middle)  # one second: bin = Hz
+    assert amplitude[[440, 1000]] == pytest.approx(0.05, abs=0.005)
+    assert np.delete(amplitude, [440, 1000]).max() < 0.01
+
+
+@pytest.mark.parametrize("container", ["WAV", "FLAC", "OGG", "MP3", "OPUS", "M4A", "WEBM"])
+@pytest.mark.parametrize("kept", [0.4, 0.85])
+def test_a_truncated_file_is_told(container, kept, tmp_path):
+    noise = RNG.normal(0, 0.1, 3 * 48_000).astype(np.float32)
+    if container == "OPUS":
+        data = encoded(noise, 48_000, "OGG", subtype="OPUS")
+    elif container in ("M4A", "WEBM"):
+        path = tmp_path / "clip"
+        options, codec = ({"movflags": "faststart"}, "aac") if container == "M4A" else ({}, "libopus")
+        with av.open(path, "w", format={"M4A": "mp4", "WEBM": "webm"}[container], options=options) as file:
+            track = file.add_stream(codec, rate=48_000, layout="mono")
+            frame = av.AudioFrame.from_ndarray(noise[None], format="fltp", layout="mono")
+            frame.sample_rate = 48_000
+            file.mux(track.encode(frame))
+            file.mux(track.encode(None))
+        data = path.read_bytes()
+    else:
+        data = encoded(noise, 48_000, container)
+    assert len(decode(data, "clip")[0]) == pytest.approx(len(noise), abs=2048)
+    with pytest.raises(UndecodableAudio, match=r"^clip: truncated"):
+        decode(data[: int(kept * len(data))], "clip")
+
+
+def test_tags_and_junk_around_an_mp3_are_no_truncation():
+    data = encoded(RNG.normal(0, 0.1, 48_000), 48_000, "MP3")
+    whole = decode(data, "clip")[0]
+    id3_of_1024_bytes = b"ID3\x04\x00\x00\x00\x00\x08\x00" + bytes(1024)
+    for dressed in (id3_of_1024_bytes + data, data + b"TAG" + bytes(125), data + bytes(50_000), data + RNG.bytes(5000)):
+        assert decode(dressed, "clip")[0][: len(whole)] == pytest.approx(whole, abs=1e-4)
+
+
+def test_a_variable_bitrate_mp3_without_a_length_header_is_decoded_to_its_end():
+    loudness = np.repeat([1e-4, 1.0, 1e-4, 1.0, 1.0], 48_000)
+    data = encoded(RNG.normal(0, 0.1, len(loudness)) * loudness, 48_000, "MP3", bitrate_mode="VARIABLE", compression_level=0.5)
+    header = max(data.find(b"Xing"), data.find(b"Info"))
+    assert header > 0
+    headless = data[data.find(b"\xff\xfb", header) :]
+    assert len(decode(headless, "clip")[0]) == pytest.approx(5 * 48_000, abs=3000)
+
+
+@pytest.mark.parametrize("size", [0xFFFF_FFFF, 0x7FFF_FFFF])
+def test_a_wav_written_to_a_pipe_is_no_truncation(size):
+    data = bytearray(encoded(tones([440], 16_000), 16_000, "WAV"))
+    data[4:8] = size.to_bytes(4, "little")
+    assert len(decode(bytes(data), "clip")[0]) == round(1.3 * 16_000)
+
+
+@pytest.mark.parametrize("data", [b"", b"not audio at all" * 100, bytes(1000)])
+def test_what_is_no_audio_is_refused_by_name(data):
+    with pytest.raises(UndecodableAudio, match=r"^a/b\.mp3: neither libsndfile nor FFmpeg can read it"):
+        decode(data, "a/b.mp3")
+
+
+def test_samples_that_are_not_finite_are_refused():
+    samples = tones([440], 16_000)
+    samples[100] = np.nan
+    with pytest.raises(UndecodableAudio, match="not finite"):
+        decode(encoded(samples, 16_000, "WAV", subtype="FLOAT"), "clip")
+
+
+# --- resample -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["soxr", "resampy"])
+@pytest.mark.parametrize("from_hz", [8_000, 22_050, 44_100, 48_000])
+def test_tones_in_the_pass_band_come_out_as_if_sampled_at_16_khz(engine, from_hz):
+    frequencies_hz = [100, 1000, 2500, 3300] + [5000, 6500] * (from_hz > 16_000)
+    expected = tones(frequencies_hz, 16_000)
+    found = resample(tones(frequencies_hz, from_hz), from_hz, 16_000, engine)
+    assert found.dtype == np.float32
+    assert len(found) == pytest.approx(len(expected), abs=1)
+    middle = slice(2000, -2000)
+    np.testing.assert_allclose(found[: len(expected)][middle], expected[: len(found)][middle], atol=2e-4)
+
+
+@pytest.mark.parametrize("engine", ["soxr", "resampy"])
+def test_tones_above_8_khz_are_gone(engine):
+    assert np.abs(resample(tones([9000, 12_000], 48_000), 48_000, 16_000, engine)[2000:-2000]).max() < 1e-3
+
+
+def test_a_16_bit_recording_at_16_khz_passes_unchanged():
+    pcm = np.array([-32768, -1, 0, 1, 32767] * 400, np.int16)
+    samples, sample_rate_hz = decode(encoded(pcm, 16_000, "WAV"), "clip")
+    flac = encode_flac(resample(samples, sample_rate_hz, 16_000))
+    np.testing.assert_array_equal(soundfile.read(io.BytesIO(flac), dtype="int16")[0], pcm)
+
+
+def test_overshoot_is_clipped_and_does_not_wrap():
+    pcm, _ = soundfile.read(io.BytesIO(encode_flac(np.array([1.5, -1.5, 0.5] * 200, np.float32))), dtype="int16")
+    assert pcm[:3].tolist() == [32767, -32768, 16384]
+
+
+# --- a corpus -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def selection(tmp_path):
+    """Seven good recordings of two speakers at 24 kHz, 0.5 to 1.1 s."""
+    rows = []
+    for number in range(7):
+        path = tmp_path / f"clip{number}.wav"
+        soundfile.write(path, tones([300 + 100 * number], 24_000, seconds=0.5 + number / 10), 24_000)
+        rows.append({"recording_id": f"r{number}", "speaker_id": f"s{number % 2}", "gender": "female", "location": str(path)})
+    return as_recordings(pd.DataFrame(rows), "test")
+
+
+def shards(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_the_shards_keep_the_recordings_and_their_exact_duration(selection, tmp_path):
+    report = resample_corpus(selection, tmp_path / "out", SETTINGS)
+    recordings, flacs = read_audio(tmp_path / "out")
+    pd.testing.assert_frame_equal(recordings.drop(columns="duration_s"), selection.drop(columns="duration_s"))
+    np.testing.assert_allclose(recordings["duration_s"], [0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1])
+    for number, flac in enumerate(flacs):
+        samples, sample_rate_hz = soundfile.read(io.BytesIO(flac))
+        assert (len(samples), sample_rate_hz) == (round((0.5 + number / 10) * 16_000), 16_000)
+        assert np.abs(np.fft.rfft(samples)).argmax() * 16_000 / len(samples) == pytest.approx(300 + 100 * number, abs=2)
+    assert report == {"recordings": 7, "speakers": 2, "hours": round(5.6 / 3600, 3), "bad": []}
+    json.dumps(report)
+
+
+def test_the_shards_open_with_datasets(selection, tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    resample_corpus(selection, tmp_path / "out", SETTINGS)
+    files = str(tmp_path / "out/part-*.parquet")
+    dataset = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    assert dataset.features["audio"] == datasets.Audio(sampling_rate=16_000)
+    assert dataset.column_names == [*SCHEMA.names, "n_samples", "audio"]
+    row = dataset.cast_column("audio", datasets.Audio(decode=False))[3]
+    samples, _ = soundfile.read(io.BytesIO(row["audio"]["bytes"]))
+    assert row["recording_id"] == "r3"
+    assert len(samples) == row["n_samples"] == 12_800
+
+
+def test_the_bytes_do_not_depend_on_the_order_in_which_clips_arrive(selection, tmp_path, monkeypatch):
+    monkeypatch.setattr(audio, "SHARD_BYTES", 10_000)
+    monkeypatch.setattr(audio, "ROWS_PER_GROUP", 2)
+    resample_corpus(selection, tmp_path / "one", SETTINGS)
+    in_order = audio.read_clips
+    monkeypatch.setattr(audio, "read_clips", lambda locations: reversed(list(in_order(locations))))
+    resample_corpus(selection, tmp_path / "other", SETTINGS)
+    assert len(shards(tmp_path / "one")) > 1
+    assert shards(tmp_path / "one") == shards(tmp_path / "other")
+    assert read_audio(tmp_path / "one")[0]["recording_id"].tolist() == [f"r{n}" for n in range(7)]
+    assert pq.ParquetFile(tmp_path / "one/part-00000.parquet").num_row_groups > 1
+
+
+def test_shards_of_an_earlier_run_are_removed(selection, tmp_path, monkeypatch):
+    resample_corpus(selection, tmp_path / "out", SETTINGS)
+    expected = shards(tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(audio, "SHARD_BYTES", 1)
+        resample_corpus(selection, tmp_path / "out", SETTINGS)
+    resample_corpus(selection, tmp_path / "out", SETTINGS)
+    assert shards(tmp_path / "out") == expected
+
+
+def test_bad_clips_are_skipped_and_listed_with_their_reason(selection, tmp_path):
+    (tmp_path / "clip1.wav").write_bytes(b"nothing of the sort")
+    (tmp_path / "clip3.wav").unlink()
+    soundfile.write(tmp_path / "clip5.wav", tones([440], 24_000, seconds=0.09), 24_000)
+    report = resample_corpus(selection, tmp_path / "out", SETTINGS)
+    assert report["recordings"] == 4
+    assert [row["recording_id"] for row in report["bad"]] == ["r1", "r3", "r5"]
+    assert [row["location"] for row in report["bad"]] == [str(tmp_path / f"clip{n}.wav") for n in (1, 3, 5)]
+    assert [row["reason"].split()[0] for row in report["bad"]] == ["neither", "there", "lasts"]
+    recordings, flacs = read_audio(tmp_path / "out")
+    assert recordings["recording_id"].tolist() == ["r0", "r2", "r4", "r6"]
+    assert [soundfile.info(io.BytesIO(flac)).duration for flac in flacs] == pytest.approx([0.5, 0.7, 0.9, 1.1])
+
+
+def test_a_clip_shorter_than_the_corpus_says_is_truncated(selection, tmp_path):
+    selection["duration_s"] = [0.5, 0.66, 0.85, 0.8, None, None, None]  # r1 is 9 % short, r2 18 %
+    report = resample_corpus(selection, tmp_path / "out", SETTINGS)
+    assert [(row["recording_id"], row["reason"]) for row in report["bad"]] == [
+        ("r2", "truncated: 0.70 s of the 0.85 s in the metadata")
+    ]
+
+
+def test_too_many_bad_clips_stop_the_stage(selection, tmp_path):
+    for number in (0, 1):
+        (tmp_path / f"clip{number}.wav").unlink()
+    exactly = Resample(engine="soxr", min_duration_s=0.1, max_bad_fraction=2 / 7)
+    assert resample_corpus(selection, tmp_path / "out", exactly)["recordings"] == 5
+    fewer = Resample(engine="soxr", min_duration_s=0.1, max_bad_fraction=0.28)
+    with pytest.raises(
+        InputError, match=r"(?s)2 of 7 recordings are bad.*raise resample\.max_bad_fraction.*clip0\.wav: there is no"
+    ):
+        resample_corpus(selection, tmp_path / "out", fewer)
+    assert shards(tmp_path / "out") == {}
+
+
+def test_a_corpus_without_one_good_clip_is_refused(selection, tmp_path):
+    anything = Resample(engine="soxr", min_duration_s=10.0, max_bad_fraction=1.0)
+    with pytest.raises(InputError, match="7 of 7 recordings are bad"):
+        resample_corpus(selection, tmp_path / "out", anything)
+    with pytest.raises(InputError, match="there are no recordings"):
+        resample_corpus(selection.iloc[:0], tmp_path / "out", anything)
+
+
+def test_a_folder_without_whole_shards_is_refused_by_name(tmp_path):
+    with pytest.raises(InputError, match="nowhere holds no part"):
+        read_audio(tmp_path / "nowhere")
+    (tmp_path / "part-00000.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(InputError, match="is damaged"):
+        read_audio(tmp_path)
+
+
+@pytest.mark.parametrize("n_items", [0, 1, 3, 4, 6])
+def test_parallel_results_come_in_order_and_no_wave_is_lost(n_items, monkeypatch):
+    monkeypatch.setattr(audio, "WAVE", 3)
+    assert list(in_parallel(str, range(n_items))) == [str(n) for n in range(n_items)]
+
+
+def test_items_are_not_read_far_ahead_of_the_results(monkeypatch):
+    monkeypatch.setattr(audio, "WAVE", 4)
+    taken = []
+    results = in_parallel(str, (taken.append(n) or n for n in range(100)))
+    next(results)
+    assert len(taken) <= 4

@@ -1,0 +1,153 @@
+import copy
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from speakerprint.errors import InputError
+from speakerprint.params import corpus_params, load_params, parse_params
+
+PROJECT = Path(__file__).parents[1]
+FILTER = {
+    "min_up_votes": 0,
+    "max_down_votes": None,
+    "min_duration_s": 0.0,
+    "max_duration_s": None,
+    "genders": None,
+    "locales": None,
+    "speaker_range": [0.0, 1.0],
+    "min_recordings_per_speaker": 1,
+    "max_recordings_per_speaker": None,
+    "when_too_many": "drop",
+    "seed": 1,
+}
+
+
+@pytest.fixture
+def tree():
+    """The project's params with two corpora of our own."""
+    tree = YAML(typ="safe").load((PROJECT / "presets/recipes/quick.yaml").read_text(encoding="utf-8"))
+    shipped = YAML(typ="safe").load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
+    tree |= {section: shipped[section] for section in ("pretrained", "resample", "features", "evaluation")}
+    tree["corpora"] = {
+        "learn": {"role": "train", "source": {"kind": "folder", "root": "/audio"}, "filter": dict(FILTER)},
+        "judge": {"role": "evaluate", "source": {"kind": "voxceleb", "root": "/vox"}, "filter": dict(FILTER)},
+    }
+    tree["evaluation"]["corpora"] = ["judge"]
+    return tree
+
+
+def edited(tree: dict, key: str, value: object) -> dict:
+    """The tree with one dotted key set, or removed when the value is ``...``."""
+    tree = copy.deepcopy(tree)
+    *parents, last = key.split(".")
+    section = tree
+    for parent in parents:
+        section = section[parent]
+    if value is ...:
+        del section[last]
+    else:
+        section[last] = value
+    return tree
+
+
+def test_the_params_of_this_checkout_are_valid():
+    params = load_params(PROJECT / "params.yaml")
+    assert set(params.train_corpora) | set(params.evaluation.corpora) == set(params.corpora)
+
+
+def test_valid_params_keep_their_values(tree):
+    params = parse_params(tree)
+    assert params.corpora["learn"].source.root == "/audio"
+    assert params.train_corpora == ["learn"]
+    assert params.model_dump()["train"] == tree["train"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("loss.triplet_wieght", 1.0, "loss.triplet_wieght: unknown key"),
+        ("corpora.learn.filter.min_votes", 1, "corpora.learn.filter.min_votes: unknown key"),
+        ("corpora.learn.source.splits", ["train"], "corpora.learn.source.splits: unknown key"),
+        ("train.steps", ..., "train.steps: missing key"),
+        ("sampling", ..., "sampling: missing key"),
+        ("corpora.judge.source.root", ..., "corpora.judge.source.root: missing key"),
+        ("train.steps", "many", "train.steps: Input should be a valid integer, found 'many'"),
+        ("train.steps", 1.5, "train.steps: Input should be a valid integer, found 1.5"),
+        ("train.steps", 0, "train.steps: Input should be greater than or equal to 1, found 0"),
+        ("model.layer_mix", 1, "model.layer_mix: Input should be a valid boolean, found 1"),
+        ("model.layers", 7, "model.layers: Input should be less than or equal to 6, found 7"),
+        ("model.pooling", "max", "model.pooling: Input should be 'mean' or 'attentive_statistics', found 'max'"),
+        ("corpora.learn.role", "test", "corpora.learn.role: Input should be 'train' or 'evaluate', found 'test'"),
+        ("corpora.learn.source.kind", "tape", "corpora.learn.source: Input tag 'tape'"),
+        ("corpora.learn.filter.speaker_range", [0.7, 0.7], "corpora.learn.filter: speaker_range [0.7, 0.7] is empty"),
+        ("corpora.learn.filter.max_recordings_per_speaker", 0, "corpora.learn.filter.max_recordings_per_speaker: Input"),
+        ("corpora.learn.filter.genders", ["man"], "corpora.learn.filter.genders.0: Input should be 'male', 'female' or"),
+        ("augmentation.ntxent.kinds", ["hiss"], "augmentation.ntxent.kinds.0: Input should be 'gaussian_noise'"),
+        ("augmentation.ntxent.kinds_per_view", 5, "augmentation.ntxent: kinds_per_view is 5 but kinds lists 4"),
+        ("augmentation.triplet.kinds_per_clip", 5, "augmentation.triplet: kinds_per_clip is 5 but kinds lists 4"),
+        ("evaluation.corpora", [], "evaluation.corpora is [], but the corpora with role: evaluate are ['judge']"),
+        ("evaluation.corpora", ["judge", "learn"], "evaluation.corpora is ['judge', 'learn']"),
+        ("evaluation.corpora", ["judge", "judge"], "evaluation.corpora lists a corpus twice"),
+        ("augmentation.ntxent.views", 0, "loss.ntxent_weight is above 0 but augmentation.ntxent.views is 0"),
+        ("sampling.utterances", 1, "loss.triplet_weight is above 0 but sampling.utterances is 1"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_the_name_of_its_key(tree, key, value, message):
+    with pytest.raises(InputError) as caught:
+        parse_params(edited(tree, key, value), Path("my.yaml"))
+    first, *problems = str(caught.value).splitlines()
+    assert first == "my.yaml is not valid:"
+    assert len(problems) == 1
+    assert message in problems[0]
+
+
+def test_a_range_of_recordings_or_durations_that_nobody_can_have_is_refused(tree):
+    for low, high in (("min_recordings_per_speaker", "max_recordings_per_speaker"), ("min_duration_s", "max_duration_s")):
+        impossible = edited(edited(tree, f"corpora.learn.filter.{low}", 5), f"corpora.learn.filter.{high}", 3)
+        with pytest.raises(InputError, match=f"corpora.learn.filter: {high} is"):
+            parse_params(impossible)
+
+
+def test_a_loss_without_any_weight_is_refused(tree):
+    tree["loss"] |= {"triplet_weight": 0.0, "ntxent_weight": 0.0, "angular_margin_weight": 0.0}
+    with pytest.raises(InputError, match="loss: every weight is 0"):
+        parse_params(tree)
+
+
+def test_params_without_a_corpus_to_train_on_are_refused(tree):
+    del tree["corpora"]["learn"]
+    with pytest.raises(InputError, match="no corpus has role: train"):
+        parse_params(tree)
+
+
+def test_every_wrong_key_is_named_at_once(tree):
+    wrong = edited(edited(tree, "train.stepz", 1), "model.layers", 0)
+    with pytest.raises(InputError) as caught:
+        parse_params(wrong)
+    assert "train.stepz" in str(caught.value)
+    assert "model.layers" in str(caught.value)
+
+
+def test_params_cannot_be_changed(tree):
+    params = parse_params(tree)
+    with pytest.raises(ValueError, match="frozen"):
+        params.train.steps = 1
+
+
+def test_an_unknown_corpus_is_refused_with_the_known_ones(tree):
+    with pytest.raises(InputError, match=r"no corpus 'lern' .* known: learn, judge"):
+        corpus_params(parse_params(tree), "lern")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(None, "does not exist"), ("a: [", "is not valid YAML"), ("", "is empty or not a mapping"), ("- a", "is empty or not")],
+)
+def test_a_file_that_holds_no_params_is_named(tmp_path, text, message):
+    path = tmp_path / "params.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        load_params(path)
+    assert str(path) in str(caught.value)
