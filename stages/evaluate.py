@@ -7,10 +7,10 @@ from stages import run, write_json  # isort: skip
 import torch
 
 from speakerprint.evaluation import evaluate
-from speakerprint.features import FeatureStore
 from speakerprint.model import SpeakerModel
 from speakerprint.params import load_params
 from speakerprint.plots import write_plots
+from speakerprint.store import FeatureStore
 
 
 def main(corpus: str) -> None:

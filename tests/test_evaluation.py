@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import math
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,7 @@ import pytest
 from speakerprint import params
 from speakerprint.errors import InputError
 from speakerprint.evaluation import embed_store, evaluate, log_mel_statistics, project
-from speakerprint.trials import equal_error_rate
+from speakerprint.trials import equal_error_rate, score_trials
 
 
 class Store:
@@ -130,9 +129,18 @@ def test_figures_equal_those_of_all_pairs_listed(evaluation, store):
     assert metrics["inter_speaker_distance"] == pytest.approx(distances[~same].mean(), abs=2e-6)
     floor = log_mel_statistics(store)
     assert metrics["log_mel_floor"]["eer"] == pytest.approx(equal_error_rate(floor, store.speaker_ids), abs=1e-6)
-    for threshold, allowed in (("threshold_at_1pct_false_accepts", 0.01), ("threshold_at_0_1pct_false_accepts", 0.001)):
-        assert (scores[~same] >= metrics[threshold]).mean() <= allowed
     assert metrics["log_mel_floor"]["eer"] != metrics["eer"]
+
+
+def test_thresholds_are_rounded_up_so_that_they_keep_their_promise(evaluation, store):
+    embeddings = embed_store(store, Model(), batch_s=8.0)
+    scores, same = cosines(embeddings, store, lambda i, j: True)
+    exact = score_trials(embeddings, store.speaker_ids)
+    for name, allowed in (("threshold_at_1pct_false_accepts", 0.01), ("threshold_at_0_1pct_false_accepts", 0.001)):
+        threshold = evaluation.metrics[name]
+        assert (scores[~same] >= threshold).mean() <= allowed
+        assert 0 <= threshold - exact.threshold_at(allowed) < 1e-6
+    assert 0 <= evaluation.metrics["threshold_at_eer"] - exact.equal_error_rate()[1] < 1e-6
 
 
 def test_conditions_equal_those_of_the_pairs_listed(evaluation, store):
@@ -197,7 +205,7 @@ def test_curves_histogram_and_confusions_belong_to_the_figures(evaluation):
     assert curve.miss_rate[k - 1] <= eer <= curve.false_accept_rate[k - 1]
     widths = np.diff(evaluation.scores.edges)
     assert (evaluation.scores.target * widths).sum() == pytest.approx(1)
-    assert math.ceil(evaluation.scores.threshold * 1e6) / 1e6 == evaluation.metrics["threshold_at_eer"]
+    assert evaluation.scores.threshold == pytest.approx(evaluation.metrics["threshold_at_eer"], abs=1e-6)
     assert len(evaluation.confusions) == 15
 
 

@@ -33,7 +33,7 @@ def filter_with(**rules: Any) -> Filter:
 
 
 def table(**columns: list) -> pd.DataFrame:
-    n = len(next(iter(columns.values())))
+    n = max(map(len, columns.values()), default=1)
     usual = {"recording_id": [f"r{i:03}" for i in range(n)], "speaker_id": ["anna"] * n, "location": ["x"] * n}
     return as_recordings(pd.DataFrame({**usual, **columns}), "test")
 
@@ -114,6 +114,13 @@ def test_disjoint_speaker_ranges_share_no_speaker_and_lose_none() -> None:
     high = set(select(recordings, filter_with(speaker_range=[0.3, 1.0]))[0]["speaker_id"])
     assert low and high and not low & high
     assert low | high == set(recordings["speaker_id"])
+
+
+def test_a_speaker_range_holds_its_start_and_not_its_stop() -> None:
+    position = speaker_position("anna")
+    assert kept(table(), speaker_range=[position, 1.0]) == ["r000"]
+    with pytest.raises(InputError):
+        kept(table(), speaker_range=[0.0, position])
 
 
 def test_the_report_counts_what_every_rule_left() -> None:

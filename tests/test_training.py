@@ -7,14 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import zarr
 from safetensors.torch import load_file
 
 import speakerprint.training as training
 from speakerprint.errors import InputError
-from speakerprint.features import FeatureStore
 from speakerprint.params import load_params
 from speakerprint.recordings import as_recordings, write_recordings
+from speakerprint.store import FeatureStore, write_features
 from speakerprint.training import Recipe, TrainingSet, held_out_speakers, schedule, spread_over_speakers, train
 from speakerprint.whisper import WhisperEncoder
 
@@ -26,12 +25,8 @@ def write_store(folder: Path, speakers: int = 8, recordings: int = 4, seed: int 
     rng = np.random.default_rng(seed)
     envelopes = rng.normal(size=(speakers, 80)) * 0.5
     lengths = rng.integers(60, 120, size=speakers * recordings)
-    clips = [
-        envelopes[i // recordings] + 0.2 * rng.normal(size=(n, 80)) + 0.3 * rng.normal() for i, n in enumerate(lengths)
-    ]
-    group = zarr.open_group(folder / "features.zarr", mode="w")
-    group.create_array("features", data=np.concatenate(clips).astype(np.float16))
-    group.create_array("offsets", data=np.concatenate([[0], np.cumsum(lengths)]))
+    clips = [envelopes[i // recordings] + 0.2 * rng.normal(size=(n, 80)) + 0.3 * rng.normal() for i, n in enumerate(lengths)]
+    write_features(folder, [clip.astype(np.float16) for clip in clips], {})
     rows = pd.DataFrame(
         {
             "recording_id": [f"clip{i:03d}" for i in range(len(clips))],

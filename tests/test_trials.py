@@ -285,15 +285,32 @@ def brute_interval(embeddings, speakers, samples, rng):
     return np.quantile(eers, [0.025, 0.975])
 
 
-@pytest.mark.parametrize(("n_speakers", "n_each"), [(40, 5), (120, 3)])
-def test_the_interval_is_that_of_speakers_drawn_and_copied(n_speakers, n_each):
-    embeddings, speakers = many_speakers(np.random.default_rng(5), n_speakers, n_each, spread=1.5)
+def lookalikes(rng, n_speakers, n_each):
+    """A quarter of the speakers resemble one another, so that who is drawn decides the false accepts more than the misses."""
+    means = rng.normal(size=(n_speakers, 16)) / 4
+    means[::4, 0] += 1
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    speakers = np.repeat(np.arange(n_speakers), n_each)
+    return means[speakers] + 0.17 * rng.normal(size=(len(speakers), 16)), speakers
+
+
+@pytest.mark.parametrize("case", [many_speakers, lookalikes])
+def test_the_interval_is_that_of_speakers_drawn_and_copied(case):
+    embeddings, speakers = case(np.random.default_rng(5), 50, 5)
     trials = score_trials(embeddings, speakers)
     low, high = eer_interval(embeddings, speakers, trials, samples=1000, seed=1)
     brute_low, brute_high = brute_interval(embeddings, speakers, 300, np.random.default_rng(6))
     assert low < trials.equal_error_rate()[0] < high
     assert (high - low) / (brute_high - brute_low) == pytest.approx(1, abs=0.2)
     assert (low + high) / 2 == pytest.approx((brute_low + brute_high) / 2, abs=0.2 * (brute_high - brute_low))
+
+
+def test_the_interval_does_not_depend_on_the_scale_of_the_scores():
+    embeddings, speakers = many_speakers(np.random.default_rng(8), 40, 4)
+    units = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    crowded = np.column_stack([units, np.full(len(units), 10.0)])  # cosine c becomes (c + 100) / 101
+    wide, narrow = (eer_interval(rows, speakers, score_trials(rows, speakers), samples=200, seed=1) for rows in (units, crowded))
+    assert narrow == pytest.approx(wide, abs=1e-3)
 
 
 def test_the_interval_depends_on_seed_and_not_on_order():
@@ -309,10 +326,9 @@ def test_the_interval_of_separated_scores_is_zero_wide():
     assert eer_interval(embeddings, speakers, score_trials(embeddings, speakers), samples=100, seed=1) == (0, 0)
 
 
-def test_draws_without_trials_are_left_out():
-    embeddings = [[1, 0], [1, 0.1], [0, 1], [0.1, 1]]  # two speakers: half of the draws hold one of them twice
-    low, high = eer_interval(embeddings, [1, 1, 2, 2], score_trials(embeddings, [1, 1, 2, 2]), samples=100, seed=1)
-    assert 0 <= low <= high <= 1
+def test_draws_without_target_trials_are_left_out():
+    embeddings, speakers = [[1, 0], [1, 0], [0, 1], [-1, 0]], ["a", "a", "b", "c"]  # 8 of 27 draws lack a
+    assert eer_interval(embeddings, speakers, score_trials(embeddings, speakers), samples=100, seed=1) == (0, 0)
 
 
 # --- what cannot be measured -------------------------------------------------------------------------------------------

@@ -68,12 +68,12 @@ def decode(data: bytes, name: str) -> tuple[np.ndarray, int]:
     not finite.
     """
     try:
-        decoded = _decode_with_libsndfile(data)
-    except soundfile.SoundFileError:
         try:
+            decoded = _decode_with_libsndfile(data)
+        except soundfile.SoundFileError:
             decoded = _decode_with_ffmpeg(data)
-        except av.error.FFmpegError as error:
-            raise UndecodableAudio(name, f"neither libsndfile nor FFmpeg can read it ({error.strerror})") from None
+    except av.error.FFmpegError as error:
+        raise UndecodableAudio(name, f"neither libsndfile nor FFmpeg can read it ({error.strerror})") from None
     found_s = len(decoded.samples) / decoded.sample_rate_hz
     if found_s < decoded.declared_s - HEADER_TOLERANCE_S:
         raise UndecodableAudio(name, f"truncated: {found_s:.2f} s of the {decoded.declared_s:.2f} s that its header promises")
@@ -304,7 +304,7 @@ def read_audio(folder: str | Path) -> tuple[pd.DataFrame, Iterator[bytes]]:
     flacs = (
         row["bytes"]
         for shard in shards
-        for batch in shard.iter_batches(batch_size=ROWS_PER_GROUP, columns=["audio"])
-        for row in batch.column("audio").to_pylist()
+        for group in range(shard.num_row_groups)  # not iter_batches, which keeps the whole file
+        for row in shard.read_row_group(group, columns=["audio"]).column("audio").to_pylist()
     )
     return recordings, flacs

@@ -13,7 +13,7 @@ from sklearn.manifold import TSNE
 from tqdm import tqdm
 
 from speakerprint import params
-from speakerprint.features import FeatureStore
+from speakerprint.store import FeatureStore
 from speakerprint.trials import (
     Confusion,
     Curve,

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from speakerprint.errors import InputError
-from speakerprint.features import pad_batch
 from speakerprint.params import Model
+from speakerprint.store import pad_batch
 from speakerprint.whisper import DIMS, MAX_FRAMES, WhisperEncoder
 
 FORMAT = "speakerprint-1"

@@ -23,16 +23,16 @@ from tqdm import tqdm
 
 from speakerprint.augment import augment
 from speakerprint.errors import InputError
-from speakerprint.features import FeatureStore, pad_batch
 from speakerprint.losses import AngularMargin, batch_hard_triplet, ntxent
 from speakerprint.model import SpeakerModel
 from speakerprint.params import Augmentation, Loss, Model, Sampling, Section, Train
 from speakerprint.sampling import SpeakerBatches
+from speakerprint.store import N_MELS, FeatureStore, pad_batch
 from speakerprint.trials import equal_error_rate
 from speakerprint.whisper import MAX_FRAMES, load_encoder
 
 FRAMES_PER_SECOND = 100
-BYTES_PER_FRAME = 80 * 2  # mel bands, float16
+BYTES_PER_FRAME = N_MELS * 2  # float16
 LOG_EVERY_STEPS = 10
 VALIDATION_BATCH = 64
 IN_MEMORY_BYTES = 4 << 30  # features of corpora smaller than this are read once, larger ones as batches need them

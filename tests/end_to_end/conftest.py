@@ -86,7 +86,11 @@ def stages_that_ran(output: str) -> set[str]:
 
 def tracked_files() -> Iterable[str]:
     listing = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return [name for name in listing.stdout.split("\0") if name and (ROOT / name).is_file()]
 

@@ -136,7 +136,7 @@ def speak(text: str, voice: str, *, rate_wpm: int, pitch: int, pitch_range: int)
     try:
         synchronous, no_buffer_length, do_not_exit = 2, 0, 0x8000
         if library.espeak_Initialize(synchronous, no_buffer_length, data.encode(), do_not_exit) != ESPEAK_SAMPLE_RATE_HZ:
-            raise _unusable(f"it cannot read its data in {data}")
+            raise _unusable(f"it cannot read its data in {data} (a path of more than about 150 characters is too long for it)")
         library.espeak_SetSynthCallback(receive)
         library.espeak_ng_SetRandSeed(ctypes.c_long(1))
         if library.espeak_SetVoiceByName(voice.encode()) != 0:
@@ -178,7 +178,7 @@ def _room(random: np.random.Generator) -> np.ndarray:
 def _microphone(random: np.random.Generator, frequency_hz: np.ndarray) -> np.ndarray:
     """Gain at each frequency: a smooth random curve between a random low and high cut."""
     knots_hz = np.geomspace(60, 10_000, 9)
-    curve_db = np.interp(np.log(frequency_hz), np.log(knots_hz), random.normal(0, 3, len(knots_hz)))
+    curve_db = np.interp(np.log(frequency_hz), np.log(knots_hz), random.normal(0, 2.5, len(knots_hz)))
     low_cut_hz, high_cut_hz = random.uniform(50, 250), random.uniform(4_000, 12_000)
     return 10 ** (curve_db / 20) / (1 + (low_cut_hz / frequency_hz) ** 2) / (1 + (frequency_hz / high_cut_hz) ** 4)
 
@@ -205,10 +205,10 @@ def record(dry: np.ndarray, tilt_db: float, random: np.random.Generator) -> np.n
     voice = 10 ** (tilt_db * np.log2(np.clip(frequency_hz, 100, 8_000) / 500) / 20)
     speech = fft.rfft(dry, n) * voice * fft.rfft(room, n)
     noise = _noise(random, frequency_hz, n)
-    signal_to_noise_db = random.uniform(20, 50)
+    signal_to_noise_db = random.uniform(25, 50)
     noise *= np.linalg.norm(speech) / np.linalg.norm(noise) / 10 ** (signal_to_noise_db / 20)
     waveform = fft.irfft((speech + noise) * _microphone(random, frequency_hz), n)[: len(dry)]
-    peak_db = random.uniform(-12, -2)
+    peak_db = random.uniform(-10, -2)
     return (waveform * 10 ** (peak_db / 20) / np.abs(waveform).max()).astype(np.float32)
 
 
