@@ -296,7 +296,7 @@ def lookalikes(rng, n_speakers, n_each):
 
 @pytest.mark.parametrize("case", [many_speakers, lookalikes])
 def test_the_interval_is_that_of_speakers_drawn_and_copied(case):
-    embeddings, speakers = case(np.random.default_rng(5), 50, 5)
+    embeddings, speakers = case(np.random.default_rng(5), 40, 4)
     trials = score_trials(embeddings, speakers)
     low, high = eer_interval(embeddings, speakers, trials, samples=1000, seed=1)
     brute_low, brute_high = brute_interval(embeddings, speakers, 300, np.random.default_rng(6))
