@@ -101,7 +101,7 @@ def draw_confusions(evaluation: Evaluation, corpus: str) -> Figure:
     threshold = evaluation.scores.threshold
     axes.axvline(threshold, color="black", linewidth=1, linestyle="--")
     axes.invert_yaxis()
-    axes.set_xlabel(f"mean cosine of the trials between the two speakers (dashed: threshold at EER, {threshold:.3f})")
+    axes.set_xlabel(f"mean cosine of the trials between the two speakers\n(dashed: threshold at EER, {threshold:.3f})")
     return figure
 
 
