@@ -10,10 +10,11 @@ SUPPORTED := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_in
 PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
 	"$$python" -c '$(SUPPORTED)' 2>/dev/null && echo "$$python" && break; done)
 
-# on Linux, torch from the default index carries CUDA (gigabytes); without an NVIDIA GPU the CPU build does the same. Where this
-# index is out of reach, pip says so and takes torch from where it takes everything else.
-TORCH_INDEX = $(shell test "$$(uname -s)" != Linux || nvidia-smi >/dev/null 2>&1 || \
-	echo --extra-index-url https://download.pytorch.org/whl/cpu --retries 1 --timeout 30)
+# on Linux, torch from the default index carries CUDA (gigabytes); without an NVIDIA GPU the CPU build does the same, and uv knows
+# where that is. Where uv cannot reach it, pip takes torch from where it takes everything else.
+CPU_TORCH = test "$$(uname -s)" = Linux && ! nvidia-smi >/dev/null 2>&1 && $(PIP) uv && \
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --torch-backend cpu --no-deps "$(TORCH)" 2>/dev/null
+PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  %-12s %s\n", $$1, $$2 }'
@@ -47,9 +48,9 @@ $(VENV)/.installed: requirements.txt constraints.txt pyproject.toml
 		exit 1; } >&2
 	@test -x $(VENV)/bin/python || "$(PYTHON)" -m venv --clear $(VENV)
 	@echo "Installing into $(VENV): $(TORCH), then requirements.txt. This happens once and takes a few minutes."
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "$(TORCH)" $(TORCH_INDEX)
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements.txt
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@$(CPU_TORCH) || $(PIP) --no-deps "$(TORCH)"
+	@$(PIP) -r requirements.txt
+	@$(PIP) --no-deps -e .
 	@touch $@
 
 .PHONY: help repro test lint clean

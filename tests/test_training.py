@@ -109,8 +109,9 @@ def test_a_killed_run_resumes_to_the_same_weights_and_curves(run, monkeypatch):
     monkeypatch.setattr(training.Objective, "forward", lambda self, *a, **k: steps.append(a[3]) or real(self, *a, **k))
     assert same(run("killed"), whole)
     assert steps == [4, 5]
-    curve = "log/plots/metrics/validation/eer.tsv"
-    assert (run.folder / "killed" / curve).read_text() == (run.folder / "whole" / curve).read_text()
+    for curve in ("validation/eer.tsv", "train/loss.tsv"):
+        killed, left_alone = (run.folder / name / "log/plots/metrics" / curve for name in ("killed", "whole"))
+        assert killed.read_text() == left_alone.read_text()
     assert not (run.folder / "killed/checkpoint/checkpoint.pt").exists()
 
 

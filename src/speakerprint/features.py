@@ -13,8 +13,6 @@ from speakerprint.audio import UndecodableAudio, decode, in_parallel, read_audio
 from speakerprint.params import Features
 from speakerprint.recordings import write_recordings
 from speakerprint.store import DTYPE, N_MELS, write_features
-from speakerprint.store import FeatureStore as FeatureStore
-from speakerprint.store import pad_batch as pad_batch
 
 
 @functools.cache

@@ -30,7 +30,7 @@ class Section(BaseModel):
 class CommonVoiceSource(Section):
     kind: Literal["common_voice"]
     root: str
-    locales: list[str] | None = None
+    locales: Annotated[list[str], Field(min_length=1)] | None = None
     splits: Annotated[list[str], Field(min_length=1)]
 
 
@@ -60,8 +60,8 @@ class Filter(Section):
     max_down_votes: Count | None
     min_duration_s: NonNegative
     max_duration_s: Positive | None
-    genders: list[Literal["male", "female", "other"]] | None
-    locales: list[str] | None
+    genders: Annotated[list[Literal["male", "female", "other"]], Field(min_length=1)] | None
+    locales: Annotated[list[str], Field(min_length=1)] | None
     speaker_range: Annotated[list[Fraction], Field(min_length=2, max_length=2)]
     min_recordings_per_speaker: PositiveInt
     max_recordings_per_speaker: PositiveInt | None

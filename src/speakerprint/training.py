@@ -8,7 +8,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -158,13 +158,13 @@ def schedule(step: int, warmup_steps: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps)))
 
 
-def validate(model: SpeakerModel, data: TrainingSet, recordings: np.ndarray, n_frames: int, batch: int) -> float:
+def validate(model: SpeakerModel, data: TrainingSet, recordings: np.ndarray, n_frames: int) -> float:
     """EER over all pairs of the validation recordings' central crops."""
     model.eval()
     crops = [data.crop(index, n_frames, 0.5) for index in recordings]
-    embeddings = np.concatenate([model.embed_frames(crops[i : i + batch]) for i in range(0, len(crops), batch)])
+    batches = [model.embed_frames(crops[i : i + VALIDATION_BATCH]) for i in range(0, len(crops), VALIDATION_BATCH)]
     model.train()
-    return equal_error_rate(embeddings, data.speaker_ids[recordings])
+    return equal_error_rate(np.concatenate(batches), data.speaker_ids[recordings])
 
 
 def fingerprint(recipe: Recipe, features: Sequence[Path]) -> str:
@@ -205,6 +205,62 @@ class Checkpoint:
         self.path.unlink(missing_ok=True)
 
 
+@dataclass
+class Progress:
+    """How far a run has come: everything beside weights and optimiser that a resumed run needs."""
+
+    step: int = 0  # optimiser steps done
+    history: list[dict[str, float]] = field(default_factory=list)  # rows of the curves
+    recent: list[dict[str, Tensor]] = field(default_factory=list)  # losses since the last row
+    best_eer: float = math.inf
+    best_step: int = 0
+    best_model: dict[str, Tensor] | None = None
+    validations_without_gain: int = 0
+
+    def judge(self, eer: float, model: SpeakerModel) -> None:
+        """Keep a copy of the model if its validation EER is the best so far."""
+        self.validations_without_gain += 1
+        if eer < self.best_eer:
+            self.best_eer, self.best_step, self.validations_without_gain = eer, self.step, 0
+            self.best_model = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+
+
+def split_recordings(data: TrainingSet, settings: Train) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the recordings to train on, and of those to validate on (none of their speakers is trained on).
+
+    Raises InputError if the speakers held out have one recording each: there would be no target trial.
+    """
+    held_out = held_out_speakers(data.speaker_ids, settings.validation_speakers, settings.seed)
+    is_held_out = np.isin(data.speaker_ids, list(held_out))
+    training, validation = np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
+    if held_out and len(held_out) == len(validation):
+        raise InputError(
+            f"the {len(held_out)} speakers held out for validation have one recording each, so no two are of one speaker; "
+            "raise filter.min_recordings_per_speaker, or set train.validation_speakers to 0"
+        )
+    return training, validation[spread_over_speakers(data.speaker_ids[validation], settings.validation_max_recordings)]
+
+
+def make_optimiser(objective: Objective, settings: Train) -> torch.optim.AdamW:
+    """AdamW with a group for the encoder and one for all else, each with its peak learning rate."""
+    encoder = list(objective.model.encoder.parameters())
+    of_encoder = {id(parameter) for parameter in encoder}
+    others = [parameter for parameter in objective.parameters() if id(parameter) not in of_encoder]
+    groups = [
+        {"params": encoder, "peak": settings.encoder_learning_rate},
+        {"params": others, "peak": settings.head_learning_rate},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, weight_decay=settings.weight_decay)
+
+
+def log_row(live: Live, row: dict[str, float]) -> None:
+    """Add a row of numbers to the curves; `step` says where."""
+    live.step = int(row["step"])
+    for name in row.keys() - {"step"}:
+        live.log_metric(name, row[name])
+    live.make_summary()
+
+
 def train(
     features: dict[str, Path], encoder: str | Path, recipe: Recipe, out: str | Path, log: str | Path, checkpoints: str | Path
 ) -> None:
@@ -215,154 +271,112 @@ def train(
 
     Raises InputError where the data cannot meet the settings, or the loss is no longer a number.
     """
-    settings, out = recipe.train, Path(out)
+    settings = recipe.train
     crop_frames = round(settings.crop_s * FRAMES_PER_SECOND)
     if crop_frames > MAX_FRAMES:
-        raise InputError(
-            f"train.crop_s is {settings.crop_s}, but the encoder hears at most {MAX_FRAMES / FRAMES_PER_SECOND:.0f} s; lower it"
-        )
+        heard_s = MAX_FRAMES / FRAMES_PER_SECOND
+        raise InputError(f"train.crop_s is {settings.crop_s}, but the encoder hears at most {heard_s:.0f} s; lower it")
     torch.manual_seed(settings.seed)
     accelerator = Accelerator(mixed_precision=settings.mixed_precision)
+    world, rank, accumulation = accelerator.num_processes, accelerator.process_index, settings.gradient_accumulation
 
     data = TrainingSet({name: FeatureStore(folder) for name, folder in features.items()})
-    held_out = held_out_speakers(data.speaker_ids, settings.validation_speakers, settings.seed)
-    is_held_out = np.isin(data.speaker_ids, list(held_out))
-    recordings, validation = np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
-    if len(held_out) and len(np.unique(data.speaker_ids[validation])) == len(validation):
-        raise InputError(
-            f"the {len(held_out)} speakers held out for validation have one recording each, so no two are of one speaker; "
-            "raise filter.min_recordings_per_speaker, or set train.validation_speakers to 0"
-        )
-    validation = validation[spread_over_speakers(data.speaker_ids[validation], settings.validation_max_recordings)]
+    recordings, validation = split_recordings(data, settings)
     speakers, labels = np.unique(data.speaker_ids[recordings], return_inverse=True)
-    batches = CropBatches(data, recordings, labels, recipe)
     accelerator.print(
         f"training on {len(recordings)} recordings of {len(speakers)} speakers, "
-        f"validating on {len(validation)} recordings of {len(held_out)} others"
+        f"validating on {len(validation)} recordings of {len(np.unique(data.speaker_ids[validation]))} others"
     )
-
     model = SpeakerModel(recipe.model)
     model.encoder.load_state_dict(load_encoder(encoder, recipe.model.layers).state_dict())
     objective = Objective(model, len(speakers), recipe)
-    encoder_parameters = list(model.encoder.parameters())
-    of_encoder = {id(parameter) for parameter in encoder_parameters}
-    head_parameters = [parameter for parameter in objective.parameters() if id(parameter) not in of_encoder]
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": encoder_parameters, "peak": settings.encoder_learning_rate},
-            {"params": head_parameters, "peak": settings.head_learning_rate},
-        ],
-        lr=0.0,
-        weight_decay=settings.weight_decay,
-    )
+    optimiser = make_optimiser(objective, settings)
 
-    first, history, best, without_gain = 0, [], {"eer": math.inf}, 0
+    progress = Progress()
     checkpoint = Checkpoint(Path(checkpoints), fingerprint(recipe, list(features.values())))
     if state := checkpoint.load():
         objective.load_state_dict(state["objective"])
         optimiser.load_state_dict(state["optimiser"])
-        first, history, best, without_gain = state["step"], state["history"], state["best"], state["without_gain"]
-        accelerator.print(f"resuming at step {first} of {settings.steps} from {checkpoint.path}")
+        progress = Progress(**state["progress"])
+        accelerator.print(f"resuming at step {progress.step} of {settings.steps} from {checkpoint.path}")
+    wrapped, optimiser = accelerator.prepare(objective, optimiser)
 
-    objective, optimiser = accelerator.prepare(objective, optimiser)
-    world, rank, accumulation = accelerator.num_processes, accelerator.process_index, settings.gradient_accumulation
-    loader = DataLoader(
-        batches,
+    batches = DataLoader(
+        CropBatches(data, recordings, labels, recipe),
         batch_size=None,
-        sampler=range(first * accumulation * world + rank, settings.steps * accumulation * world, world),
+        sampler=range(progress.step * accumulation * world + rank, settings.steps * accumulation * world, world),
         num_workers=0 if data.in_memory else 2,
         multiprocessing_context=None if data.in_memory else "spawn",
     )
-    feed = iter(loader)
-
+    feed = enumerate(batches, progress.step * accumulation)
+    quiet = None if accelerator.is_main_process else True
+    steps = tqdm(range(progress.step, settings.steps), initial=progress.step, total=settings.steps, desc="train", disable=quiet)
     with Live(str(log), save_dvc_exp=False, dvcyaml=None, report=None) as live:
-
-        def record(row: dict[str, float]) -> None:
-            live.step = int(row["step"])
-            for name, value in row.items():
-                if name != "step":
-                    live.log_metric(name, value)
-            live.make_summary()
-
-        for row in history:
-            record(row)
-        objective.train()
-        recent: list[dict[str, Tensor]] = []
+        for row in progress.history:
+            log_row(live, row)
+        wrapped.train()
         clips, started = 0, time.perf_counter()
-        progress = tqdm(
-            range(first, settings.steps), initial=first, total=settings.steps, desc="train", unit="step",
-            disable=None if accelerator.is_main_process else True,
-        )  # fmt: skip
-        for step in progress:
+        for step in steps:
             train_encoder = settings.encoder_learning_rate > 0 and step >= settings.freeze_encoder_steps
-            for parameter in encoder_parameters:
-                parameter.requires_grad_(train_encoder)
+            model.encoder.requires_grad_(train_encoder)
             fraction = schedule(step, settings.warmup_steps, settings.steps)
             for group in optimiser.param_groups:
                 group["lr"] = group["peak"] * fraction
-            for part in range(accumulation):
-                crops, n_frames, speaker = (tensor.to(accelerator.device) for tensor in next(feed))
-                number = (step * accumulation + part) * world + rank
+            for _ in range(accumulation):
+                number, batch = next(feed)
+                crops, n_frames, speaker = (tensor.to(accelerator.device) for tensor in batch)
+                seed = settings.seed * 1_000_003 + number * world + rank
                 with accelerator.autocast():
-                    terms = objective(crops, n_frames, speaker, step, train_encoder, seed=settings.seed * 1_000_003 + number)
+                    terms = wrapped(crops, n_frames, speaker, step, train_encoder, seed)
                 accelerator.backward(terms["loss"] / accumulation)
-                recent.append({name: value.detach() for name, value in terms.items()})
+                progress.recent.append({name: value.detach() for name, value in terms.items()})
                 clips += len(speaker) * world
-            norm = accelerator.clip_grad_norm_(objective.parameters(), settings.gradient_clip)
+            norm = accelerator.clip_grad_norm_(wrapped.parameters(), settings.gradient_clip)
             optimiser.step()
             optimiser.zero_grad()
+            progress.step = done = step + 1
 
-            done = step + 1
-            row: dict[str, float] = {"step": done}
-            if done % LOG_EVERY_STEPS == 0 or done == settings.steps:
-                for name in recent[0]:
-                    row[f"train/{name}"] = torch.stack([terms[name] for terms in recent]).mean().item()
+            row = {"step": float(done)}
+            last = done == settings.steps
+            if done % LOG_EVERY_STEPS == 0 or last:
+                row |= {f"train/{name}": mean_of(progress.recent, name) for name in terms}
                 if not math.isfinite(row["train/loss"]):
                     raise InputError(
                         f"the loss is {row['train/loss']} at step {done}; lower train.head_learning_rate or "
                         "train.encoder_learning_rate, or set train.mixed_precision to no"
                     )
                 row["train/gradient_norm"] = float(norm)
+                row["train/clips_per_second"] = clips / (time.perf_counter() - started)
                 row["learning_rate/encoder"] = settings.encoder_learning_rate * fraction if train_encoder else 0.0
                 row["learning_rate/head"] = settings.head_learning_rate * fraction
-                row["train/clips_per_second"] = clips / (time.perf_counter() - started)
-                progress.set_postfix(loss=f"{row['train/loss']:.3f}", eer=f"{best['eer']:.3f}")
-                recent, clips, started = [], 0, time.perf_counter()
-            if len(validation) and (done % settings.validate_every_steps == 0 or done == settings.steps):
+                steps.set_postfix(loss=f"{row['train/loss']:.3f}", best_eer=f"{progress.best_eer:.3f}")
+                progress.recent, clips, started = [], 0, time.perf_counter()
+            if len(validation) and (done % settings.validate_every_steps == 0 or last):
                 paused = time.perf_counter()
-                plain = accelerator.unwrap_model(objective).model
-                row["validation/eer"] = eer = validate(plain, data, validation, crop_frames, VALIDATION_BATCH)
-                without_gain += 1
-                if eer < best["eer"]:
-                    best = {
-                        "eer": eer,
-                        "step": done,
-                        "model": {k: v.detach().cpu().clone() for k, v in plain.state_dict().items()},
-                    }
-                    without_gain = 0
+                row["validation/eer"] = validate(model, data, validation, crop_frames)
+                progress.judge(row["validation/eer"], model)
                 started += time.perf_counter() - paused
             if len(row) > 1:
-                history.append(row)
+                progress.history.append(row)
                 if accelerator.is_main_process:
-                    record(row)
-            stop = settings.early_stopping_validations is not None and without_gain >= settings.early_stopping_validations
-            if stop:
-                accelerator.print(
-                    f"stopped at step {done}: {without_gain} validations without a better EER than {best['eer']:.4f}"
-                )
+                    log_row(live, row)
+            if progress.validations_without_gain >= (settings.early_stopping_validations or math.inf):
+                accelerator.print(f"stopped at step {done}: {progress.validations_without_gain} validations without a better EER")
                 break
-            if done % settings.checkpoint_every_steps == 0 and done < settings.steps and accelerator.is_main_process:
-                checkpoint.save(
-                    objective=accelerator.unwrap_model(objective).state_dict(), optimiser=optimiser.state_dict(), step=done,
-                    history=history, best=best, without_gain=without_gain,
-                )  # fmt: skip
+            if done % settings.checkpoint_every_steps == 0 and not last and accelerator.is_main_process:
+                checkpoint.save(objective=objective.state_dict(), optimiser=optimiser.state_dict(), progress=vars(progress))
 
     if accelerator.is_main_process:
-        if "model" in best:
-            model.load_state_dict(best["model"])
-            accelerator.print(f"best validation EER {best['eer']:.4f} at step {best['step']}")
+        if progress.best_model is not None:
+            model.load_state_dict(progress.best_model)
+            accelerator.print(f"best validation EER {progress.best_eer:.4f} at step {progress.best_step}")
         model.save(out)
-        with (out / "params.yaml").open("w", encoding="utf-8") as file:
+        with (Path(out) / "params.yaml").open("w", encoding="utf-8") as file:
             YAML(typ="safe", pure=True).dump({name: section.model_dump() for name, section in recipe.sections().items()}, file)
         checkpoint.remove()
     accelerator.wait_for_everyone()
+
+
+def mean_of(rows: list[dict[str, Tensor]], name: str) -> float:
+    """Mean of one loss over the rows."""
+    return torch.stack([row[name] for row in rows]).mean().item()
