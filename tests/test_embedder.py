@@ -18,7 +18,7 @@ def embedder(tmp_path) -> SpeakerEmbedder:
     settings = Model(
         layers=1, layer_mix=True, convolution_channels=8, pooling="attentive_statistics", projection="linear", embedding_dim=12
     )
-    SpeakerModel(settings).save(tmp_path / "model")
+    SpeakerModel(settings).save(tmp_path / "model", "a run")
     return SpeakerEmbedder.load(tmp_path / "model")
 
 
@@ -57,7 +57,7 @@ def test_a_missing_file_is_named(embedder, tmp_path):
 
 def test_a_file_that_is_not_audio_is_named(embedder, tmp_path):
     (tmp_path / "text.wav").write_text("not audio")
-    with pytest.raises(InputError, match=r"text\.wav: cannot be decoded"):
+    with pytest.raises(InputError, match=r"text\.wav: neither libsndfile nor FFmpeg can read it"):
         embedder.embed_files([tmp_path / "text.wav"])
 
 

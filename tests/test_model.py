@@ -89,7 +89,7 @@ def test_the_reference_recipe_pools_after_the_final_norm():
 
 def test_a_saved_model_loads_to_the_same_embeddings(tmp_path):
     embedder, recordings = model(**EARLY), clips(70, 45)
-    embedder.save(tmp_path)
+    embedder.save(tmp_path, "a run")
     np.testing.assert_array_equal(SpeakerModel.load(tmp_path).embed_frames(recordings), embedder.embed_frames(recordings))
 
 
@@ -99,7 +99,7 @@ def test_a_missing_model_is_named(tmp_path):
 
 
 def test_damaged_weights_are_named(tmp_path):
-    model(**EARLY).save(tmp_path)
+    model(**EARLY).save(tmp_path, "a run")
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(InputError, match="damaged"):
@@ -107,7 +107,7 @@ def test_damaged_weights_are_named(tmp_path):
 
 
 def test_another_format_is_refused(tmp_path):
-    model(**EARLY).save(tmp_path)
+    model(**EARLY).save(tmp_path, "a run")
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "format": "other-9"}))
     with pytest.raises(InputError, match="other-9"):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from speakerprint.audio import SAMPLE_RATE_HZ, UndecodableAudio, decode, resample
+from speakerprint.audio import SAMPLE_RATE_HZ, decode, resample
 from speakerprint.errors import InputError
 from speakerprint.features import log_mel
 from speakerprint.model import SpeakerModel
@@ -57,8 +57,6 @@ class SpeakerEmbedder:
                 samples, sample_rate_hz = decode(Path(path).read_bytes(), str(path))
             except (FileNotFoundError, IsADirectoryError):
                 raise InputError(f"{path}: there is no such file") from None
-            except UndecodableAudio as error:
-                raise InputError(f"{path}: cannot be decoded ({error}); give a file that libsndfile or FFmpeg reads") from None
             frames.append(log_mel(self._prepare(samples, sample_rate_hz, str(path))))
         embeddings = np.empty((len(frames), self.embedding_dim), dtype=np.float32)
         by_length = np.argsort([len(clip) for clip in frames], kind="stable")

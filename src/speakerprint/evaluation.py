@@ -13,7 +13,7 @@ from sklearn.manifold import TSNE
 from tqdm import tqdm
 
 from speakerprint import params
-from speakerprint.store import FeatureStore
+from speakerprint.store import FRAMES_PER_SECOND, FeatureStore
 from speakerprint.trials import (
     Confusion,
     Curve,
@@ -28,7 +28,6 @@ from speakerprint.trials import (
     score_trials,
 )
 
-FRAMES_PER_SECOND = 100
 SCORE_BINS = 120
 CONFUSIONS = 15
 PROJECTED_RECORDINGS = 10  # of a speaker, at most: the exact t-SNE, which repeats itself bit for bit, takes quadratic time

@@ -166,12 +166,12 @@ class SpeakerModel(nn.Module):
         )
         return F.normalize(sums).cpu().numpy()
 
-    def save(self, folder: str | Path) -> None:
-        """Write `model.safetensors` and `config.json` into the folder."""
+    def save(self, folder: str | Path, run: str) -> None:
+        """Write `model.safetensors` and `config.json` into the folder; `run` is the digest of what made it (see training)."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / "model.safetensors")
-        config = {"format": FORMAT, "model": self.settings.model_dump()}
+        config = {"format": FORMAT, "model": self.settings.model_dump(), "run": run}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     @classmethod

@@ -15,6 +15,7 @@ from speakerprint.errors import InputError
 from speakerprint.recordings import read_recordings
 
 N_MELS = 80
+FRAMES_PER_SECOND = 100
 DTYPE = np.dtype("float16")  # features span about -1 to 1.5, where float16 is within 0.0005 of float32
 CHUNK_FRAMES = 500  # 5 s, about a recording: what is decompressed at once
 SHARD_FRAMES = 400 * CHUNK_FRAMES  # 32 MB before compression: a file

@@ -6,6 +6,7 @@ Every random choice follows from the seed and the number of the step, so a resum
 import hashlib
 import json
 import math
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,11 +28,10 @@ from speakerprint.losses import AngularMargin, batch_hard_triplet, ntxent
 from speakerprint.model import SpeakerModel
 from speakerprint.params import Augmentation, Loss, Model, Sampling, Section, Train
 from speakerprint.sampling import SpeakerBatches
-from speakerprint.store import N_MELS, FeatureStore, pad_batch
+from speakerprint.store import FRAMES_PER_SECOND, N_MELS, FeatureStore, pad_batch
 from speakerprint.trials import equal_error_rate
 from speakerprint.whisper import MAX_FRAMES, load_encoder
 
-FRAMES_PER_SECOND = 100
 BYTES_PER_FRAME = N_MELS * 2  # float16
 LOG_EVERY_STEPS = 10
 VALIDATION_BATCH = 64
@@ -168,10 +168,11 @@ def validate(model: SpeakerModel, data: TrainingSet, recordings: np.ndarray, n_f
 
 
 def fingerprint(recipe: Recipe, features: Sequence[Path]) -> str:
-    """Digest of everything a resumed run must have in common with the one that was killed: params, code, data."""
+    """Digest of what decides a run: params, the code that is loaded, data. A run resumes only from a checkpoint with the same."""
     digest = hashlib.sha256(json.dumps({name: section.model_dump() for name, section in recipe.sections().items()}).encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
+    loaded = (str(module.__file__) for name, module in sys.modules.items() if name.startswith("speakerprint."))
+    for path in sorted(path for path in loaded if path.endswith(".py")):
+        digest.update(Path(path).read_bytes())
     for folder in features:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             digest.update(f"{path.relative_to(folder)} {path.stat().st_size}".encode())
@@ -293,7 +294,8 @@ def train(
     optimiser = make_optimiser(objective, settings)
 
     progress = Progress()
-    checkpoint = Checkpoint(Path(checkpoints), fingerprint(recipe, list(features.values())))
+    run = fingerprint(recipe, list(features.values()))
+    checkpoint = Checkpoint(Path(checkpoints), run)
     if state := checkpoint.load():
         objective.load_state_dict(state["objective"])
         optimiser.load_state_dict(state["optimiser"])
@@ -370,7 +372,7 @@ def train(
         if progress.best_model is not None:
             model.load_state_dict(progress.best_model)
             accelerator.print(f"best validation EER {progress.best_eer:.4f} at step {progress.best_step}")
-        model.save(out)
+        model.save(out, run)
         with (Path(out) / "params.yaml").open("w", encoding="utf-8") as file:
             YAML(typ="safe", pure=True).dump({name: section.model_dump() for name, section in recipe.sections().items()}, file)
         checkpoint.remove()

@@ -66,7 +66,7 @@ def test_an_evaluation_setting_reruns_evaluate_only(project):
 
 
 def test_the_source_of_losses_reruns_train_and_evaluate(project):
-    project.replace("src/speakerprint/losses.py", "F.relu(margin +", "F.relu(2 * margin +")
+    (project.folder / "src/speakerprint/losses.py").open("a").write("# a change\n")
     assert project.repro() == TRAIN_AND_EVALUATE
 
 
