@@ -11,6 +11,7 @@ from speakerprint.presets import list_presets, use_preset
 
 PROJECT = Path(__file__).parents[1]
 PRESETS = list_presets(PROJECT / "presets")
+EVALUATION_ONLY = ("corpora/common_voice_evaluate", "corpora/voxceleb2")
 RECIPE_SECTIONS = ["model", "loss", "sampling", "augmentation", "train"]
 
 
@@ -63,7 +64,7 @@ def test_the_shipped_params_are_the_demo_with_the_quick_recipe(tmp_path):
 def test_every_preset_gives_valid_params_and_leads_back_byte_for_byte(project, tmp_path, name):
     before = texts(project)
     root = tmp_path if needs_root(name) else None
-    use_preset(name, root=root, add=name == "corpora/voxceleb2")
+    use_preset(name, root=root, add=name in EVALUATION_ONLY)
     load_params("params.yaml")
     use_preset("corpora/demo")
     use_preset("recipes/quick")

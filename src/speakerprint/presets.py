@@ -217,8 +217,8 @@ def _list_evaluated(text: str) -> str:
     evaluated = [name for name, corpus in corpora.items() if corpus["role"] == "evaluate"]
     keys = ("evaluation", "corpora")
     comment = re.search(r"#.*", _entry_text(text, *keys))
-    line = _with_comment(f"  corpora: [{', '.join(evaluated)}]", comment and comment[0])
-    return _replace_entry(text, keys, line + "\n")
+    lines = [_with_comment("  corpora:", comment and comment[0]), *(f"  - {name}" for name in evaluated)]
+    return _replace_entry(text, keys, "\n".join(lines) + "\n")
 
 
 def _draw_curves(text: str, evaluated: list[str]) -> str:

@@ -4,6 +4,7 @@ Every random choice follows from the seed and the number of the step, so a resum
 """
 
 import hashlib
+import inspect
 import json
 import math
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from dvclive import Live
 from ruamel.yaml import YAML
 from torch import Tensor, nn
@@ -170,9 +171,8 @@ def validate(model: SpeakerModel, data: TrainingSet, recordings: np.ndarray, n_f
 def fingerprint(recipe: Recipe, features: Sequence[Path]) -> str:
     """Digest of what decides a run: params, the code that is loaded, data. A run resumes only from a checkpoint with the same."""
     digest = hashlib.sha256(json.dumps({name: section.model_dump() for name, section in recipe.sections().items()}).encode())
-    loaded = (str(module.__file__) for name, module in sys.modules.items() if name.startswith("speakerprint."))
-    for path in sorted(path for path in loaded if path.endswith(".py")):
-        digest.update(Path(path).read_bytes())
+    for module in sorted(name for name in sys.modules if name.startswith("speakerprint.")):
+        digest.update(inspect.getsource(sys.modules[module]).encode())
     for folder in features:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             digest.update(f"{path.relative_to(folder)} {path.stat().st_size}".encode())
@@ -278,7 +278,8 @@ def train(
         heard_s = MAX_FRAMES / FRAMES_PER_SECOND
         raise InputError(f"train.crop_s is {settings.crop_s}, but the encoder hears at most {heard_s:.0f} s; lower it")
     torch.manual_seed(settings.seed)
-    accelerator = Accelerator(mixed_precision=settings.mixed_precision)
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # a frozen encoder's, or those of a loss without weight
+    accelerator = Accelerator(mixed_precision=settings.mixed_precision, kwargs_handlers=[unused])
     world, rank, accumulation = accelerator.num_processes, accelerator.process_index, settings.gradient_accumulation
 
     data = TrainingSet({name: FeatureStore(folder) for name, folder in features.items()})

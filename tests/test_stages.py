@@ -1,0 +1,61 @@
+"""What a stage tells its user when something is wrong."""
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+
+from speakerprint.errors import InputError
+from stages import run, write_json
+from stages.train import main
+
+
+def stage_that_raises(error):
+    def stage():
+        raise error
+
+    return stage
+
+
+@pytest.fixture(autouse=True)
+def no_arguments(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["stage"])
+
+
+def test_bad_input_ends_in_its_message_and_status_1():
+    with pytest.raises(SystemExit) as exit:
+        run(stage_that_raises(InputError("clips.tsv: row 3 has no path")))
+    assert exit.value.code == "error: clips.tsv: row 3 has no path"  # a string: printed to stderr, status 1
+
+
+def test_a_full_disk_names_the_file_and_the_remedy():
+    with pytest.raises(SystemExit, match=r"no space left .* data/audio/part\.parquet; free some .*dvc gc"):
+        run(stage_that_raises(OSError(errno.ENOSPC, "No space left on device", "data/audio/part.parquet")))
+
+
+def test_other_errors_keep_their_traceback():
+    with pytest.raises(PermissionError):
+        run(stage_that_raises(PermissionError(errno.EACCES, "denied")))
+
+
+def test_the_command_lines_arguments_reach_the_stage(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["stage", "demo_train"])
+    seen = []
+    run(seen.append)
+    assert seen == ["demo_train"]
+
+
+def test_a_report_is_readable_json(tmp_path):
+    write_json({"reason": "é", "bad": [1]}, tmp_path / "deep/report.json")
+    text = (tmp_path / "deep/report.json").read_text(encoding="utf-8")
+    assert json.loads(text) == {"reason": "é", "bad": [1]} and "é" in text and text.endswith("}\n")
+
+
+def test_train_refuses_features_of_a_corpus_that_is_not_in_params(tmp_path, monkeypatch):
+    params = (Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(params, encoding="utf-8")
+    (tmp_path / "data/features/train/forgotten").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="data/features/train/forgotten belongs to no corpus"):
+        main()
