@@ -5,6 +5,10 @@ bring back a result it has seen instead of running the stage again.
 """
 
 import json
+import os
+import signal
+import subprocess
+import time
 
 import pytest
 from safetensors.numpy import load_file
@@ -101,6 +105,21 @@ def test_a_dead_first_run_leaves_nothing_to_commit_by_mistake(project, tmp_path)
     clone.run("git", "add", "-A")
     staged = clone.run("git", "diff", "--cached", "--name-only").split()
     assert all(name == "dvc.lock" or name.startswith("metrics/") for name in staged), staged
+
+
+def test_a_training_that_was_killed_resumes_with_the_next_repro(project):
+    project.set_params({"train.steps": 80})
+    checkpoint = project.folder / "models/checkpoint/checkpoint.pt"
+    killed = subprocess.Popen(["dvc", "repro"], cwd=project.folder, env=project.environment, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and killed.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert checkpoint.exists()
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    output = project.run("dvc", "repro")
+    assert "resuming at step" in output and stages_that_ran(output) == TRAIN_AND_EVALUATE
+    assert not checkpoint.exists()
 
 
 def test_an_experiment_changes_the_key_and_keeps_the_comments(project):
