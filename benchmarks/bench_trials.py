@@ -4,7 +4,7 @@
     OMP_NUM_THREADS=2 python -m benchmarks.bench_trials --speakers 500
 
 Synthetic embeddings (256 dimensions, 4,252 speakers of three recordings unless --speakers says otherwise: VoxCeleb2 dev, English,
-as the mission evaluates it). Each row runs in a process of its own, whose peak memory is the row's, imports included.
+the size of the published evaluation). Each row runs in a process of its own, whose peak memory is the row's, imports included.
 """
 
 import argparse
