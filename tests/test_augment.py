@@ -97,3 +97,10 @@ def test_padding_stays_zero(settings):
     features[::2, :, 60:] = 0
     out = augment(features, n_frames, KINDS, 4, settings, generator())
     assert out[::2, :, 60:].abs().max() == 0
+
+
+def test_what_a_mask_is_filled_with_does_not_depend_on_padding():
+    features = torch.full((8, 80, 300), 0.5)
+    padded, n_frames = torch.nn.functional.pad(features, (0, 700)), torch.full((8,), 300)
+    assert torch.equal(frequency_mask(padded, n_frames, 10, generator())[:, :, :300], features)
+    assert torch.equal(time_mask(padded, n_frames, 200, generator())[:, :, :300], features)

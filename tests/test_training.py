@@ -211,7 +211,28 @@ def test_recordings_are_taken_from_all_speakers_in_turn():
 
 
 def test_the_learning_rate_warms_up_and_decays_to_zero():
-    fractions = [schedule(step, warmup_steps=4, steps=20) for step in range(21)]
+    fractions = [schedule(step, start=0, warmup_steps=4, steps=20) for step in range(21)]
     assert fractions[:4] == [0.25, 0.5, 0.75, 1.0] and fractions[4] == 1.0
     assert fractions[12] == pytest.approx(0.5) and fractions[20] == pytest.approx(0.0)
     assert fractions[4:] == sorted(fractions[4:], reverse=True)
+
+
+def test_a_late_start_has_a_schedule_of_its_own():
+    late = [schedule(step, start=10, warmup_steps=4, steps=30) for step in range(31)]
+    assert late[:10] == [0.0] * 10
+    assert late[10:] == [schedule(step, start=0, warmup_steps=4, steps=20) for step in range(21)]
+
+
+def test_losses_are_computed_in_float32_under_autocast(run):
+    torch.manual_seed(0)
+    recipe = run.recipe
+    objective = training.Objective(training.SpeakerModel(recipe.model), 3, recipe)
+    close = torch.nn.functional.normalize(torch.ones(1, 6, 8) + 0.02 * torch.randn(2, 6, 8), dim=-1)
+    objective.model.head = lambda hidden, mask: close.flatten(0, 1)
+    batch = torch.zeros(6, 80, 20), torch.full((6,), 20), torch.tensor([0, 0, 1, 1, 2, 2])
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = objective(*batch, 99, False, 1)
+    weights = recipe.loss
+    assert terms["triplet"].item() == training.batch_hard_triplet(close[0], batch[2], weights.triplet_margin).item()
+    assert terms["ntxent"].item() == training.ntxent(close, weights.ntxent_temperature).item()
+    assert terms["angular_margin"].item() == objective.angular_margin(close[0], batch[2], weights.angular_margin).item()

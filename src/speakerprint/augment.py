@@ -29,6 +29,14 @@ def gaussian_noise(features: Tensor, n_frames: Tensor, std: float, generator: Ge
     return features + std * _randn(features, generator)
 
 
+def _mean_and_std(features: Tensor, n_frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each clip's valid values, each (batch, 1, 1)."""
+    valid = (torch.arange(features.shape[2], device=features.device) < n_frames[:, None])[:, None, :]
+    count = (n_frames * features.shape[1])[:, None, None]
+    mean = (features * valid).sum(dim=(1, 2), keepdim=True) / count
+    return mean, (((features - mean) * valid).square().sum(dim=(1, 2), keepdim=True) / count).sqrt()
+
+
 def time_mask(features: Tensor, n_frames: Tensor, max_frames: int, generator: Generator) -> Tensor:
     """Fill a random span of at most `max_frames` frames, and at most half of the clip, with noise as loud as the clip.
 
@@ -36,7 +44,7 @@ def time_mask(features: Tensor, n_frames: Tensor, max_frames: int, generator: Ge
     """
     start, end = _span(n_frames, torch.clamp(n_frames // 2, max=max_frames), generator)
     frame = torch.arange(features.shape[2], device=features.device)[None, None, :]
-    mean, std = features.mean(dim=(1, 2), keepdim=True), features.std(dim=(1, 2), keepdim=True)
+    mean, std = _mean_and_std(features, n_frames)
     return torch.where((frame >= start) & (frame < end), mean + std * _randn(features, generator), features)
 
 
@@ -44,7 +52,7 @@ def frequency_mask(features: Tensor, n_frames: Tensor, max_bands: int, generator
     """Set a random span of at most `max_bands` neighbouring mel bands to the clip's mean."""
     start, end = _span(features.shape[1], torch.full_like(n_frames, max_bands), generator)
     band = torch.arange(features.shape[1], device=features.device)[None, :, None]
-    return torch.where((band >= start) & (band < end), features.mean(dim=(1, 2), keepdim=True), features)
+    return torch.where((band >= start) & (band < end), _mean_and_std(features, n_frames)[0], features)
 
 
 def low_frequency_noise(features: Tensor, n_frames: Tensor, bands: int, std: float, generator: Generator) -> Tensor:

@@ -124,13 +124,14 @@ class Objective(nn.Module):
         embeddings = self.model.head(hidden, mask).unflatten(0, (len(views), -1))  # (views, batch, dim)
 
         terms = {}
-        if loss.triplet_weight:
-            terms["triplet"] = batch_hard_triplet(embeddings[0], labels, loss.triplet_margin)
-        if loss.ntxent_weight:
-            terms["ntxent"] = ntxent(embeddings, loss.ntxent_temperature)
-        if loss.angular_margin_weight:
-            margin = loss.angular_margin * min(1.0, step / max(1, loss.angular_margin_warmup_steps))
-            terms["angular_margin"] = self.angular_margin(embeddings.flatten(0, 1), labels.repeat(len(views)), margin)
+        with torch.autocast(features.device.type, enabled=False):  # 8 bits are too few for distances of near neighbours
+            if loss.triplet_weight:
+                terms["triplet"] = batch_hard_triplet(embeddings[0], labels, loss.triplet_margin)
+            if loss.ntxent_weight:
+                terms["ntxent"] = ntxent(embeddings, loss.ntxent_temperature)
+            if loss.angular_margin_weight:
+                margin = loss.angular_margin * min(1.0, step / max(1, loss.angular_margin_warmup_steps))
+                terms["angular_margin"] = self.angular_margin(embeddings[0], labels, margin)
         total = torch.stack([getattr(loss, f"{name}_weight") * value for name, value in terms.items()]).sum()
         return {"loss": total, **terms}
 
@@ -152,11 +153,14 @@ def spread_over_speakers(speaker_ids: np.ndarray, limit: int) -> np.ndarray:
     return np.sort(np.lexsort((labels, turn))[:limit])
 
 
-def schedule(step: int, warmup_steps: int, steps: int) -> float:
-    """Fraction of the peak learning rate at a step: linear warm-up, then a half cosine down to 0 at `steps`."""
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps)))
+def schedule(step: int, start: int, warmup_steps: int, steps: int) -> float:
+    """Fraction of the peak learning rate: linear warm-up from step `start` on, then a half cosine down to 0 at `steps`."""
+    done, total = step - start, steps - start
+    if done < 0:
+        return 0.0
+    if done < warmup_steps:
+        return (done + 1) / warmup_steps
+    return 0.5 * (1 + math.cos(math.pi * (done - warmup_steps) / max(1, total - warmup_steps)))
 
 
 def validate(model: SpeakerModel, data: TrainingSet, recordings: np.ndarray, n_frames: int) -> float:
@@ -243,13 +247,13 @@ def split_recordings(data: TrainingSet, settings: Train) -> tuple[np.ndarray, np
 
 
 def make_optimiser(objective: Objective, settings: Train) -> torch.optim.AdamW:
-    """AdamW with a group for the encoder and one for all else, each with its peak learning rate."""
+    """AdamW with a group for the encoder and one for all else, each with its peak learning rate and the step it starts at."""
     encoder = list(objective.model.encoder.parameters())
     of_encoder = {id(parameter) for parameter in encoder}
     others = [parameter for parameter in objective.parameters() if id(parameter) not in of_encoder]
     groups = [
-        {"params": encoder, "peak": settings.encoder_learning_rate},
-        {"params": others, "peak": settings.head_learning_rate},
+        {"params": encoder, "peak": settings.encoder_learning_rate, "start": settings.freeze_encoder_steps},
+        {"params": others, "peak": settings.head_learning_rate, "start": 0},
     ]
     return torch.optim.AdamW(groups, lr=0.0, weight_decay=settings.weight_decay)
 
@@ -257,8 +261,9 @@ def make_optimiser(objective: Objective, settings: Train) -> torch.optim.AdamW:
 def log_row(live: Live, row: dict[str, float]) -> None:
     """Add a row of numbers to the curves; `step` says where."""
     live.step = int(row["step"])
-    for name in row.keys() - {"step"}:
-        live.log_metric(name, row[name])
+    for name, value in row.items():
+        if name != "step":
+            live.log_metric(name, value)
     live.make_summary()
 
 
@@ -322,9 +327,8 @@ def train(
         for step in steps:
             train_encoder = settings.encoder_learning_rate > 0 and step >= settings.freeze_encoder_steps
             model.encoder.requires_grad_(train_encoder)
-            fraction = schedule(step, settings.warmup_steps, settings.steps)
             for group in optimiser.param_groups:
-                group["lr"] = group["peak"] * fraction
+                group["lr"] = group["peak"] * schedule(step, group["start"], settings.warmup_steps, settings.steps)
             for _ in range(accumulation):
                 number, batch = next(feed)
                 crops, n_frames, speaker = (tensor.to(accelerator.device) for tensor in batch)
@@ -350,8 +354,7 @@ def train(
                     )
                 row["train/gradient_norm"] = float(norm)
                 row["train/clips_per_second"] = clips / (time.perf_counter() - started)
-                row["learning_rate/encoder"] = settings.encoder_learning_rate * fraction if train_encoder else 0.0
-                row["learning_rate/head"] = settings.head_learning_rate * fraction
+                row["learning_rate/encoder"], row["learning_rate/head"] = (group["lr"] for group in optimiser.param_groups)
                 steps.set_postfix(loss=f"{row['train/loss']:.3f}", best_eer=f"{progress.best_eer:.3f}")
                 progress.recent, clips, started = [], 0, time.perf_counter()
             if len(validation) and (done % settings.validate_every_steps == 0 or last):
@@ -382,4 +385,4 @@ def train(
 
 def mean_of(rows: list[dict[str, Tensor]], name: str) -> float:
     """Mean of one loss over the rows."""
-    return torch.stack([row[name] for row in rows]).mean().item()
+    return torch.stack([row[name].cpu() for row in rows]).mean().item()  # those of before a resume are on the CPU
