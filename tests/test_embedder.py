@@ -39,6 +39,7 @@ def test_stereo_and_integers_are_the_same_recording(embedder):
     expected = embedder.embed(wave, 16_000)
     np.testing.assert_allclose(embedder.embed(np.stack([wave, wave], axis=1), 16_000), expected, atol=1e-5)
     np.testing.assert_allclose(embedder.embed((wave * 2**31).astype(np.int32), 16_000), expected, atol=1e-4)
+    np.testing.assert_allclose(embedder.embed(np.rint(wave * 2**15 + 2**15).astype(np.uint16), 16_000), expected, atol=1e-2)
 
 
 def test_files_are_embedded_in_the_order_given(embedder, tmp_path):
@@ -51,7 +52,7 @@ def test_files_are_embedded_in_the_order_given(embedder, tmp_path):
 
 
 def test_a_missing_file_is_named(embedder, tmp_path):
-    with pytest.raises(InputError, match=r"nowhere\.wav: there is no such file"):
+    with pytest.raises(InputError, match=r"nowhere\.wav: cannot be read \(No such file"):
         embedder.embed_files([tmp_path / "nowhere.wav"])
 
 

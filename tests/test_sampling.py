@@ -60,7 +60,7 @@ def test_single_gender_batches_mix_no_genders_and_use_both():
 
 
 def test_too_few_speakers_are_refused_with_what_would_work():
-    with pytest.raises(InputError, match=r"sampling\.speakers is 9, but only 5 .* at most 5"):
+    with pytest.raises(InputError, match=r"sampling\.speakers is 9, but only 5 .*lower it"):
         sampler(labels_with(*[3] * 5), speakers=9)
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from speakerprint.errors import InputError
-from stages import run, write_json
+from speakerprint.params import load_params
+from stages import features, run, write_json
 from stages.train import main
 
 
@@ -59,3 +60,15 @@ def test_train_refuses_features_of_a_corpus_that_is_not_in_params(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="data/features/train/forgotten belongs to no corpus"):
         main()
+
+
+def test_features_of_a_corpus_whose_role_changed_leave_the_other_roles_folder(tmp_path, monkeypatch):
+    params = (Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(params, encoding="utf-8")
+    corpora = load_params(tmp_path / "params.yaml").corpora
+    name = next(name for name, corpus in corpora.items() if corpus.role == "evaluate")
+    (tmp_path / f"data/features/train/{name}").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(features, "extract_corpus", lambda *_: {})
+    features.main(name)
+    assert not (tmp_path / f"data/features/train/{name}").exists()

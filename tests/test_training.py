@@ -1,6 +1,6 @@
 """The loop: it learns, it resumes to the same numbers, it refuses what cannot work."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from speakerprint.errors import InputError
 from speakerprint.params import load_params
 from speakerprint.recordings import as_recordings, write_recordings
 from speakerprint.store import FeatureStore, write_features
-from speakerprint.training import Recipe, TrainingSet, held_out_speakers, schedule, spread_over_speakers, train
+from speakerprint.training import Recipe, TrainingSet, held_out_speakers, schedule, split_recordings, spread_over_speakers, train
 from speakerprint.whisper import WhisperEncoder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -190,6 +190,19 @@ def test_validation_speakers_are_not_trained_on(tmp_path):
     assert len(held_out) == 2 and all(name.startswith("a/speaker") for name in held_out)
 
 
+def test_a_small_validation_set_still_has_target_trials(tmp_path, run):
+    data = TrainingSet({"a": FeatureStore(write_store(tmp_path / "a", speakers=20))})
+    settings = run.recipe.train.model_copy(update={"validation_speakers": 0.5, "validation_max_recordings": 8})
+    training_part, validation = split_recordings(data, replace(run.recipe, train=settings))
+    assert len(validation) == 8 and len(np.unique(data.speaker_ids[validation])) == 2
+    assert not set(data.speaker_ids[validation]) & set(data.speaker_ids[training_part])
+
+
+def test_no_speakers_left_to_train_on_is_an_error_with_a_remedy(run):
+    with pytest.raises(InputError, match=r"none is left to train on; lower train\.validation_speakers"):
+        run(validation_speakers=1.0)
+
+
 def test_speakers_of_two_corpora_with_the_same_id_are_two(tmp_path):
     stores = {name: FeatureStore(write_store(tmp_path / name, speakers=3, seed=i)) for i, name in enumerate("ab")}
     data = TrainingSet(stores)
@@ -231,7 +244,7 @@ def test_losses_are_computed_in_float32_under_autocast(run):
     objective.model.head = lambda hidden, mask: close.flatten(0, 1)
     batch = torch.zeros(6, 80, 20), torch.full((6,), 20), torch.tensor([0, 0, 1, 1, 2, 2])
     with torch.autocast("cpu", torch.bfloat16):
-        terms = objective(*batch, 99, False, 1)
+        terms = objective(*batch, 99, 1)
     weights = recipe.loss
     assert terms["triplet"].item() == training.batch_hard_triplet(close[0], batch[2], weights.triplet_margin).item()
     assert terms["ntxent"].item() == training.ntxent(close, weights.ntxent_temperature).item()

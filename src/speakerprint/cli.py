@@ -87,6 +87,8 @@ def embed(
     """
     if output is not None and output.suffix not in OUTPUT_SUFFIXES:
         raise InputError(f"--output {output}: expected a name that ends in one of {', '.join(OUTPUT_SUFFIXES)}")
+    if output is not None and not output.parent.is_dir():
+        raise InputError(f"--output {output}: there is no folder {output.parent}; make it first")
     names = [name for given in files for name in (sys.stdin.read().splitlines() if given == "-" else [given])]
     if not names:
         raise InputError("no recordings were named on stdin; give one file name per line")

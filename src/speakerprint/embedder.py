@@ -55,8 +55,8 @@ class SpeakerEmbedder:
         for path in tqdm(paths, desc="decode", unit="file", disable=None):
             try:
                 samples, sample_rate_hz = decode(Path(path).read_bytes(), str(path))
-            except (FileNotFoundError, IsADirectoryError):
-                raise InputError(f"{path}: there is no such file") from None
+            except OSError as error:
+                raise InputError(f"{path}: cannot be read ({error.strerror}); check the name and its permissions") from None
             frames.append(log_mel(self._prepare(samples, sample_rate_hz, str(path))))
         embeddings = np.empty((len(frames), self.embedding_dim), dtype=np.float32)
         by_length = np.argsort([len(clip) for clip in frames], kind="stable")
@@ -73,7 +73,9 @@ class SpeakerEmbedder:
         if sample_rate_hz <= 0:
             raise InputError(f"{name}: the sample rate is {sample_rate_hz} Hz, expected a positive number")
         if np.issubdtype(samples.dtype, np.integer):
-            samples = samples / -float(np.iinfo(samples.dtype).min)
+            limits = np.iinfo(samples.dtype)
+            middle = (int(limits.max) + int(limits.min) + 1) // 2  # 0, or 128 for unsigned bytes
+            samples = (samples.astype(np.float64) - middle) / (int(limits.max) - middle + 1)
         samples = samples.astype(np.float32)
         if samples.ndim == 2:
             samples = samples.mean(axis=1)

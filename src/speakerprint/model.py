@@ -22,6 +22,7 @@ from speakerprint.store import pad_batch
 from speakerprint.whisper import DIMS, MAX_FRAMES, WhisperEncoder
 
 FORMAT = "speakerprint-1"
+WINDOWS_AT_ONCE = 16  # of 30 s: what a batch holds at most, however long the recordings are
 
 
 class LayerMix(nn.Module):
@@ -146,7 +147,7 @@ class SpeakerModel(nn.Module):
 
     @torch.inference_mode()
     def embed_frames(self, clips: list[np.ndarray]) -> np.ndarray:
-        """Embed recordings of any length as one padded batch; the model should be in `eval` mode.
+        """Embed recordings of any length, padded to the longest; the model should be in `eval` mode.
 
         A recording over 30 s is cut into equal windows; its embedding is the direction of their mean.
 
@@ -157,10 +158,14 @@ class SpeakerModel(nn.Module):
             parts = np.array_split(clip, -(-len(clip) // MAX_FRAMES))
             windows += parts
             owner += [index] * len(parts)
-        features, mask = pad_batch(windows)
         device = next(self.parameters()).device
-        n_frames = torch.from_numpy(mask.sum(axis=1)).to(device)
-        embeddings = self(torch.from_numpy(features).to(device), n_frames if not mask.all() else None)
+        at_once = max(1, WINDOWS_AT_ONCE * MAX_FRAMES // max(map(len, windows)))
+        rows = []
+        for start in range(0, len(windows), at_once):
+            features, mask = pad_batch(windows[start : start + at_once])
+            n_frames = None if mask.all() else torch.from_numpy(mask.sum(axis=1)).to(device)
+            rows.append(self(torch.from_numpy(features).to(device), n_frames))
+        embeddings = torch.cat(rows)
         sums = torch.zeros(len(clips), embeddings.shape[1], device=device).index_add_(
             0, torch.tensor(owner, device=device), embeddings
         )

@@ -49,7 +49,7 @@ class EspeakSource(Section):
     splits: Annotated[list[str], Field(min_length=1)]
     speakers: PositiveInt
     recordings_per_speaker: PositiveInt
-    seed: int
+    seed: Count
 
 
 Source = Annotated[CommonVoiceSource | VoxCelebSource | FolderSource | EspeakSource, Field(discriminator="kind")]
@@ -66,7 +66,7 @@ class Filter(Section):
     min_recordings_per_speaker: PositiveInt
     max_recordings_per_speaker: PositiveInt | None
     when_too_many: Literal["drop", "sample"]
-    seed: int
+    seed: Count
 
     @model_validator(mode="after")
     def _ranges(self) -> "Filter":
@@ -129,7 +129,7 @@ class Loss(Section):
 
 
 class Sampling(Section):
-    speakers: PositiveInt
+    speakers: Annotated[int, Field(ge=2)]
     utterances: PositiveInt
     single_gender: bool
 
@@ -188,7 +188,7 @@ class Augmentation(Section):
 
 
 class Train(Section):
-    seed: int
+    seed: Count
     steps: PositiveInt
     crop_s: Positive
     encoder_learning_rate: NonNegative
@@ -212,7 +212,7 @@ class Evaluation(Section):
     bootstrap_samples: Annotated[int, Field(ge=100)]
     duration_edges_s: list[Positive]
     projected_speakers: PositiveInt
-    seed: int
+    seed: Count
 
 
 class Params(Section):

@@ -25,13 +25,12 @@ class SpeakerBatches:
             groups = [np.flatnonzero(gender == name) for name in ("female", "male")]
         else:
             groups = [np.arange(len(speakers))]
-        self.groups = [group for group in groups if len(group) >= settings.speakers]
-        if not self.groups:
+        self.groups = [group for group in groups if len(group)]
+        if not self.groups or min(map(len, self.groups)) < settings.speakers:
             found = " and ".join(str(len(group)) for group in groups)
             kind = "female and male speakers are known" if settings.single_gender else "speakers are there to train on"
             raise InputError(
-                f"sampling.speakers is {settings.speakers}, but only {found} {kind}; "
-                f"set it to at most {max(map(len, groups))}, loosen the filter, or add a corpus"
+                f"sampling.speakers is {settings.speakers}, but only {found} {kind}; lower it, loosen the filter, or add a corpus"
             )
         self.per_epoch = sum(len(group) // settings.speakers for group in self.groups)
         self._epoch: tuple[int, list[np.ndarray]] = (-1, [])

@@ -9,7 +9,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import broadcast_object_list
 from dvclive import Live
 from ruamel.yaml import YAML
 from torch import Tensor, nn
@@ -100,9 +101,7 @@ class Objective(nn.Module):
         self.model, self.recipe = model, recipe
         self.angular_margin = AngularMargin(speakers, recipe.model.embedding_dim, recipe.loss.angular_margin_scale)
 
-    def forward(
-        self, features: Tensor, n_frames: Tensor, labels: Tensor, step: int, train_encoder: bool, seed: int
-    ) -> dict[str, Tensor]:
+    def forward(self, features: Tensor, n_frames: Tensor, labels: Tensor, step: int, seed: int) -> dict[str, Tensor]:
         """The losses of a batch, each a scalar: `loss` is the weighted sum, the others have a weight above 0.
 
         features: (batch, 80, frames). n_frames, labels: (batch,). seed: of the augmentations.
@@ -119,9 +118,7 @@ class Objective(nn.Module):
             ]
         batch, longest = torch.cat(views), features.shape[2]
         lengths = None if bool((n_frames == longest).all()) else n_frames.repeat(len(views))
-        with torch.set_grad_enabled(train_encoder and torch.is_grad_enabled()):
-            hidden, mask = self.model.encode(batch, lengths)
-        embeddings = self.model.head(hidden, mask).unflatten(0, (len(views), -1))  # (views, batch, dim)
+        embeddings = self.model(batch, lengths).unflatten(0, (len(views), -1))  # (views, batch, dim)
 
         terms = {}
         with torch.autocast(features.device.type, enabled=False):  # 8 bits are too few for distances of near neighbours
@@ -136,11 +133,11 @@ class Objective(nn.Module):
         return {"loss": total, **terms}
 
 
-def held_out_speakers(speaker_ids: np.ndarray, fraction: float, seed: int) -> set[str]:
-    """The training speakers kept for validation: a seeded draw, at least two (none for a fraction of 0)."""
+def held_out_speakers(speaker_ids: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """The training speakers kept for validation, in random order: a seeded draw, at least two (none for a fraction of 0)."""
     speakers = np.unique(speaker_ids)
     n = 0 if fraction == 0 else max(2, round(fraction * len(speakers)))
-    return set(np.random.default_rng(seed).permutation(speakers)[:n])
+    return np.random.default_rng(seed).permutation(speakers)[:n]
 
 
 def spread_over_speakers(speaker_ids: np.ndarray, limit: int) -> np.ndarray:
@@ -172,14 +169,15 @@ def validate(model: SpeakerModel, data: TrainingSet, recordings: np.ndarray, n_f
     return equal_error_rate(np.concatenate(batches), data.speaker_ids[recordings])
 
 
-def fingerprint(recipe: Recipe, features: Sequence[Path]) -> str:
+def fingerprint(recipe: Recipe, features: dict[str, Path], processes: int) -> str:
     """Digest of what decides a run: params, the code that is loaded, data. A run resumes only from a checkpoint with the same."""
-    digest = hashlib.sha256(json.dumps({name: section.model_dump() for name, section in recipe.sections().items()}).encode())
+    decided = {name: section.model_dump() for name, section in recipe.sections().items()} | {"processes": processes}
+    digest = hashlib.sha256(json.dumps(decided).encode())
     for module in sorted(name for name in sys.modules if name.startswith("speakerprint.")):
         digest.update(inspect.getsource(sys.modules[module]).encode())
-    for folder in features:
+    for name, folder in features.items():
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            digest.update(f"{path.relative_to(folder)} {path.stat().st_size}".encode())
+            digest.update(f"{name} {path.relative_to(folder)} {path.stat().st_size}".encode())
         digest.update((folder / "recordings.parquet").read_bytes())
     return digest.hexdigest()
 
@@ -230,20 +228,30 @@ class Progress:
             self.best_model = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 
-def split_recordings(data: TrainingSet, settings: Train) -> tuple[np.ndarray, np.ndarray]:
+def split_recordings(data: TrainingSet, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the recordings to train on, and of those to validate on (none of their speakers is trained on).
 
-    Raises InputError if the speakers held out have one recording each: there would be no target trial.
+    With single-gender batches, speakers of unknown gender are not trained on. At most `train.validation_max_recordings` are
+    validated on, from no more than a quarter as many speakers. Raises InputError if either set is of no use.
     """
+    settings = recipe.train
     held_out = held_out_speakers(data.speaker_ids, settings.validation_speakers, settings.seed)
-    is_held_out = np.isin(data.speaker_ids, list(held_out))
-    training, validation = np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
-    if held_out and len(held_out) == len(validation):
+    usable = np.isin(data.genders, ("female", "male")) if recipe.sampling.single_gender else np.full(len(data.genders), True)
+    training = np.flatnonzero(usable & ~np.isin(data.speaker_ids, held_out))
+    if not len(training):
         raise InputError(
-            f"the {len(held_out)} speakers held out for validation have one recording each, so no two are of one speaker; "
-            "raise filter.min_recordings_per_speaker, or set train.validation_speakers to 0"
+            f"of {len(np.unique(data.speaker_ids))} speakers none is left to train on; lower train.validation_speakers, "
+            "loosen the filter, or (where genders are unknown) set sampling.single_gender to false"
         )
-    return training, validation[spread_over_speakers(data.speaker_ids[validation], settings.validation_max_recordings)]
+    limit = settings.validation_max_recordings
+    validation = np.flatnonzero(np.isin(data.speaker_ids, held_out[: max(2, limit // 4)]))
+    validation = validation[spread_over_speakers(data.speaker_ids[validation], limit)]
+    if len(held_out) and len(np.unique(data.speaker_ids[validation])) == len(validation):
+        raise InputError(
+            f"the {len(validation)} recordings to validate on are of as many speakers, so no two are of one speaker; raise "
+            "filter.min_recordings_per_speaker or train.validation_max_recordings, or set train.validation_speakers to 0"
+        )
+    return training, validation
 
 
 def make_optimiser(objective: Objective, settings: Train) -> torch.optim.AdamW:
@@ -258,8 +266,10 @@ def make_optimiser(objective: Objective, settings: Train) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=0.0, weight_decay=settings.weight_decay)
 
 
-def log_row(live: Live, row: dict[str, float]) -> None:
-    """Add a row of numbers to the curves; `step` says where."""
+def log_row(live: Live | None, row: dict[str, float]) -> None:
+    """Add a row of numbers to the curves; `step` says where. Only the main process has curves."""
+    if live is None:
+        return
     live.step = int(row["step"])
     for name, value in row.items():
         if name != "step":
@@ -288,19 +298,21 @@ def train(
     world, rank, accumulation = accelerator.num_processes, accelerator.process_index, settings.gradient_accumulation
 
     data = TrainingSet({name: FeatureStore(folder) for name, folder in features.items()})
-    recordings, validation = split_recordings(data, settings)
+    recordings, validation = split_recordings(data, recipe)
     speakers, labels = np.unique(data.speaker_ids[recordings], return_inverse=True)
     accelerator.print(
         f"training on {len(recordings)} recordings of {len(speakers)} speakers, "
         f"validating on {len(validation)} recordings of {len(np.unique(data.speaker_ids[validation]))} others"
     )
+    if settings.steps <= settings.freeze_encoder_steps and settings.encoder_learning_rate > 0:
+        accelerator.print("the encoder stays frozen: train.freeze_encoder_steps is no less than train.steps")
     model = SpeakerModel(recipe.model)
     model.encoder.load_state_dict(load_encoder(encoder, recipe.model.layers).state_dict())
     objective = Objective(model, len(speakers), recipe)
     optimiser = make_optimiser(objective, settings)
 
     progress = Progress()
-    run = fingerprint(recipe, list(features.values()))
+    run = fingerprint(recipe, features, world)
     checkpoint = Checkpoint(Path(checkpoints), run)
     if state := checkpoint.load():
         objective.load_state_dict(state["objective"])
@@ -319,7 +331,8 @@ def train(
     feed = enumerate(batches, progress.step * accumulation)
     quiet = None if accelerator.is_main_process else True
     steps = tqdm(range(progress.step, settings.steps), initial=progress.step, total=settings.steps, desc="train", disable=quiet)
-    with Live(str(log), save_dvc_exp=False, dvcyaml=None, report=None) as live:
+    live = Live(str(log), save_dvc_exp=False, dvcyaml=None, report=None) if accelerator.is_main_process else None
+    with live or nullcontext():
         for row in progress.history:
             log_row(live, row)
         wrapped.train()
@@ -333,8 +346,7 @@ def train(
                 number, batch = next(feed)
                 crops, n_frames, speaker = (tensor.to(accelerator.device) for tensor in batch)
                 seed = settings.seed * 1_000_003 + number * world + rank
-                with accelerator.autocast():
-                    terms = wrapped(crops, n_frames, speaker, step, train_encoder, seed)
+                terms = wrapped(crops, n_frames, speaker, step, seed)
                 accelerator.backward(terms["loss"] / accumulation)
                 progress.recent.append({name: value.detach() for name, value in terms.items()})
                 clips += len(speaker) * world
@@ -359,13 +371,13 @@ def train(
                 progress.recent, clips, started = [], 0, time.perf_counter()
             if len(validation) and (done % settings.validate_every_steps == 0 or last):
                 paused = time.perf_counter()
-                row["validation/eer"] = validate(model, data, validation, crop_frames)
+                eer = [validate(model, data, validation, crop_frames)]  # normalisation statistics differ between processes
+                row["validation/eer"] = broadcast_object_list(eer)[0]
                 progress.judge(row["validation/eer"], model)
                 started += time.perf_counter() - paused
             if len(row) > 1:
                 progress.history.append(row)
-                if accelerator.is_main_process:
-                    log_row(live, row)
+                log_row(live, row)
             if progress.validations_without_gain >= (settings.early_stopping_validations or math.inf):
                 accelerator.print(f"stopped at step {done}: {progress.validations_without_gain} validations without a better EER")
                 break
