@@ -34,6 +34,7 @@ def tree():
         "judge": {"role": "evaluate", "source": {"kind": "voxceleb", "root": "/vox"}, "filter": dict(FILTER)},
     }
     tree["evaluation"]["corpora"] = ["judge"]
+    tree["train_corpora"] = ["learn"]
     return tree
 
 
@@ -88,7 +89,9 @@ def test_valid_params_keep_their_values(tree):
         ("augmentation.triplet.kinds_per_clip", 5, "augmentation.triplet: kinds_per_clip is 5 but kinds lists 4"),
         ("evaluation.corpora", [], "evaluation.corpora is [], but the corpora with role: evaluate are ['judge']"),
         ("evaluation.corpora", ["judge", "learn"], "evaluation.corpora is ['judge', 'learn']"),
-        ("evaluation.corpora", ["judge", "judge"], "evaluation.corpora lists a corpus twice"),
+        ("evaluation.corpora", ["judge", "judge"], "evaluation.corpora is ['judge', 'judge']"),
+        ("train_corpora", ["judge"], "train_corpora is ['judge'], but the corpora with role: train are ['learn']"),
+        ("train_corpora", [], "train_corpora is [], but the corpora with role: train are ['learn']"),
         ("augmentation.ntxent.views", 0, "loss.ntxent_weight is above 0 but augmentation.ntxent.views is 0"),
         ("sampling.utterances", 1, "loss.triplet_weight is above 0 but sampling.utterances is 1"),
     ],
@@ -117,6 +120,7 @@ def test_a_loss_without_any_weight_is_refused(tree):
 
 def test_params_without_a_corpus_to_train_on_are_refused(tree):
     del tree["corpora"]["learn"]
+    tree["train_corpora"] = []
     with pytest.raises(InputError, match="no corpus has role: train"):
         parse_params(tree)
 

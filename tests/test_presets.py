@@ -83,13 +83,13 @@ def test_a_recipe_changes_its_sections_and_no_other_line(project, name):
     assert after[1] == before[1]
 
 
-def test_corpora_change_their_block_the_list_to_evaluate_and_the_curves(project, tmp_path):
+def test_corpora_change_their_block_the_lists_of_them_and_the_curves(project, tmp_path):
     before = texts(project)
     use_preset("corpora/common_voice_17", root=tmp_path)
     after = texts(project)
     kept = [text.split("\n# --- pretrained")[1].splitlines() for text in (before[0], after[0])]
     changed = [(old, new) for old, new in zip(*kept, strict=True) if old != new]
-    assert changed == [("  - demo_dev", "  - common_voice_17_dev")]
+    assert changed == [("- demo_train", "- common_voice_17_train"), ("  - demo_dev", "  - common_voice_17_dev")]
     assert before[0].split("\ncorpora:")[0] == after[0].split("\ncorpora:")[0]
     assert after[1] == before[1].replace("demo_dev", "common_voice_17_dev")
 
@@ -120,6 +120,7 @@ def test_add_keeps_the_corpora_that_are_there_and_replaces_those_of_the_same_nam
     assert list(corpora) == ["demo_train", "demo_dev", "voxceleb2"]
     assert corpora["voxceleb2"]["source"]["root"] == str(project / "second")
     assert texts(project)[0].startswith(before.split("\n\n# --- pretrained")[0])
+    assert load_params("params.yaml").train_corpora == ["demo_train"]
     assert load_params("params.yaml").evaluation.corpora == ["demo_dev", "voxceleb2"]
     assert [plot[title]["y"] for plot in load(project / "dvc.yaml")["plots"] for title in plot if title in ("DET", "ROC")] == [
         {f"metrics/plots/{corpus}/{file}": rate for corpus in ("demo_dev", "voxceleb2")}

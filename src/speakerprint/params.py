@@ -220,6 +220,7 @@ class Params(Section):
     pretrained: Pretrained
     resample: Resample
     features: Features
+    train_corpora: list[str]
     model: Model
     loss: Loss
     sampling: Sampling
@@ -229,15 +230,15 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Params":
-        evaluate = {name for name, corpus in self.corpora.items() if corpus.role == "evaluate"}
-        listed = set(self.evaluation.corpora)
-        if len(listed) != len(self.evaluation.corpora):
-            raise ValueError(f"evaluation.corpora lists a corpus twice: {self.evaluation.corpora}")
-        if listed != evaluate:
-            raise ValueError(
-                f"evaluation.corpora is {sorted(listed)}, but the corpora with role: evaluate are {sorted(evaluate)}: "
-                "list exactly those"
-            )
+        for key, listed, role in (
+            ("train_corpora", self.train_corpora, "train"),
+            ("evaluation.corpora", self.evaluation.corpora, "evaluate"),
+        ):
+            expected = sorted(name for name, corpus in self.corpora.items() if corpus.role == role)
+            if sorted(listed) != expected:
+                raise ValueError(
+                    f"{key} is {sorted(listed)}, but the corpora with role: {role} are {expected}: list exactly those"
+                )
         if not self.train_corpora:
             raise ValueError("no corpus has role: train, so there is nothing to learn from; give one corpus that role")
         if self.loss.ntxent_weight > 0 and self.augmentation.ntxent.views == 0:
@@ -249,11 +250,6 @@ class Params(Section):
                 "loss.triplet_weight is above 0 but sampling.utterances is 1: a triplet needs two clips of a speaker"
             )
         return self
-
-    @property
-    def train_corpora(self) -> list[str]:
-        """Names of the corpora with ``role: train``, sorted."""
-        return sorted(name for name, corpus in self.corpora.items() if corpus.role == "train")
 
 
 def _describe(error: ValidationError, path: Path) -> str:

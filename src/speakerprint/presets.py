@@ -73,7 +73,8 @@ def use_preset(
             for section in sections:
                 after = _replace_entry(after, (section,), _entry_text(preset, section))
         if "corpora" in sections:
-            after = _list_evaluated(after)
+            after = _list_corpora(after, "train", "train_corpora")
+            after = _list_corpora(after, "evaluate", "evaluation", "corpora")
         params = parse_params(_load(after), params_path)
     except InputError as error:
         raise InputError(f"nothing was changed: with preset {name}, {error}") from None
@@ -211,14 +212,12 @@ def _add_corpora(text: str, preset: str) -> str:
     return text
 
 
-def _list_evaluated(text: str) -> str:
-    """evaluation.corpora lists the corpora with role: evaluate."""
-    corpora = _load(text)["corpora"]
-    evaluated = [name for name, corpus in corpora.items() if corpus["role"] == "evaluate"]
-    keys = ("evaluation", "corpora")
-    comment = re.search(r"#.*", _entry_text(text, *keys))
-    lines = [_with_comment("  corpora:", comment and comment[0]), *(f"  - {name}" for name in evaluated)]
-    return _replace_entry(text, keys, "\n".join(lines) + "\n")
+def _list_corpora(text: str, role: str, *keys: str) -> str:
+    """The list at `keys` names the corpora of that role."""
+    names = [name for name, corpus in _load(text)["corpora"].items() if corpus["role"] == role]
+    indent, comment = "  " * (len(keys) - 1), re.search(r"#.*", _entry_text(text, *keys))
+    head = _with_comment(f"{indent}{keys[-1]}:", comment and comment[0])
+    return _replace_entry(text, keys, "".join(f"{line}\n" for line in [head, *(f"{indent}- {name}" for name in names)]))
 
 
 def _draw_curves(text: str, evaluated: list[str]) -> str:

@@ -6,6 +6,7 @@ bring back a result it has seen instead of running the stage again.
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -120,6 +121,21 @@ def test_a_training_that_was_killed_resumes_with_the_next_repro(project):
     output = project.run("dvc", "repro")
     assert "resuming at step" in output and stages_that_ran(output) == TRAIN_AND_EVALUATE
     assert not checkpoint.exists()
+
+
+def test_a_train_corpus_that_is_taken_out_by_hand_reruns_train(project):
+    """Its features are still there, and train says so instead of learning from them."""
+    path = project.folder / "params.yaml"
+    before = path.read_text()
+    corpus = before.split("  demo_train:\n")[1].split("  demo_dev:\n")[0]
+    added = before.replace("  demo_dev:\n", f"  demo_extra:\n{corpus}  demo_dev:\n")
+    path.write_text(added.replace("\n- demo_train\n", "\n- demo_train\n- demo_extra\n"))
+    of_corpus = {f"{stage}@demo_extra" for stage in ("download", "filter", "resample", "features")}
+    assert project.repro() == of_corpus | TRAIN_AND_EVALUATE
+    path.write_text(before)
+    assert "data/features/train/demo_extra belongs to no corpus" in project.run("dvc", "repro", fails=True)
+    shutil.rmtree(project.folder / "data/features/train/demo_extra")
+    assert project.repro() == set()  # as before: DVC brings back what it has seen
 
 
 def test_an_experiment_changes_the_key_and_keeps_the_comments(project):
