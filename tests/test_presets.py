@@ -1,3 +1,4 @@
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -19,8 +20,12 @@ def load(path: Path) -> dict:
     return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
 
 
-def needs_root(name: str) -> bool:
-    return "root: null" in (PROJECT / f"presets/{name}.yaml").read_text(encoding="utf-8")
+def root_of(name: str, folder: Path) -> Path | None:
+    """A directory such as the preset wants, with what it reads below it; None for a preset that reads nothing from disk."""
+    text = (PROJECT / f"presets/{name}.yaml").read_text(encoding="utf-8")
+    for below in re.findall(r"root: DIR/(\w+)", text):
+        (folder / below).mkdir(exist_ok=True)
+    return folder if "root: DIR" in text else None
 
 
 def copy_of_project(folder: Path) -> Path:
@@ -63,7 +68,7 @@ def test_the_shipped_params_are_the_demo_with_the_quick_recipe(tmp_path):
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_gives_valid_params_and_leads_back_byte_for_byte(project, tmp_path, name):
     before = texts(project)
-    root = tmp_path if needs_root(name) else None
+    root = root_of(name, tmp_path)
     use_preset(name, root=root, add=name in EVALUATION_ONLY)
     load_params("params.yaml")
     use_preset("corpora/demo")
@@ -191,3 +196,11 @@ def test_presets_train_and_evaluate_on_disjoint_speakers_of_one_root(project, tm
         corpora = load_params("params.yaml").corpora
         train, evaluate = (corpora[f"{name}_{part}"].filter.speaker_range for part in ("train", "dev"))
         assert (train[0], train[1], evaluate[1]) == (0.0, evaluate[0], 1.0)
+
+
+def test_a_root_without_a_corpus_that_the_preset_reads_is_refused_by_its_name(project, tmp_path):
+    (tmp_path / "french").mkdir()
+    before = texts(project)
+    with pytest.raises(InputError, match=r"holds no english .* which preset corpora/protocol reads"):
+        use_preset("corpora/protocol", root=tmp_path)
+    assert texts(project) == before

@@ -1,7 +1,7 @@
 """Switch params.yaml to a preset: the sections that the preset has are replaced, every other byte stays.
 
-A preset is a YAML file under ``presets/`` that holds whole sections of params.yaml, comments included; ``root: null`` in it
-stands for the directory that the user gives.
+A preset is a YAML file under ``presets/`` that holds whole sections of params.yaml, comments included; ``DIR`` as a
+``root``, or at the start of one (``DIR/name``), stands for the directory that the user gives.
 """
 
 import json
@@ -20,7 +20,7 @@ from speakerprint.errors import InputError
 from speakerprint.params import parse_params
 
 COMMENT_COLUMN = 42  # where the comments of params.yaml stand
-NO_ROOT = re.compile(r"^( +root:) null *(#.*)?$", flags=re.MULTILINE)
+ROOT = re.compile(r"^( +root:) DIR(/[^ #]+)? *(#.*)?$", flags=re.MULTILINE)
 CURVE = re.compile(r"metrics/plots/[^/]+/([^/]+\.csv)")
 
 
@@ -134,7 +134,7 @@ def _read_preset(folder: Path, name: str, root: str | Path | None) -> str:
         hint = f"did you mean {likely[0]}? There" if likely else "there"
         raise InputError(f"no preset is called {name!r}; {hint} are: {', '.join(known) or f'none in {folder}'}")
     text = _read(folder / f"{name}.yaml")
-    if not NO_ROOT.search(text):
+    if not ROOT.search(text):
         if root is not None:
             raise InputError(f"preset {name} reads nothing from disk; leave out --root")
         return text
@@ -143,8 +143,15 @@ def _read_preset(folder: Path, name: str, root: str | Path | None) -> str:
     place = Path(root).expanduser().resolve()
     if not place.exists():
         raise InputError(f"--root {root}: there is no such directory or archive ({place})")
-    value = json.dumps(str(place), ensure_ascii=False)
-    return NO_ROOT.sub(lambda line: _with_comment(f"{line[1]} {value}", line[2]), text)
+    for below in sorted({match[2] for match in ROOT.finditer(text) if match[2]}):
+        if not (place / below[1:]).exists():
+            raise InputError(f"--root {root} holds no {below[1:]} ({place}{below}), which preset {name} reads")
+
+    def fill(line: re.Match[str]) -> str:
+        value = json.dumps(f"{place}{line[2] or ''}", ensure_ascii=False)
+        return _with_comment(f"{line[1]} {value}", line[3])
+
+    return ROOT.sub(fill, text)
 
 
 # --- YAML as lines: an entry is a key and all that is under it, comments included ----------------------------------------

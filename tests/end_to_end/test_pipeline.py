@@ -135,7 +135,7 @@ def test_a_train_corpus_that_is_taken_out_by_hand_reruns_train(project):
     path.write_text(before)
     assert "data/features/train/demo_extra belongs to no corpus" in project.run("dvc", "repro", fails=True)
     shutil.rmtree(project.folder / "data/features/train/demo_extra")
-    assert project.repro() == set()  # as before: DVC brings back what it has seen
+    assert project.repro() == TRAIN_AND_EVALUATE
 
 
 def test_an_experiment_changes_the_key_and_keeps_the_comments(project):
