@@ -23,7 +23,6 @@ def main() -> None:
         )
     train(
         {name: features / name for name in params.train_corpora},
-        "data/pretrained/encoder.safetensors",
         Recipe(params.model, params.loss, params.sampling, params.augmentation, params.train),
         out="models/speakerprint",
         log="metrics/training",

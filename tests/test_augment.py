@@ -3,10 +3,22 @@
 import pytest
 import torch
 
-from speakerprint.augment import augment, frequency_mask, gaussian_noise, low_frequency_noise, time_mask
+from speakerprint.augment import (
+    augment,
+    background_speech,
+    band_limit,
+    channel,
+    coloured_noise,
+    frequency_mask,
+    gaussian_noise,
+    low_frequency_noise,
+    reverberation,
+    time_mask,
+)
 from speakerprint.params import Augmentation
 
 KINDS = ["gaussian_noise", "time_mask", "frequency_mask", "low_frequency_noise"]
+REAL_WORLD = ["background_speech", "coloured_noise", "reverberation", "channel", "band_limit"]
 
 
 @pytest.fixture
@@ -18,6 +30,11 @@ def settings():
             "time_mask": {"max_frames": 20},
             "frequency_mask": {"max_bands": 10},
             "low_frequency_noise": {"bands": 10, "std": 0.5},
+            "background_speech": {"min_snr_db": 5.0, "max_snr_db": 20.0},
+            "coloured_noise": {"min_snr_db": 0.0, "max_snr_db": 20.0},
+            "reverberation": {"min_decay_s": 0.2, "max_decay_s": 1.0, "min_direct_db": 0.0, "max_direct_db": 15.0},
+            "channel": {"std_db": 4.0, "gain_db": 6.0},
+            "band_limit": {"highest_low_band": 8, "lowest_high_band": 58},
             "ntxent": {**drawn, "views": 1, "kinds_per_view": 2},
             "triplet": {**drawn, "kinds_per_clip": 0},
         }
@@ -104,3 +121,83 @@ def test_what_a_mask_is_filled_with_does_not_depend_on_padding():
     padded, n_frames = torch.nn.functional.pad(features, (0, 700)), torch.full((8,), 300)
     assert torch.equal(frequency_mask(padded, n_frames, 10, generator())[:, :, :300], features)
     assert torch.equal(time_mask(padded, n_frames, 200, generator())[:, :, :300], features)
+
+
+def power(features):
+    """What Whisper's features are the logarithm of."""
+    return 10 ** (4 * features.double() - 4)
+
+
+@pytest.mark.parametrize("snr_db", [0.0, 10.0])
+def test_background_speech_is_another_clip_at_the_asked_level(snr_db):
+    features, n_frames = batch(clips=2)
+    features, n_frames = 0.2 * features.double(), torch.tensor([100, 60])
+    features[1, :, 60:] = 0
+    mixed = background_speech(features, n_frames, snr_db, snr_db, generator())
+    added = power(mixed[0]) - power(features[0])
+    assert added[:, 60:].abs().max() < 1e-12  # the other clip has ended
+    other = power(features[1, :, :60])
+    gain = added[:, :60] / other
+    torch.testing.assert_close(gain, gain.mean().expand_as(gain), rtol=1e-2, atol=0)
+    ratio = power(features[0]).mean() / (gain.mean() * other.mean())
+    assert 10 * ratio.log10().item() == pytest.approx(snr_db, abs=0.05)
+
+
+def test_a_batch_of_one_has_no_background():
+    features, n_frames = batch(clips=1)
+    assert background_speech(features, n_frames, 0, 0, generator()) is features
+
+
+def test_coloured_noise_is_at_the_asked_level_and_steady():
+    features, n_frames = batch(clips=16, frames=300)
+    features = 0.2 * features
+    added = power(coloured_noise(features, n_frames, 6.0, 6.0, generator())) - power(features)
+    ratio_db = 10 * (power(features).mean(dim=(1, 2)) / added.mean(dim=(1, 2))).log10()
+    torch.testing.assert_close(ratio_db, torch.full_like(ratio_db, 6.0), atol=0.05, rtol=0)
+    halves = added[:, :, :150].mean(dim=2).log10(), added[:, :, 150:].mean(dim=2).log10()
+    torch.testing.assert_close(*halves, atol=0.15, rtol=0)
+    assert halves[0].std(dim=1).mean() > 0.3  # in tens of dB, over the bands: it has a colour
+
+
+def test_reverberation_adds_a_tail_of_the_asked_power_and_decay():
+    features, n_frames = torch.full((4, 80, 200), -1.5), torch.full((4,), 200)
+    features[:, :, 20] = 1.0
+    wet = power(reverberation(features, n_frames, 0.5, 0.5, 6.0, 6.0, generator()))
+    dry = power(features)
+    assert (wet - dry)[:, :, :20].max() < 1e-6 * dry.max()  # nothing before the sound
+    tail = (wet - dry)[:, 0, 21:81]
+    assert 10 * (dry[0, 0, 20] / tail[0].sum()).log10().item() == pytest.approx(6.0, abs=0.1)
+    assert 10 * (tail[0, 0] / tail[0, 25]).log10().item() == pytest.approx(30.0, abs=0.5)  # 60 dB in 50 frames
+
+
+def test_a_channel_is_the_same_in_every_frame_and_smooth_over_the_bands():
+    features, n_frames = batch()
+    response = channel(features, n_frames, 4.0, 6.0, generator()) - features
+    torch.testing.assert_close(response, response[:, :, :1].expand_as(response), atol=1e-5, rtol=0)
+    curve = response[:, :, 0]
+    assert 0.02 < curve.std(dim=1).mean() < 0.2
+    assert curve.diff(dim=1).abs().max() < 0.1
+    assert not torch.allclose(curve[0], curve[1])
+
+
+def test_band_limits_silence_the_edges_and_keep_the_middle():
+    features, n_frames = batch()
+    changed = (band_limit(features, n_frames, 8, 58, generator()) != features).any(dim=2)
+    assert not changed[:, 8:59].any()
+    assert changed[:, 0].any() and not changed[:, 0].all() and changed[:, 79].any()
+
+
+@pytest.mark.parametrize("kind", REAL_WORLD)
+def test_the_sounds_of_the_real_world_leave_padding_alone_and_follow_the_seed(settings, kind):
+    features, n_frames = batch()
+    features = 0.2 * features
+    n_frames[::2] = 60
+    features[::2, :, 60:] = 0
+    once, again, other = (augment(features, n_frames, [kind], 1, settings, generator(seed)) for seed in (1, 1, 2))
+    assert torch.equal(once, again) and not torch.equal(once, other)
+    assert once.isfinite().all() and once[::2, :, 60:].abs().max() == 0
+    longer = torch.nn.functional.pad(features, (0, 50))
+    if kind not in ("coloured_noise",):  # which draws a number for each frame
+        torch.testing.assert_close(
+            augment(longer, n_frames, [kind], 1, settings, generator(1))[:, :, :100], once, atol=1e-3, rtol=0
+        )

@@ -16,7 +16,13 @@ from speakerprint.params import Model
 def embedder(tmp_path) -> SpeakerEmbedder:
     torch.manual_seed(0)
     settings = Model(
-        layers=1, layer_mix=True, convolution_channels=8, pooling="attentive_statistics", projection="linear", embedding_dim=12
+        layers=1,
+        layer_mix=True,
+        convolution_channels=8,
+        pooling="attentive_statistics",
+        projection="linear",
+        embedding_dim=12,
+        centred=False,
     )
     SpeakerModel(settings).save(tmp_path / "model", "a run")
     return SpeakerEmbedder.load(tmp_path / "model")

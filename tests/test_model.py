@@ -18,7 +18,7 @@ REFERENCE = {"layers": 2, "layer_mix": False, "convolution_channels": 0, "poolin
 
 def model(seed=0, **settings) -> SpeakerModel:
     torch.manual_seed(seed)
-    return SpeakerModel(Model(embedding_dim=8, **settings)).eval()
+    return SpeakerModel(Model(embedding_dim=8, **{"centred": False, **settings})).eval()
 
 
 def clips(*lengths, seed=0) -> list[np.ndarray]:

@@ -49,7 +49,7 @@ class Run:
     def __call__(self, name: str = "run", **train_settings) -> dict[str, torch.Tensor]:
         recipe = Recipe(**{**self.recipe.sections(), "train": self.recipe.train.model_copy(update=train_settings)})
         out = self.folder / name
-        train({"a": self.folder / "a"}, "unused", recipe, out / "model", out / "log", out / "checkpoint")
+        train({"a": self.folder / "a"}, recipe, out / "model", out / "log", out / "checkpoint")
         return load_file(out / "model/model.safetensors")
 
 
@@ -150,7 +150,36 @@ def test_the_best_checkpoint_is_kept(run, monkeypatch):
         return next(eers)
 
     monkeypatch.setattr(training, "validate", scripted)
-    assert same(run(), seen[1])
+    kept = run()
+    assert same({**kept, "centre": seen[1]["centre"]}, seen[1])
+
+
+def test_a_centred_model_has_training_embeddings_around_zero(run):
+    def mean_length(name: str) -> float:
+        model = training.SpeakerModel.load(run.folder / name / "model")
+        data = TrainingSet({"a": FeatureStore(run.folder / "a")})
+        rows = training.embed_crops(model.eval(), data, np.arange(32), 50)
+        return float(np.linalg.norm(rows.mean(axis=0)))
+
+    plain = replace(run.recipe, model=run.recipe.model.model_copy(update={"centred": False}))
+    run("centred", validation_speakers=0.0)
+    Run(run.folder, plain)("plain", validation_speakers=0.0)
+    assert mean_length("centred") < 0.5 * mean_length("plain")
+
+
+def test_training_goes_on_from_a_trained_model(run):
+    first = run("first", validation_speakers=0.0)
+    start = training.initial_model(run.recipe.model, run.folder / "first/model").state_dict()
+    assert same({**start, "centre": first["centre"]}, first) and not start["centre"].any()
+    further = run("further", init_from=str(run.folder / "first/model"), head_learning_rate=1e-6, validation_speakers=0.0)
+    near = "convolutions.first.weight"
+    assert 0 < (further[near] - first[near]).abs().max() < 1e-4
+
+
+def test_a_model_of_another_kind_is_no_start(run):
+    run("first")
+    with pytest.raises(InputError, match=r"model\.embedding_dim is 9, but there 8"):
+        training.initial_model(run.recipe.model.model_copy(update={"embedding_dim": 9}), run.folder / "first/model")
 
 
 def test_early_stopping_stops_after_validations_without_gain(run, monkeypatch):
@@ -248,4 +277,6 @@ def test_losses_are_computed_in_float32_under_autocast(run):
     weights = recipe.loss
     assert terms["triplet"].item() == training.batch_hard_triplet(close[0], batch[2], weights.triplet_margin).item()
     assert terms["ntxent"].item() == training.ntxent(close, weights.ntxent_temperature).item()
-    assert terms["angular_margin"].item() == objective.angular_margin(close[0], batch[2], weights.angular_margin).item()
+    both = close.flatten(0, 1), batch[2].repeat(2)
+    assert recipe.loss.angular_margin_on_views
+    assert terms["angular_margin"].item() == objective.angular_margin(*both, weights.angular_margin).item()

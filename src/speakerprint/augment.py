@@ -2,14 +2,24 @@
 
 Each takes features (batch, mels, frames), the valid frames of each clip (batch,) and a seeded generator, and returns new
 features. `augment` draws, for each clip by itself, which of them it gets.
+
+Whisper's features are (log10(power) + 4) / 4: sounds add as ``logaddexp(NEPERS * a, NEPERS * b) / NEPERS``, 10 dB are 0.25, and
+what a microphone or a line does to the spectrum is a sum.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Generator, Tensor
 
 from speakerprint.params import Augmentation, AugmentationKind
+
+NEPERS = 4 * math.log(10)  # natural logarithm of the power in one unit of the features
+UNITS_PER_DB = 0.025
+SILENCE = -2.0  # 80 dB under a loud sound: where Whisper's features end
+FRAMES_PER_SECOND = 100
+REVERBERATION_FRAMES = 60
 
 
 def _randn(features: Tensor, generator: Generator) -> Tensor:
@@ -24,6 +34,38 @@ def _span(size: Tensor | int, largest: Tensor, generator: Generator) -> tuple[Te
     return start[:, None, None], (start + width)[:, None, None]
 
 
+def _uniform(low: float, high: float, like: Tensor, generator: Generator) -> Tensor:
+    """A number of [low, high) for each clip, (batch, 1, 1)."""
+    return low + (high - low) * torch.rand(len(like), 1, 1, generator=generator, device=like.device)
+
+
+def _curve(features: Tensor, generator: Generator) -> Tensor:
+    """A smooth random curve over the mel bands of each clip, (batch, mels, 1), of standard deviation about 1."""
+    weights = torch.randn(len(features), 4, generator=generator, device=features.device)
+    band = torch.linspace(0, math.pi, features.shape[1], device=features.device)
+    order = torch.arange(1, 5, device=features.device)
+    return (weights / order.sqrt() @ torch.cos(order[:, None] * band))[:, :, None]
+
+
+def _valid(features: Tensor, n_frames: Tensor) -> Tensor:
+    """Which frames exist, (batch, 1, frames)."""
+    return (torch.arange(features.shape[2], device=features.device) < n_frames[:, None])[:, None, :]
+
+
+def _level(features: Tensor, valid: Tensor) -> Tensor:
+    """The mean power of each clip's valid frames in the features' own unit, (batch, 1, 1)."""
+    power = (NEPERS * features).masked_fill(~valid, -torch.inf).flatten(1).logsumexp(dim=1)
+    return ((power - (valid.sum(dim=(1, 2)) * features.shape[1]).log()) / NEPERS)[:, None, None]
+
+
+def _mix(features: Tensor, noise: Tensor, n_frames: Tensor, noise_frames: Tensor, snr_db: Tensor) -> Tensor:
+    """Add the power of the noise to that of the clips, at a signal-to-noise ratio over each whole clip, (batch, 1, 1)."""
+    heard = _valid(noise, noise_frames)
+    gain = _level(features, _valid(features, n_frames)) - _level(noise, heard) - UNITS_PER_DB * snr_db
+    noise = (noise + gain).masked_fill(~heard, -torch.inf)
+    return torch.logaddexp(NEPERS * features, NEPERS * noise) / NEPERS
+
+
 def gaussian_noise(features: Tensor, n_frames: Tensor, std: float, generator: Generator) -> Tensor:
     """Add Gaussian noise of standard deviation `std` to every value."""
     return features + std * _randn(features, generator)
@@ -31,7 +73,7 @@ def gaussian_noise(features: Tensor, n_frames: Tensor, std: float, generator: Ge
 
 def _mean_and_std(features: Tensor, n_frames: Tensor) -> tuple[Tensor, Tensor]:
     """Of each clip's valid values, each (batch, 1, 1)."""
-    valid = (torch.arange(features.shape[2], device=features.device) < n_frames[:, None])[:, None, :]
+    valid = _valid(features, n_frames)
     count = (n_frames * features.shape[1])[:, None, None]
     mean = (features * valid).sum(dim=(1, 2), keepdim=True) / count
     return mean, (((features - mean) * valid).square().sum(dim=(1, 2), keepdim=True) / count).sqrt()
@@ -62,6 +104,71 @@ def low_frequency_noise(features: Tensor, n_frames: Tensor, bands: int, std: flo
     return features + noise
 
 
+def background_speech(features: Tensor, n_frames: Tensor, min_snr_db: float, max_snr_db: float, generator: Generator) -> Tensor:
+    """Mix in another clip of the batch, in the mel-power domain."""
+    n = len(features)
+    if n < 2:
+        return features
+    step = torch.randint(1, n, (1,), generator=generator, device=features.device)
+    other = (torch.arange(n, device=features.device) + step) % n
+    snr_db = _uniform(min_snr_db, max_snr_db, features, generator)
+    return _mix(features, features[other], n_frames, n_frames[other], snr_db)
+
+
+def coloured_noise(features: Tensor, n_frames: Tensor, min_snr_db: float, max_snr_db: float, generator: Generator) -> Tensor:
+    """Mix in steady noise of a random smooth spectrum (10 dB standard deviation), whose frames fluctuate as those of noise do."""
+    flutter = 2 * UNITS_PER_DB * _randn(features, generator)
+    noise = 10 * UNITS_PER_DB * _curve(features, generator) + flutter
+    return _mix(features, noise, n_frames, n_frames, _uniform(min_snr_db, max_snr_db, features, generator))
+
+
+def reverberation(
+    features: Tensor,
+    n_frames: Tensor,
+    min_decay_s: float,
+    max_decay_s: float,
+    min_direct_db: float,
+    max_direct_db: float,
+    generator: Generator,
+) -> Tensor:
+    """Add to each frame an exponentially decaying tail of those before it, in the mel-power domain.
+
+    decay: seconds until the tail has fallen by 60 dB, drawn for each clip; half as long in the highest band. direct: power of the
+    direct sound over that of the whole tail, in dB.
+    """
+    frames = features.shape[2]
+    band = torch.linspace(1.0, 0.5, features.shape[1], device=features.device)[None, :, None]
+    decay_s = _uniform(min_decay_s, max_decay_s, features, generator) * band
+    age = torch.arange(1, REVERBERATION_FRAMES + 1, device=features.device)
+    tail = torch.exp(-math.log(1e6) * age / (decay_s * FRAMES_PER_SECOND))
+    direct_db = _uniform(min_direct_db, max_direct_db, features, generator)
+    tail = tail / tail.sum(dim=2, keepdim=True) * 10 ** (-direct_db / 10)
+    kernel = torch.cat([torch.ones_like(tail[:, :, :1]), tail], dim=2)
+    power = torch.exp(NEPERS * features) * _valid(features, n_frames)
+    size = frames + REVERBERATION_FRAMES
+    wet = torch.fft.irfft(torch.fft.rfft(power, size) * torch.fft.rfft(kernel, size), size)[:, :, :frames]
+    floor = power.clamp(min=math.exp(NEPERS * SILENCE))  # below it is the rounding of the transform
+    return wet.maximum(floor).log() / NEPERS
+
+
+def channel(features: Tensor, n_frames: Tensor, std_db: float, gain_db: float, generator: Generator) -> Tensor:
+    """Another microphone: a smooth random frequency response of this standard deviation, and a random gain of +- gain_db."""
+    gain = _uniform(-gain_db, gain_db, features, generator)
+    return features + UNITS_PER_DB * (std_db * _curve(features, generator) + gain)
+
+
+def band_limit(features: Tensor, n_frames: Tensor, highest_low_band: int, lowest_high_band: int, generator: Generator) -> Tensor:
+    """A telephone or a codec: bands under a random one, and over another, fall to the quietest value of the clip.
+
+    The first band kept is drawn from 0 to highest_low_band, the last from lowest_high_band to the top.
+    """
+    low = _uniform(0, highest_low_band + 1, features, generator).floor()
+    high = _uniform(lowest_high_band, features.shape[1], features, generator).floor()
+    band = torch.arange(features.shape[1], device=features.device)[None, :, None]
+    quietest = features.masked_fill(~_valid(features, n_frames), torch.inf).amin(dim=(1, 2), keepdim=True)
+    return torch.where((band < low) | (band > high), quietest, features)
+
+
 def augment(
     features: Tensor,
     n_frames: Tensor,
@@ -78,16 +185,21 @@ def augment(
         return features
     draw = torch.rand(len(features), len(kinds), generator=generator, device=features.device)
     gets = draw.argsort(dim=1).argsort(dim=1) < count  # (batch, kinds), `count` of them true in each row
-    apply = {
-        "gaussian_noise": lambda x: gaussian_noise(x, n_frames, settings.gaussian_noise.std, generator),
-        "time_mask": lambda x: time_mask(x, n_frames, settings.time_mask.max_frames, generator),
-        "frequency_mask": lambda x: frequency_mask(x, n_frames, settings.frequency_mask.max_bands, generator),
-        "low_frequency_noise": lambda x: low_frequency_noise(
-            x, n_frames, settings.low_frequency_noise.bands, settings.low_frequency_noise.std, generator
-        ),
-    }
     augmented = features
     for column, kind in enumerate(kinds):
-        augmented = torch.where(gets[:, column, None, None], apply[kind](augmented), augmented)
-    valid = torch.arange(features.shape[2], device=features.device)[None, :] < n_frames[:, None]
-    return augmented * valid[:, None, :]
+        changed = AUGMENTATIONS[kind](augmented, n_frames, **getattr(settings, kind).model_dump(), generator=generator)
+        augmented = torch.where(gets[:, column, None, None], changed, augmented)
+    return augmented * _valid(features, n_frames)
+
+
+AUGMENTATIONS: dict[AugmentationKind, Callable[..., Tensor]] = {
+    "gaussian_noise": gaussian_noise,
+    "time_mask": time_mask,
+    "frequency_mask": frequency_mask,
+    "low_frequency_noise": low_frequency_noise,
+    "background_speech": background_speech,
+    "coloured_noise": coloured_noise,
+    "reverberation": reverberation,
+    "channel": channel,
+    "band_limit": band_limit,
+}

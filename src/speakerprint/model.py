@@ -109,6 +109,8 @@ class AttentiveStatistics(nn.Module):
 class SpeakerModel(nn.Module):
     """Log-mel features to speaker embeddings."""
 
+    centre: Tensor
+
     def __init__(self, settings: Model):
         super().__init__()
         self.settings = settings
@@ -125,6 +127,7 @@ class SpeakerModel(nn.Module):
             self.projection = nn.Sequential(nn.Linear(pooled, DIMS.width), nn.ReLU(), nn.Linear(DIMS.width, dim))
         else:
             self.projection = nn.Sequential(nn.BatchNorm1d(pooled), nn.Linear(pooled, dim))
+        self.register_buffer("centre", torch.zeros(dim))  # what training embeddings have in common; found after training
 
     def encode(self, features: Tensor, n_frames: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
         """The encoder's part of `forward`: the layers' outputs, each (batch, positions, 512), and the mask of valid positions."""
@@ -135,7 +138,7 @@ class SpeakerModel(nn.Module):
         x = self.layer_mix(hidden) if self.layer_mix is not None else self.encoder.final_norm(hidden[-1])
         if self.convolutions is not None:
             x = self.convolutions(x, mask)
-        return F.normalize(self.projection(self.pooling(x, mask)).float())
+        return F.normalize(F.normalize(self.projection(self.pooling(x, mask)).float()) - self.centre)
 
     def forward(self, features: Tensor, n_frames: Tensor | None = None) -> Tensor:
         """Embed a batch.

