@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from speakerprint.cli import main
+from speakerprint.embedder import Verification
 from speakerprint.errors import InputError
 from speakerprint.presets import use_preset
 
@@ -21,9 +22,12 @@ class FakeEmbedder:
 
     @classmethod
     def load(cls, folder):
-        if folder.name != "speakerprint":
+        if folder is not None and folder.name != "speakerprint":
             raise InputError(f"{folder} holds no model; run `dvc repro`")
         return cls()
+
+    def verify(self, first, second, false_accept_rate):
+        return Verification(0.5, first == second, 0.4, false_accept_rate)
 
     def embed_files(self, paths):
         return np.array([[len(str(path)), 1 / 3] for path in paths], dtype=np.float32)
@@ -58,6 +62,16 @@ def test_embed_prints_one_json_line_a_file_that_reads_back_as_the_same_float32(s
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert rows == [{"path": "a.wav", "embedding": [5.0, 0.33333334]}, {"path": "long.mp3", "embedding": [8.0, 0.33333334]}]
     assert np.float32(rows[0]["embedding"][1]) == np.float32(1 / 3)
+
+
+def test_verify_says_what_it_found_and_exits_with_it(speakerprint, capsys):
+    speakerprint("verify", "a.wav", "a.wav")
+    assert capsys.readouterr().out == "same speaker: score 0.500, threshold 0.400 at 1.0% false accepts\n"
+    with pytest.raises(SystemExit) as exit:
+        speakerprint("verify", "a.wav", "b.wav", "--false-accept-rate", "0.001", "--json")
+    assert exit.value.code == 2
+    expected = {"score": 0.5, "same_speaker": False, "threshold": 0.4, "false_accept_rate": 0.001}
+    assert json.loads(capsys.readouterr().out) == expected
 
 
 def test_embed_reads_file_names_from_stdin(speakerprint, capsys, monkeypatch):
@@ -136,7 +150,7 @@ def test_metrics_that_are_not_there_yet_are_named(speakerprint, project):
         speakerprint("metrics")
 
 
-@pytest.mark.parametrize("command", [[], ["use"], ["metrics"], ["embed"]])
+@pytest.mark.parametrize("command", [[], ["use"], ["metrics"], ["embed"], ["verify"]])
 def test_every_command_has_help(speakerprint, capsys, command):
     speakerprint(*command, "--help")
     assert "Usage: speakerprint" in capsys.readouterr().out

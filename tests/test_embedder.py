@@ -1,5 +1,7 @@
 """The public API."""
 
+import json
+
 import numpy as np
 import pytest
 import soundfile
@@ -86,3 +88,28 @@ def test_the_package_offers_the_embedder_and_nothing_it_has_not():
     assert speakerprint.SpeakerEmbedder is SpeakerEmbedder
     with pytest.raises(AttributeError):
         speakerprint.NoSuchThing  # noqa: B018
+
+
+def test_two_recordings_are_judged_at_the_models_threshold(embedder, tmp_path):
+    for name, seed in (("a", 0), ("b", 1)):
+        soundfile.write(tmp_path / f"{name}.wav", tone(seed=seed), 16_000, subtype="FLOAT")
+    a, b = tmp_path / "a.wav", tmp_path / "b.wav"
+    rows = embedder.embed_files([a, b])
+    score = float(rows[0] @ rows[1])
+    embedder.thresholds = {0.01: score, 0.001: score + 0.01}
+    assert embedder.verify(a, b) == (pytest.approx(score), True, score, 0.01)
+    assert embedder.verify(a, b, 0.001).same_speaker is False
+    with pytest.raises(InputError, match=r"no threshold for a false-accept rate of 0\.5; it has: 0\.01, 0\.001"):
+        embedder.verify(a, b, 0.5)
+
+
+def test_thresholds_come_with_the_model(tmp_path, embedder):
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    (tmp_path / "model/config.json").write_text(json.dumps({**config, "thresholds": {"0.01": 0.4}}))
+    assert SpeakerEmbedder.load(tmp_path / "model").thresholds == {0.01: 0.4}
+
+
+def test_without_the_shipped_model_the_folder_has_to_be_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(speakerprint.embedder, "SHIPPED", tmp_path / "none")
+    with pytest.raises(InputError, match="name the folder of a model"):
+        SpeakerEmbedder.load()

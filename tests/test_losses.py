@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from speakerprint.losses import AngularMargin, batch_hard_triplet, ntxent
+from speakerprint.losses import AngularMargin, batch_hard_triplet, ntxent, supervised_contrastive
 
 
 def unit(*shape, seed=0):
@@ -121,3 +121,34 @@ def test_angular_margin_without_margin_is_plain_softmax():
     embeddings, labels = unit(5, 4), torch.tensor([0, 1, 2, 0, 1])
     expected = F.cross_entropy(7.0 * embeddings @ F.normalize(head.centres).T, labels)
     assert head(embeddings, labels, 0.0).item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def supervised_contrastive_by_hand(embeddings, labels, temperature):
+    terms = []
+    for a in range(len(labels)):
+        others = [b for b in range(len(labels)) if b != a]
+        total = sum(math.exp(float(embeddings[a] @ embeddings[b]) / temperature) for b in others)
+        own = [math.exp(float(embeddings[a] @ embeddings[b]) / temperature) / total for b in others if labels[b] == labels[a]]
+        if own:
+            terms.append(-sum(map(math.log, own)) / len(own))
+    return sum(terms) / len(terms)
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 1, 1, 2, 2], [0, 0, 0, 0, 1, 2], [5, 5, 5, 5, 5, 5]])
+def test_supervised_contrastive_equals_explicit_pairs(labels):
+    embeddings = unit(6, 4, seed=len(set(labels)))
+    loss = supervised_contrastive(embeddings, torch.tensor(labels), 0.2)
+    assert loss.item() == pytest.approx(supervised_contrastive_by_hand(embeddings, labels, 0.2), abs=1e-6)
+
+
+def test_supervised_contrastive_of_single_clips_is_zero_with_a_gradient():
+    embeddings = unit(4, 3).requires_grad_()
+    loss = supervised_contrastive(embeddings, torch.arange(4), 0.1)
+    loss.backward()
+    assert loss.item() == 0 and not embeddings.grad.any()
+
+
+def test_the_gradient_of_supervised_contrastive_is_finite():
+    embeddings = unit(6, 3).requires_grad_()
+    supervised_contrastive(embeddings, torch.tensor([0, 0, 1, 1, 2, 3]), 0.05).backward()
+    assert embeddings.grad.isfinite().all() and embeddings.grad.any()

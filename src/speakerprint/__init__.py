@@ -1,7 +1,7 @@
 """Speaker embeddings from a pretrained Whisper encoder.
 
 >>> from speakerprint import SpeakerEmbedder
->>> embedder = SpeakerEmbedder.load("models/speakerprint")
+>>> embedder = SpeakerEmbedder.load()
 >>> embedder.embed(waveform, sample_rate_hz=48_000).shape
 (256,)
 """

@@ -185,10 +185,12 @@ def augment(
         return features
     draw = torch.rand(len(features), len(kinds), generator=generator, device=features.device)
     gets = draw.argsort(dim=1).argsort(dim=1) < count  # (batch, kinds), `count` of them true in each row
-    augmented = features
+    augmented = features.clone()
     for column, kind in enumerate(kinds):
-        changed = AUGMENTATIONS[kind](augmented, n_frames, **getattr(settings, kind).model_dump(), generator=generator)
-        augmented = torch.where(gets[:, column, None, None], changed, augmented)
+        chosen = gets[:, column].nonzero()[:, 0]
+        if len(chosen):
+            change, values = AUGMENTATIONS[kind], getattr(settings, kind).model_dump()
+            augmented[chosen] = change(augmented[chosen], n_frames[chosen], **values, generator=generator)
     return augmented * _valid(features, n_frames)
 
 

@@ -1,4 +1,4 @@
-"""The `speakerprint` command: switch params.yaml to a preset, print metrics, embed recordings."""
+"""The `speakerprint` command: switch params.yaml to a preset, print metrics, embed recordings and compare them."""
 
 import json
 import sys
@@ -74,7 +74,7 @@ def embed(
     files: Annotated[
         list[str], typer.Argument(help="recordings, in any format that libsndfile or FFmpeg reads; -: names on stdin")
     ],
-    model: Annotated[Path, typer.Option(help="a trained model")] = Path("models/speakerprint"),
+    model: Annotated[Path | None, typer.Option(help="folder of a trained model; without it, the shipped one")] = None,
     output: Annotated[Path | None, typer.Option(help="FILE.npy, .npz, .csv or .json; without it, JSON lines are printed")] = None,
 ) -> None:
     """Embed recordings: one unit vector each, near each other for the same speaker.
@@ -113,3 +113,32 @@ def embed(
         pd.DataFrame(embeddings, index=pd.Index(names, name="path")).to_csv(output)
     else:
         output.write_text(json.dumps(rows, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@app.command()
+def verify(
+    first: Annotated[str, typer.Argument(help="a recording, in any format that libsndfile or FFmpeg reads")],
+    second: Annotated[str, typer.Argument(help="another")],
+    model: Annotated[Path | None, typer.Option(help="folder of a trained model; without it, the shipped one")] = None,
+    false_accept_rate: Annotated[float, typer.Option(help="of the threshold: one that the model was given")] = 0.01,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+) -> None:
+    """Tell whether two recordings are of one speaker. Exit status: 0 same speaker, 2 different speakers, 1 an error.
+
+    Examples:
+
+    - `speakerprint verify monday.wav tuesday.mp3`
+    - `speakerprint verify monday.wav tuesday.mp3 --false-accept-rate 0.001 --json`
+    """
+    from speakerprint import SpeakerEmbedder
+
+    result = SpeakerEmbedder.load(model).verify(first, second, false_accept_rate)
+    if as_json:
+        typer.echo(json.dumps(result._asdict()))
+    else:
+        verdict = "same speaker" if result.same_speaker else "different speakers"
+        typer.echo(
+            f"{verdict}: score {result.score:.3f}, threshold {result.threshold:.3f} at {false_accept_rate:.1%} false accepts"
+        )
+    if not result.same_speaker:
+        raise typer.Exit(2)

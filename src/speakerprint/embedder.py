@@ -1,7 +1,9 @@
 """The public way to use a trained model: waveforms and files in, embeddings out."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,22 +16,47 @@ from speakerprint.model import SpeakerModel
 
 MIN_DURATION_S = 0.1
 BATCH = 16
+SHIPPED = Path(__file__).resolve().parents[2] / "models/pretrained/speakerprint-base"  # in the repository, beside src/
+
+
+class Verification(NamedTuple):
+    """Whether two recordings are of one speaker: the cosine of their embeddings against a threshold.
+
+    ``false_accept_rate`` is the fraction of pairs of different speakers that reached the threshold where it was chosen (the
+    model's card says on which recordings); other microphones, languages or noise move it.
+    """
+
+    score: float
+    same_speaker: bool
+    threshold: float
+    false_accept_rate: float
 
 
 class SpeakerEmbedder:
     """Speaker embeddings from a trained model.
 
-    >>> embedder = SpeakerEmbedder.load("models/speakerprint")
+    >>> embedder = SpeakerEmbedder.load()
     >>> same = embedder.embed(first, 48_000) @ embedder.embed(second, 16_000)  # cosine similarity, -1 to 1
+    >>> embedder.verify("monday.wav", "tuesday.mp3").same_speaker
     """
 
-    def __init__(self, model: SpeakerModel):
+    def __init__(self, model: SpeakerModel, thresholds: dict[float, float] | None = None):
+        """thresholds: the score to reach for each false-accept rate, where the model has been given some."""
         self.model = model.eval()
+        self.thresholds = thresholds or {}
 
     @classmethod
-    def load(cls, folder: str | Path = "models/speakerprint", device: str | torch.device = "cpu") -> "SpeakerEmbedder":
-        """Load a model folder as `train` writes it. Raises InputError if there is none."""
-        return cls(SpeakerModel.load(folder).to(device))
+    def load(cls, folder: str | Path | None = None, device: str | torch.device = "cpu") -> "SpeakerEmbedder":
+        """Load a model folder as `train` writes it, or without one the model that the repository ships.
+
+        Raises InputError if there is none.
+        """
+        if folder is None and not SHIPPED.is_dir():
+            raise InputError(f"the shipped model is in the repository, and {SHIPPED} is not there; name the folder of a model")
+        folder = SHIPPED if folder is None else Path(folder)
+        model = SpeakerModel.load(folder).to(device)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return cls(model, {float(rate): score for rate, score in config.get("thresholds", {}).items()})
 
     @property
     def embedding_dim(self) -> int:
@@ -64,6 +91,18 @@ class SpeakerEmbedder:
             chosen = by_length[start : start + BATCH]
             embeddings[chosen] = self.model.embed_frames([frames[index] for index in chosen])
         return embeddings
+
+    def verify(self, first: str | Path, second: str | Path, false_accept_rate: float = 0.01) -> Verification:
+        """Tell whether two files are of one speaker, at one of the model's false-accept rates (`thresholds`).
+
+        Raises InputError for files that `embed_files` refuses, and for a rate that the model has no threshold for.
+        """
+        if false_accept_rate not in self.thresholds:
+            known = ", ".join(map(str, self.thresholds)) or "none; `experiments/publish_model.py` gives it some"
+            raise InputError(f"the model has no threshold for a false-accept rate of {false_accept_rate}; it has: {known}")
+        one, other = self.embed_files([first, second])
+        score, threshold = float(one @ other), self.thresholds[false_accept_rate]
+        return Verification(score, score >= threshold, threshold, false_accept_rate)
 
     @staticmethod
     def _prepare(waveform: np.ndarray, sample_rate_hz: int, name: str) -> np.ndarray:

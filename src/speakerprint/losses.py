@@ -1,4 +1,4 @@
-"""What training minimises: batch-hard triplet, NT-Xent, additive angular margin.
+"""What training minimises: batch-hard triplet, NT-Xent, supervised contrastive, additive angular margin.
 
 All take unit-length embeddings; all are defined (0, with a gradient of 0) on batches that hold nothing to compare.
 """
@@ -51,6 +51,24 @@ def ntxent(views: Tensor, temperature: float) -> Tensor:
     loss = torch.logaddexp(positives, negatives[:, None, :]) - positives
     other_view = ~torch.eye(n_views, dtype=torch.bool, device=views.device)
     return loss[other_view].mean()
+
+
+def supervised_contrastive(embeddings: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Mean over anchors of the mean over their positives of -log softmax of the similarity among all other embeddings.
+
+    Khosla et al.: "Supervised Contrastive Learning", 2020, eq. 2 (the sum over positives is outside the logarithm). An anchor
+    without a positive does not count.
+
+    embeddings: (batch, dim) of unit length. labels: (batch,) int64. Returns a scalar.
+    """
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    positive = (labels[:, None] == labels[None, :]) & ~itself
+    similarity = (embeddings @ embeddings.T / temperature).masked_fill(itself, -torch.inf)
+    surprise = (similarity.logsumexp(dim=1, keepdim=True) - similarity).masked_fill(~positive, 0.0).sum(dim=1)
+    count = positive.sum(dim=1)
+    if not count.any():
+        return embeddings.sum() * 0.0
+    return (surprise[count > 0] / count[count > 0]).mean()
 
 
 class AngularMargin(nn.Module):

@@ -127,6 +127,8 @@ class Loss(Section):
     triplet_margin: Positive
     ntxent_weight: NonNegative
     ntxent_temperature: Positive
+    supervised_contrastive_weight: NonNegative
+    supervised_contrastive_temperature: Positive
     angular_margin_weight: NonNegative
     angular_margin: NonNegative
     angular_margin_scale: Positive
@@ -135,7 +137,8 @@ class Loss(Section):
 
     @model_validator(mode="after")
     def _some_loss(self) -> "Loss":
-        if self.triplet_weight + self.ntxent_weight + self.angular_margin_weight == 0:
+        weights = (self.triplet_weight, self.ntxent_weight, self.supervised_contrastive_weight, self.angular_margin_weight)
+        if not any(weights):
             raise ValueError("every weight is 0: nothing would be learned; give at least one loss a weight")
         return self
 

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from speakerprint.augment import augment
 from speakerprint.errors import InputError
-from speakerprint.losses import AngularMargin, batch_hard_triplet, ntxent
+from speakerprint.losses import AngularMargin, batch_hard_triplet, ntxent, supervised_contrastive
 from speakerprint.model import SpeakerModel
 from speakerprint.params import Augmentation, Loss, Model, Sampling, Section, Train
 from speakerprint.sampling import SpeakerBatches
@@ -127,6 +127,9 @@ class Objective(nn.Module):
                 terms["triplet"] = batch_hard_triplet(embeddings[0], labels, loss.triplet_margin)
             if loss.ntxent_weight:
                 terms["ntxent"] = ntxent(embeddings, loss.ntxent_temperature)
+            if loss.supervised_contrastive_weight:
+                every, speaker = embeddings.flatten(0, 1), labels.repeat(len(embeddings))
+                terms["supervised_contrastive"] = supervised_contrastive(every, speaker, loss.supervised_contrastive_temperature)
             if loss.angular_margin_weight:
                 margin = loss.angular_margin * min(1.0, step / max(1, loss.angular_margin_warmup_steps))
                 heard = embeddings if loss.angular_margin_on_views else embeddings[:1]
