@@ -23,7 +23,7 @@ def main() -> None:
         )
     train(
         {name: features / name for name in params.train_corpora},
-        Recipe(params.model, params.loss, params.sampling, params.augmentation, params.train),
+        Recipe(params.model, params.loss, params.sampling, params.augmentation, params.discriminant, params.train),
         out="models/speakerprint",
         log="metrics/training",
         checkpoints="models/checkpoint",

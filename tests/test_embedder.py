@@ -19,7 +19,7 @@ def embedder(tmp_path) -> SpeakerEmbedder:
     torch.manual_seed(0)
     settings = Model(
         layers=1,
-        layer_mix=True,
+        layer_combination="mix",
         convolution_channels=8,
         pooling="attentive_statistics",
         projection="linear",

@@ -12,8 +12,15 @@ from speakerprint.model import AttentiveStatistics, LayerMix, MaskedNorm, MeanPo
 from speakerprint.params import Model
 from speakerprint.whisper import MAX_FRAMES
 
-EARLY = {"layers": 2, "layer_mix": True, "convolution_channels": 16, "pooling": "attentive_statistics", "projection": "linear"}
-REFERENCE = {"layers": 2, "layer_mix": False, "convolution_channels": 0, "pooling": "mean", "projection": "mlp"}
+EARLY = {
+    "layers": 2,
+    "layer_combination": "mix",
+    "convolution_channels": 16,
+    "pooling": "attentive_statistics",
+    "projection": "linear",
+}
+DISCRIMINANT = {**EARLY, "layer_combination": "concatenate", "convolution_channels": 0, "projection": "discriminant"}
+REFERENCE = {"layers": 2, "layer_combination": "last", "convolution_channels": 0, "pooling": "mean", "projection": "mlp"}
 
 
 def model(seed=0, **settings) -> SpeakerModel:
@@ -26,7 +33,7 @@ def clips(*lengths, seed=0) -> list[np.ndarray]:
     return [rng.normal(size=(n, 80)).astype(np.float32) for n in lengths]
 
 
-@pytest.mark.parametrize("settings", [EARLY, REFERENCE], ids=["early layers", "reference"])
+@pytest.mark.parametrize("settings", [EARLY, REFERENCE, DISCRIMINANT], ids=["convolutions", "reference", "discriminant"])
 def test_an_embedding_does_not_depend_on_the_rest_of_the_batch(settings):
     embedder, recordings = model(**settings), clips(61, 200, 130, 33)
     together = embedder.embed_frames(recordings)
@@ -34,7 +41,7 @@ def test_an_embedding_does_not_depend_on_the_rest_of_the_batch(settings):
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
-@pytest.mark.parametrize("settings", [EARLY, REFERENCE], ids=["early layers", "reference"])
+@pytest.mark.parametrize("settings", [EARLY, REFERENCE, DISCRIMINANT], ids=["convolutions", "reference", "discriminant"])
 def test_embeddings_have_unit_length(settings):
     embeddings = model(**settings).embed_frames(clips(50, 90))
     assert embeddings.shape == (2, 8) and embeddings.dtype == np.float32
@@ -53,6 +60,20 @@ def test_layer_mix_starts_as_the_mean_of_normalised_layers():
     hidden = [torch.randn(2, 5, 12), 100 * torch.randn(2, 5, 12) + 3]
     expected = (F.layer_norm(hidden[0], (12,)) + F.layer_norm(hidden[1], (12,))) / 2
     torch.testing.assert_close(LayerMix(2)(hidden), expected)
+
+
+def test_concatenated_layers_keep_each_layers_statistics():
+    embedder = model(layers=2, layer_combination="concatenate", convolution_channels=0, pooling="mean", projection="discriminant")
+    hidden = [torch.randn(3, 5, 512), 100 * torch.randn(3, 5, 512) + 3]
+    expected = torch.cat([F.layer_norm(layer, (512,)).mean(dim=1) for layer in hidden], dim=1)
+    torch.testing.assert_close(embedder.pool(hidden, None), expected)
+
+
+def test_attentive_statistics_start_as_plain_ones():
+    x, mask = torch.randn(2, 7, 4), torch.tensor([[True] * 7, [True] * 5 + [False] * 2])
+    pooled = AttentiveStatistics(4)(x, mask)
+    torch.testing.assert_close(pooled[1, :4], x[1, :5].mean(dim=0))
+    torch.testing.assert_close(pooled[1, 4:], x[1, :5].var(dim=0, correction=0).clamp(min=1e-5).sqrt(), atol=1e-4, rtol=1e-4)
 
 
 def test_mean_pooling_leaves_padding_out():

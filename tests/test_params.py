@@ -76,7 +76,7 @@ def test_valid_params_keep_their_values(tree):
         ("train.steps", "many", "train.steps: Input should be a valid integer, found 'many'"),
         ("train.steps", 1.5, "train.steps: Input should be a valid integer, found 1.5"),
         ("train.steps", 0, "train.steps: Input should be greater than or equal to 1, found 0"),
-        ("model.layer_mix", 1, "model.layer_mix: Input should be a valid boolean, found 1"),
+        ("model.centred", 1, "model.centred: Input should be a valid boolean, found 1"),
         ("model.layers", 7, "model.layers: Input should be less than or equal to 6, found 7"),
         ("model.pooling", "max", "model.pooling: Input should be 'mean' or 'attentive_statistics', found 'max'"),
         ("corpora.learn.role", "test", "corpora.learn.role: Input should be 'train' or 'evaluate', found 'test'"),

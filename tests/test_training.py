@@ -63,10 +63,11 @@ def run(tmp_path, monkeypatch) -> Run:
     return Run(
         tmp_path,
         Recipe(
-            model=params.model.model_copy(update={"layers": 1, "convolution_channels": 16, "embedding_dim": 8}),
+            model=params.model.model_copy(update={"layers": 1, "embedding_dim": 8}),
             loss=params.loss,
             sampling=params.sampling.model_copy(update={"speakers": 3, "utterances": 2}),
             augmentation=params.augmentation,
+            discriminant=params.discriminant,
             train=params.train.model_copy(
                 update={
                     "steps": 6,
@@ -128,6 +129,7 @@ def test_a_checkpoint_of_another_recipe_is_not_resumed(run, monkeypatch):
 
 
 def test_training_lowers_the_loss(run):
+    run.recipe = replace(run.recipe, model=run.recipe.model.model_copy(update={"projection": "linear"}))
     run(steps=60, head_learning_rate=0.003, validate_every_steps=60)
     rows = pd.read_csv(run.folder / "run/log/plots/metrics/train/loss.tsv", sep="\t")
     assert rows["loss"].iloc[-1] < 0.5 * rows["loss"].iloc[0]
@@ -167,12 +169,25 @@ def test_a_centred_model_has_training_embeddings_around_zero(run):
     assert mean_length("centred") < 0.5 * mean_length("plain")
 
 
+def test_a_discriminant_projection_starts_from_what_tells_speakers_apart(run):
+    """With learning rates of next to nothing, the start is what comes out."""
+    run("start", steps=1, head_learning_rate=1e-9, validation_speakers=0.0)
+    random = replace(run.recipe, model=run.recipe.model.model_copy(update={"projection": "linear"}))
+    Run(run.folder, random)("random", steps=1, head_learning_rate=1e-9, validation_speakers=0.0)
+    data = TrainingSet({"a": FeatureStore(run.folder / "a")})
+
+    def eer(name: str) -> float:
+        return training.validate(training.SpeakerModel.load(run.folder / name / "model"), data, np.arange(32), 100)
+
+    assert eer("start") < 0.5 * eer("random")
+
+
 def test_training_goes_on_from_a_trained_model(run):
     first = run("first", validation_speakers=0.0)
     start = training.initial_model(run.recipe.model, run.folder / "first/model").state_dict()
     assert same({**start, "centre": first["centre"]}, first) and not start["centre"].any()
     further = run("further", init_from=str(run.folder / "first/model"), head_learning_rate=1e-6, validation_speakers=0.0)
-    near = "convolutions.first.weight"
+    near = "projection.linear.weight"
     assert 0 < (further[near] - first[near]).abs().max() < 1e-4
 
 
@@ -270,7 +285,7 @@ def test_losses_are_computed_in_float32_under_autocast(run):
     recipe = run.recipe
     objective = training.Objective(training.SpeakerModel(recipe.model), 3, recipe)
     close = torch.nn.functional.normalize(torch.ones(1, 6, 8) + 0.02 * torch.randn(2, 6, 8), dim=-1)
-    objective.model.head = lambda hidden, mask: close.flatten(0, 1)
+    objective.model.project = lambda pooled: close.flatten(0, 1)
     batch = torch.zeros(6, 80, 20), torch.full((6,), 20), torch.tensor([0, 0, 1, 1, 2, 2])
     with torch.autocast("cpu", torch.bfloat16):
         terms = objective(*batch, 99, 1)

@@ -1,4 +1,4 @@
-"""The whole model: Whisper's lower encoder layers -> mix of their outputs -> convolutions -> pooling -> projection.
+"""The whole model: Whisper's lower encoder layers -> their outputs combined -> convolutions -> pooling -> projection.
 
 Shapes: log-mel features (batch, 80, frames) at 100 frames a second; the encoder halves them to positions, (batch, positions,
 512) at 50 a second; an embedding is (embedding_dim,) of unit length. Padding never changes an embedding: each step works on
@@ -36,6 +36,11 @@ class LayerMix(nn.Module):
         """hidden: one (batch, positions, width) per layer. Returns (batch, positions, width)."""
         weights = self.logits.softmax(dim=0)
         return sum(weight * F.layer_norm(layer, layer.shape[-1:]) for weight, layer in zip(weights, hidden, strict=True))
+
+
+def concatenate_layers(hidden: list[Tensor]) -> Tensor:
+    """The layers' outputs side by side, each normalised first: (batch, positions, layers * width)."""
+    return torch.cat([F.layer_norm(layer, layer.shape[-1:]) for layer in hidden], dim=-1)
 
 
 class MaskedNorm(nn.BatchNorm1d):
@@ -92,7 +97,10 @@ class AttentiveStatistics(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.score = nn.Sequential(nn.Linear(width, self.BOTTLENECK), nn.Tanh(), nn.Linear(self.BOTTLENECK, width))
+        last = nn.Linear(self.BOTTLENECK, width)
+        nn.init.zeros_(last.weight)  # all positions count the same until training finds better
+        nn.init.zeros_(last.bias)
+        self.score = nn.Sequential(nn.Linear(width, self.BOTTLENECK), nn.Tanh(), last)
         self.out_width = 2 * width
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -106,6 +114,31 @@ class AttentiveStatistics(nn.Module):
         return torch.cat([mean, variance.clamp(min=1e-5).sqrt()], dim=1)
 
 
+class DiscriminantProjection(nn.Module):
+    """Linear projection of standardised statistics; `discriminant` finds its start, training goes on from there."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, width: int, dim: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("std", torch.ones(width))
+        self.linear = nn.Linear(width, dim)
+
+    def start(self, mean: np.ndarray, std: np.ndarray, weights: np.ndarray) -> None:
+        """Take what `discriminant` returned."""
+        with torch.no_grad():
+            self.mean.copy_(torch.from_numpy(mean))
+            self.std.copy_(torch.from_numpy(std))
+            self.linear.weight.copy_(torch.from_numpy(weights))
+            self.linear.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (batch, width). Returns (batch, dim)."""
+        return self.linear((x - self.mean) / self.std)
+
+
 class SpeakerModel(nn.Module):
     """Log-mel features to speaker embeddings."""
 
@@ -115,15 +148,18 @@ class SpeakerModel(nn.Module):
         super().__init__()
         self.settings = settings
         self.encoder = WhisperEncoder(settings.layers)
-        self.layer_mix = LayerMix(settings.layers) if settings.layer_mix else None
-        width = DIMS.width
+        self.layer_mix = LayerMix(settings.layers) if settings.layer_combination == "mix" else None
+        width = DIMS.width * (settings.layers if settings.layer_combination == "concatenate" else 1)
         self.convolutions = None
         if settings.convolution_channels:
             self.convolutions = Convolutions(width, settings.convolution_channels)
             width = settings.convolution_channels
         self.pooling = AttentiveStatistics(width) if settings.pooling == "attentive_statistics" else MeanPooling(width)
         pooled, dim = self.pooling.out_width, settings.embedding_dim
-        if settings.projection == "mlp":
+        self.projection: nn.Module
+        if settings.projection == "discriminant":
+            self.projection = DiscriminantProjection(pooled, dim)
+        elif settings.projection == "mlp":
             self.projection = nn.Sequential(nn.Linear(pooled, DIMS.width), nn.ReLU(), nn.Linear(DIMS.width, dim))
         else:
             self.projection = nn.Sequential(nn.BatchNorm1d(pooled), nn.Linear(pooled, dim))
@@ -133,12 +169,19 @@ class SpeakerModel(nn.Module):
         """The encoder's part of `forward`: the layers' outputs, each (batch, positions, 512), and the mask of valid positions."""
         return self.encoder(features, n_frames)
 
-    def head(self, hidden: list[Tensor], mask: Tensor | None) -> Tensor:
-        """The rest of `forward`, on what `encode` returned."""
-        x = self.layer_mix(hidden) if self.layer_mix is not None else self.encoder.final_norm(hidden[-1])
+    def pool(self, hidden: list[Tensor], mask: Tensor | None) -> Tensor:
+        """The statistics that are projected, (batch, width), of what `encode` returned."""
+        if self.settings.layer_combination == "concatenate":
+            x = concatenate_layers(hidden)
+        else:
+            x = self.layer_mix(hidden) if self.layer_mix is not None else self.encoder.final_norm(hidden[-1])
         if self.convolutions is not None:
             x = self.convolutions(x, mask)
-        return F.normalize(F.normalize(self.projection(self.pooling(x, mask)).float()) - self.centre)
+        return self.pooling(x, mask)
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """The embeddings, (batch, embedding_dim) of unit length, of what `pool` returned."""
+        return F.normalize(F.normalize(self.projection(pooled).float()) - self.centre)
 
     def forward(self, features: Tensor, n_frames: Tensor | None = None) -> Tensor:
         """Embed a batch.
@@ -146,7 +189,7 @@ class SpeakerModel(nn.Module):
         features: (batch, 80, frames) float32, at most 3000 frames. n_frames: (batch,) int64 valid frames of each clip, or None
         where all are valid. Returns (batch, embedding_dim) float32 of unit length.
         """
-        return self.head(*self.encode(features, n_frames))
+        return self.project(self.pool(*self.encode(features, n_frames)))
 
     @torch.inference_mode()
     def embed_frames(self, clips: list[np.ndarray]) -> np.ndarray:

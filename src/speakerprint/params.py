@@ -114,10 +114,10 @@ class Features(Section):
 
 class Model(Section):
     layers: Annotated[int, Field(ge=1, le=6)]
-    layer_mix: bool
+    layer_combination: Literal["concatenate", "mix", "last"]
     convolution_channels: Count
     pooling: Literal["mean", "attentive_statistics"]
-    projection: Literal["linear", "mlp"]
+    projection: Literal["discriminant", "linear", "mlp"]
     embedding_dim: PositiveInt
     centred: bool
 
@@ -241,6 +241,12 @@ class Augmentation(Section):
     triplet: TripletAugmentation
 
 
+class Discriminant(Section):
+    shrinkage: Fraction
+    crop_s: Positive
+    views: Count
+
+
 class Train(Section):
     init_from: str
     seed: Count
@@ -280,6 +286,7 @@ class Params(Section):
     loss: Loss
     sampling: Sampling
     augmentation: Augmentation
+    discriminant: Discriminant
     train: Train
     evaluation: Evaluation
 
@@ -299,6 +306,11 @@ class Params(Section):
         if self.loss.ntxent_weight > 0 and self.augmentation.ntxent.views == 0:
             raise ValueError(
                 "loss.ntxent_weight is above 0 but augmentation.ntxent.views is 0: ask for a view or set the weight to 0"
+            )
+        if self.model.projection == "discriminant" and self.model.convolution_channels:
+            raise ValueError(
+                "model.projection is discriminant, which starts from Whisper's own statistics, but model.convolution_channels is "
+                f"{self.model.convolution_channels}: set it to 0, or the projection to linear"
             )
         if self.loss.triplet_weight > 0 and self.sampling.utterances < 2:
             raise ValueError(

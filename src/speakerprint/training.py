@@ -25,10 +25,11 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from speakerprint.augment import augment
+from speakerprint.discriminant import discriminant
 from speakerprint.errors import InputError
 from speakerprint.losses import AngularMargin, batch_hard_triplet, ntxent, supervised_contrastive
-from speakerprint.model import SpeakerModel
-from speakerprint.params import Augmentation, Loss, Model, Sampling, Section, Train
+from speakerprint.model import DiscriminantProjection, SpeakerModel
+from speakerprint.params import Augmentation, Discriminant, Loss, Model, Sampling, Section, Train
 from speakerprint.sampling import SpeakerBatches
 from speakerprint.store import FRAMES_PER_SECOND, N_MELS, FeatureStore, pad_batch
 from speakerprint.trials import equal_error_rate
@@ -49,6 +50,7 @@ class Recipe:
     loss: Loss
     sampling: Sampling
     augmentation: Augmentation
+    discriminant: Discriminant
     train: Train
 
     def sections(self) -> dict[str, Section]:
@@ -316,6 +318,43 @@ def initial_model(settings: Model, init_from: str | Path) -> SpeakerModel:
     return model
 
 
+@torch.inference_mode()
+def start_from_discriminant(objective: Objective, data: TrainingSet, recordings: np.ndarray, labels: np.ndarray) -> None:
+    """Set the projection to the linear discriminant analysis of the pooled statistics, and the speakers' centres to their means.
+
+    The statistics are those of a central crop of each training recording and of augmented ones, placed at random.
+
+    recordings, labels: (n,), as in training. Raises InputError if no speaker has two recordings.
+    """
+    model, recipe = objective.model.eval(), objective.recipe
+    settings, drawn = recipe.discriminant, recipe.augmentation.ntxent
+    n_frames, device = round(settings.crop_s * FRAMES_PER_SECOND), next(model.parameters()).device
+    rng = np.random.default_rng([recipe.train.seed, 2])
+    generator = torch.Generator(device).manual_seed(recipe.train.seed)
+    rows, speakers = [], []
+    order = rng.permutation(len(recordings))  # so that the speech in the background is not the clip's neighbour
+    passes = tqdm(total=len(order) * (1 + settings.views), desc="discriminant analysis", unit="clip", disable=None)
+    for view in range(1 + settings.views):
+        for chosen in np.split(order, range(VALIDATION_BATCH, len(order), VALIDATION_BATCH)):
+            positions = rng.random(len(chosen)) if view else np.full(len(chosen), 0.5)
+            crops = [data.crop(recordings[i], n_frames, position) for i, position in zip(chosen, positions, strict=True)]
+            padded, mask = pad_batch(crops)
+            features, lengths = torch.from_numpy(padded).to(device), torch.from_numpy(mask.sum(axis=1)).to(device)
+            if view:
+                features = augment(features, lengths, drawn.kinds, drawn.kinds_per_view, recipe.augmentation, generator)
+            rows.append(model.pool(*model.encode(features, None if mask.all() else lengths)).float().cpu().numpy())
+            speakers.append(labels[chosen])
+            passes.update(len(chosen))
+    passes.close()
+    pooled, codes = np.concatenate(rows), np.concatenate(speakers)
+    assert isinstance(model.projection, DiscriminantProjection)
+    model.projection.start(*discriminant(pooled, codes, recipe.model.embedding_dim, settings.shrinkage))
+    embeddings = model.project(torch.from_numpy(pooled).to(device))
+    centres = torch.zeros_like(objective.angular_margin.centres).index_add_(0, torch.from_numpy(codes).to(device), embeddings)
+    objective.angular_margin.centres.copy_(torch.nn.functional.normalize(centres))
+    model.train()
+
+
 def mean_embedding(model: SpeakerModel, data: TrainingSet, recordings: np.ndarray, n_frames: int) -> Tensor:
     """Mean of the embeddings of at most CENTRE_RECORDINGS training recordings, a crop of each, spread over their speakers."""
     chosen = recordings[spread_over_speakers(data.speaker_ids[recordings], CENTRE_RECORDINGS)]
@@ -362,6 +401,9 @@ def train(features: dict[str, Path], recipe: Recipe, out: str | Path, log: str |
         optimiser.load_state_dict(state["optimiser"])
         progress = Progress(**state["progress"])
         accelerator.print(f"resuming at step {progress.step} of {settings.steps} from {checkpoint.path}")
+    elif recipe.model.projection == "discriminant" and not Path(settings.init_from).is_dir():
+        objective.to(accelerator.device)
+        start_from_discriminant(objective, data, recordings, labels)
     wrapped, optimiser = accelerator.prepare(objective, optimiser)
 
     batches = DataLoader(

@@ -22,7 +22,6 @@ TINY = {
     "corpora.demo_dev.source.recordings_per_speaker": 4,
     "corpora.demo_dev.filter.min_recordings_per_speaker": 2,
     "model.layers": 1,
-    "model.convolution_channels": 16,
     "model.embedding_dim": 8,
     "sampling.speakers": 3,
     "sampling.utterances": 2,
