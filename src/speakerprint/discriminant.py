@@ -19,7 +19,7 @@ def discriminant(
     which thousands of speakers of few rows do not have.)
 
     rows: (n, width). speakers: (n,) codes from 0. Returns the mean (width,) and the standard deviation (width,) that standardise
-    rows, and the projection of standardised rows (dim, width). Raises InputError if no speaker has two rows, or dim exceeds width.
+    rows, and the projection of standardised rows (dim, width). Raises InputError if no speaker has two rows, or dim > width.
     """
     width = rows.shape[1]
     if dim > width:
