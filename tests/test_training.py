@@ -144,8 +144,9 @@ def test_a_frozen_encoder_keeps_its_weights_and_an_unfrozen_one_does_not(run):
     assert not torch.equal(late[f"encoder.{name}"], before[name])
 
 
-def test_the_best_checkpoint_is_kept(run, monkeypatch):
-    eers, seen = iter([0.4, 0.1, 0.3]), []
+@pytest.mark.parametrize("eers", [[0.5, 0.4, 0.1, 0.3], [0.1, 0.5, 0.4, 0.3]], ids=["on the way", "the start"])
+def test_the_best_checkpoint_is_kept(run, monkeypatch, eers):
+    eers, best, seen = iter(eers), eers.index(0.1), []
 
     def scripted(model, *_):
         seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
@@ -153,7 +154,7 @@ def test_the_best_checkpoint_is_kept(run, monkeypatch):
 
     monkeypatch.setattr(training, "validate", scripted)
     kept = run()
-    assert same({**kept, "centre": seen[1]["centre"]}, seen[1])
+    assert same({**kept, "centre": seen[best]["centre"]}, seen[best])
 
 
 def test_a_centred_model_has_training_embeddings_around_zero(run):

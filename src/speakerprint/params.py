@@ -250,7 +250,7 @@ class Discriminant(Section):
 class Train(Section):
     init_from: str
     seed: Count
-    steps: PositiveInt
+    steps: Count
     crop_s: Positive
     encoder_learning_rate: NonNegative
     head_learning_rate: Positive

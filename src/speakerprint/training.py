@@ -422,6 +422,16 @@ def train(features: dict[str, Path], recipe: Recipe, out: str | Path, log: str |
             log_row(live, row)
         wrapped.train()
         clips, started = 0, time.perf_counter()
+
+        def judge(row: dict[str, float]) -> None:
+            eer = [validate(model, data, validation, crop_frames)]  # normalisation statistics differ between processes
+            row["validation/eer"] = broadcast_object_list(eer)[0]
+            progress.judge(row["validation/eer"], model)
+
+        if len(validation) and not progress.history:  # a start from discriminant analysis, or from a model, may be the best
+            progress.history.append({"step": 0.0})
+            judge(progress.history[0])
+            log_row(live, progress.history[0])
         for step in steps:
             train_encoder = settings.encoder_learning_rate > 0 and step >= settings.freeze_encoder_steps
             model.encoder.requires_grad_(train_encoder)
@@ -456,9 +466,7 @@ def train(features: dict[str, Path], recipe: Recipe, out: str | Path, log: str |
                 progress.recent, clips, started = [], 0, time.perf_counter()
             if len(validation) and (done % settings.validate_every_steps == 0 or last):
                 paused = time.perf_counter()
-                eer = [validate(model, data, validation, crop_frames)]  # normalisation statistics differ between processes
-                row["validation/eer"] = broadcast_object_list(eer)[0]
-                progress.judge(row["validation/eer"], model)
+                judge(row)
                 started += time.perf_counter() - paused
             if len(row) > 1:
                 progress.history.append(row)
