@@ -227,6 +227,15 @@ def test_a_loss_that_is_no_number_stops_with_a_remedy(run, monkeypatch):
 def test_a_crop_longer_than_the_encoder_hears_is_refused(run):
     with pytest.raises(InputError, match=r"train\.crop_s is 31"):
         run(crop_s=31.0)
+    with pytest.raises(InputError, match=r"train\.last_crop_s is 32"):
+        run(last_crop_s=32.0)
+
+
+def test_crops_grow_evenly_to_the_last_step(run, monkeypatch):
+    real, frames = training.Objective.forward, []
+    monkeypatch.setattr(training.Objective, "forward", lambda self, *a, **k: frames.append(a[0].shape[2]) or real(self, *a, **k))
+    run(steps=3, gradient_accumulation=2, last_crop_s=0.7)
+    assert frames == [50, 50, 60, 60, 70, 70]
 
 
 def test_validation_speakers_are_not_trained_on(tmp_path):

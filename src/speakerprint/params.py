@@ -252,6 +252,7 @@ class Train(Section):
     seed: Count
     steps: Count
     crop_s: Positive
+    last_crop_s: Positive | None
     encoder_learning_rate: NonNegative
     head_learning_rate: Positive
     freeze_encoder_steps: Count

@@ -80,19 +80,29 @@ class TrainingSet:
         return store.frames(index, start, start + n_frames)
 
 
-class CropBatches(Dataset):
-    """Batch `i` of random crops: features (batch, 80, frames) float32, valid frames (batch,), speaker labels (batch,)."""
+def crop_frames(settings: Train, step: int) -> int:
+    """How long the crops of an optimiser step are, in frames: they grow evenly from `crop_s` to `last_crop_s`."""
+    last_s = settings.last_crop_s or settings.crop_s
+    return round((settings.crop_s + (last_s - settings.crop_s) * min(1.0, step / max(1, settings.steps - 1))) * FRAMES_PER_SECOND)
 
-    def __init__(self, data: TrainingSet, recordings: np.ndarray, labels: np.ndarray, recipe: Recipe):
+
+class CropBatches(Dataset):
+    """Batch `i` of random crops: features (batch, 80, frames) float32, valid frames (batch,), speaker labels (batch,).
+
+    `per_step` batches make an optimiser step.
+    """
+
+    def __init__(self, data: TrainingSet, recordings: np.ndarray, labels: np.ndarray, recipe: Recipe, per_step: int):
         self.data, self.recordings, self.labels = data, recordings, labels
-        self.seed, self.n_frames = recipe.train.seed, round(recipe.train.crop_s * FRAMES_PER_SECOND)
+        self.settings, self.per_step, self.seed = recipe.train, per_step, recipe.train.seed
         self.batches = SpeakerBatches(labels, data.genders[recordings], recipe.sampling, recipe.train.seed)
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
         chosen = self.batches.batch(number)
         positions = np.random.default_rng([self.seed, number, 1]).random(len(chosen))
+        n_frames = crop_frames(self.settings, number // self.per_step)
         pairs = zip(self.recordings[chosen], positions, strict=True)
-        features, mask = pad_batch([self.data.crop(index, self.n_frames, position) for index, position in pairs])
+        features, mask = pad_batch([self.data.crop(index, n_frames, position) for index, position in pairs])
         return torch.from_numpy(features), torch.from_numpy(mask.sum(axis=1)), torch.from_numpy(self.labels[chosen])
 
 
@@ -370,10 +380,13 @@ def train(features: dict[str, Path], recipe: Recipe, out: str | Path, log: str |
     Raises InputError where the data cannot meet the settings, or the loss is no longer a number.
     """
     settings = recipe.train
-    crop_frames = round(settings.crop_s * FRAMES_PER_SECOND)
-    if crop_frames > MAX_FRAMES:
-        heard_s = MAX_FRAMES / FRAMES_PER_SECOND
-        raise InputError(f"train.crop_s is {settings.crop_s}, but the encoder hears at most {heard_s:.0f} s; lower it")
+    last_crop = crop_frames(settings, settings.steps)
+    if (longest := max(crop_frames(settings, 0), last_crop)) > MAX_FRAMES:
+        key, heard_s = (
+            "last_crop_s" if longest == last_crop and settings.last_crop_s else "crop_s",
+            MAX_FRAMES / FRAMES_PER_SECOND,
+        )
+        raise InputError(f"train.{key} is {getattr(settings, key)}, but the encoder hears at most {heard_s:.0f} s; lower it")
     torch.manual_seed(settings.seed)
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # a frozen encoder's, or those of a loss without weight
     precision = settings.mixed_precision if settings.mixed_precision != "auto" else "bf16" if native_bf16() else "no"
@@ -407,7 +420,7 @@ def train(features: dict[str, Path], recipe: Recipe, out: str | Path, log: str |
     wrapped, optimiser = accelerator.prepare(objective, optimiser)
 
     batches = DataLoader(
-        CropBatches(data, recordings, labels, recipe),
+        CropBatches(data, recordings, labels, recipe, accumulation * world),
         batch_size=None,
         sampler=range(progress.step * accumulation * world + rank, settings.steps * accumulation * world, world),
         num_workers=0 if data.in_memory else 2,
@@ -424,7 +437,7 @@ def train(features: dict[str, Path], recipe: Recipe, out: str | Path, log: str |
         clips, started = 0, time.perf_counter()
 
         def judge(row: dict[str, float]) -> None:
-            eer = [validate(model, data, validation, crop_frames)]  # normalisation statistics differ between processes
+            eer = [validate(model, data, validation, last_crop)]  # normalisation statistics differ between processes
             row["validation/eer"] = broadcast_object_list(eer)[0]
             progress.judge(row["validation/eer"], model)
 
@@ -482,7 +495,7 @@ def train(features: dict[str, Path], recipe: Recipe, out: str | Path, log: str |
             model.load_state_dict(progress.best_model)
             accelerator.print(f"best validation EER {progress.best_eer:.4f} at step {progress.best_step}")
         if recipe.model.centred:
-            model.centre.copy_(mean_embedding(model, data, recordings, crop_frames))
+            model.centre.copy_(mean_embedding(model, data, recordings, last_crop))
         model.save(out, run)
         with (Path(out) / "params.yaml").open("w", encoding="utf-8") as file:
             YAML(typ="safe", pure=True).dump({name: section.model_dump() for name, section in recipe.sections().items()}, file)
