@@ -20,11 +20,12 @@ OUTPUT_SUFFIXES = (".npy", ".npz", ".csv", ".json")
 
 
 def main() -> None:
-    """Entry point: what the user can mend ends in a message on stderr and status 1."""
+    """Entry point: what the user can mend ends in a message on stderr and status 2, as a wrong option does."""
     try:
         app(prog_name="speakerprint")
     except InputError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 @app.command()
@@ -123,7 +124,7 @@ def verify(
     false_accept_rate: Annotated[float, typer.Option(help="of the threshold: one that the model was given")] = 0.01,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
-    """Tell whether two recordings are of one speaker. Exit status: 0 same speaker, 2 different speakers, 1 an error.
+    """Tell whether two recordings are of one speaker. Exit status: 0 same speaker, 1 different speakers, 2 an error.
 
     Examples:
 
@@ -141,4 +142,4 @@ def verify(
             f"{verdict}: score {result.score:.3f}, threshold {result.threshold:.3f} at {false_accept_rate:.1%} false accepts"
         )
     if not result.same_speaker:
-        raise typer.Exit(2)
+        raise typer.Exit(1)
