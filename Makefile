@@ -1,4 +1,4 @@
-# Two commands on a fresh machine: `make repro` and `make test`. Either sets up .venv first; a second call installs nothing.
+# Two commands on a fresh machine: `make repro` and `make test`. Each sets up .venv first; a second call installs nothing.
 
 VENV := .venv
 # recipes find dvc, and dvc finds python, in the environment
@@ -18,6 +18,8 @@ PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c c
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  %-12s %s\n", $$1, $$2 }'
+
+install: $(VENV)/.installed  ## set up .venv, to use the shipped model
 
 repro: $(VENV)/.installed  ## run the pipeline (dvc repro), then show its figures and where its pictures are
 	@$(IN_VENV) dvc repro
@@ -53,4 +55,4 @@ $(VENV)/.installed: requirements.txt constraints.txt pyproject.toml
 	@$(PIP) --no-deps -e .
 	@touch $@
 
-.PHONY: help repro test lint clean
+.PHONY: help install repro test lint clean

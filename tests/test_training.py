@@ -192,6 +192,16 @@ def test_training_goes_on_from_a_trained_model(run):
     assert 0 < (further[near] - first[near]).abs().max() < 1e-4
 
 
+def test_speakers_of_a_model_that_goes_on_start_where_it_hears_them(run):
+    def first_loss(name: str) -> float:
+        return pd.read_csv(run.folder / name / "log/plots/metrics/train/angular_margin.tsv", sep="\t")["angular_margin"][0]
+
+    run.recipe = replace(run.recipe, model=run.recipe.model.model_copy(update={"projection": "linear"}))
+    run("from Whisper", steps=1)
+    run("further", steps=1, init_from=str(run.folder / "from Whisper/model"))
+    assert first_loss("further") < 0.5 * first_loss("from Whisper")
+
+
 def test_a_model_of_another_kind_is_no_start(run):
     run("first")
     with pytest.raises(InputError, match=r"model\.embedding_dim is 9, but there 8"):

@@ -359,10 +359,15 @@ def start_from_discriminant(objective: Objective, data: TrainingSet, recordings:
     pooled, codes = np.concatenate(rows), np.concatenate(speakers)
     assert isinstance(model.projection, DiscriminantProjection)
     model.projection.start(*discriminant(pooled, codes, recipe.model.embedding_dim, settings.shrinkage))
-    embeddings = model.project(torch.from_numpy(pooled).to(device))
-    centres = torch.zeros_like(objective.angular_margin.centres).index_add_(0, torch.from_numpy(codes).to(device), embeddings)
-    objective.angular_margin.centres.copy_(torch.nn.functional.normalize(centres))
+    start_centres(objective, model.project(torch.from_numpy(pooled).to(device)), codes)
     model.train()
+
+
+@torch.inference_mode()
+def start_centres(objective: Objective, embeddings: Tensor, labels: np.ndarray) -> None:
+    """Start the angular margin's centre of each speaker at the mean of the speaker's embeddings, (n, dim); labels: (n,)."""
+    centres, codes = objective.angular_margin.centres, torch.from_numpy(labels).to(embeddings.device)
+    centres.copy_(torch.nn.functional.normalize(torch.zeros_like(centres).index_add_(0, codes, embeddings)))
 
 
 def mean_embedding(model: SpeakerModel, data: TrainingSet, recordings: np.ndarray, n_frames: int) -> Tensor:
@@ -414,7 +419,11 @@ def train(features: dict[str, Path], recipe: Recipe, out: str | Path, log: str |
         optimiser.load_state_dict(state["optimiser"])
         progress = Progress(**state["progress"])
         accelerator.print(f"resuming at step {progress.step} of {settings.steps} from {checkpoint.path}")
-    elif recipe.model.projection == "discriminant" and not Path(settings.init_from).is_dir():
+    elif Path(settings.init_from).is_dir():
+        objective.to(accelerator.device)
+        embeddings = embed_crops(model, data, recordings, last_crop)
+        start_centres(objective, torch.from_numpy(embeddings).to(accelerator.device), labels)
+    elif recipe.model.projection == "discriminant":
         objective.to(accelerator.device)
         start_from_discriminant(objective, data, recordings, labels)
     wrapped, optimiser = accelerator.prepare(objective, optimiser)
