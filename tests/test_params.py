@@ -6,21 +6,9 @@ from ruamel.yaml import YAML
 
 from speakerprint.errors import InputError
 from speakerprint.params import corpus_params, load_params, parse_params
+from tests.helpers import KEEP_EVERYTHING
 
 PROJECT = Path(__file__).parents[1]
-FILTER = {
-    "min_up_votes": 0,
-    "max_down_votes": None,
-    "min_duration_s": 0.0,
-    "max_duration_s": None,
-    "genders": None,
-    "locales": None,
-    "speaker_range": [0.0, 1.0],
-    "min_recordings_per_speaker": 1,
-    "max_recordings_per_speaker": None,
-    "when_too_many": "drop",
-    "seed": 1,
-}
 
 
 @pytest.fixture
@@ -30,8 +18,8 @@ def tree():
     shipped = YAML(typ="safe").load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
     tree |= {section: shipped[section] for section in ("pretrained", "resample", "features", "evaluation")}
     tree["corpora"] = {
-        "learn": {"role": "train", "source": {"kind": "folder", "root": "/audio"}, "filter": dict(FILTER)},
-        "judge": {"role": "evaluate", "source": {"kind": "voxceleb", "root": "/vox"}, "filter": dict(FILTER)},
+        "learn": {"role": "train", "source": {"kind": "folder", "root": "/audio"}, "filter": dict(KEEP_EVERYTHING)},
+        "judge": {"role": "evaluate", "source": {"kind": "voxceleb", "root": "/vox"}, "filter": dict(KEEP_EVERYTHING)},
     }
     tree["evaluation"]["corpora"] = ["judge"]
     tree["train_corpora"] = ["learn"]

@@ -12,24 +12,12 @@ from speakerprint.errors import InputError
 from speakerprint.params import Filter
 from speakerprint.recordings import as_recordings
 from speakerprint.selection import select, speaker_position
+from tests.helpers import KEEP_EVERYTHING
 
 
 def filter_with(**rules: Any) -> Filter:
     """A filter that keeps everything, but for the given rules."""
-    everything = {
-        "min_up_votes": 0,
-        "max_down_votes": None,
-        "min_duration_s": 0.0,
-        "max_duration_s": None,
-        "genders": None,
-        "locales": None,
-        "speaker_range": [0.0, 1.0],
-        "min_recordings_per_speaker": 1,
-        "max_recordings_per_speaker": None,
-        "when_too_many": "drop",
-        "seed": 1,
-    }
-    return Filter(**{**everything, **rules})
+    return Filter(**{**KEEP_EVERYTHING, **rules})
 
 
 def table(**columns: list) -> pd.DataFrame:

@@ -8,13 +8,7 @@ import pytest
 from speakerprint.errors import InputError
 from speakerprint.params import FolderSource
 from speakerprint.sources import read_source
-
-
-def touch(root: Path, *names: str) -> Path:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-    return root
+from tests.helpers import touch
 
 
 def read(root: Path) -> pd.DataFrame:

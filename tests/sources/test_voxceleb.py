@@ -6,6 +6,7 @@ import pytest
 from speakerprint.errors import InputError
 from speakerprint.params import VoxCelebSource
 from speakerprint.sources import read_source
+from tests.helpers import touch
 
 META_1 = (
     "VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet\n"
@@ -13,13 +14,6 @@ META_1 = (
     "id10270\tEartha_Kitt\tf\tUSA\ttest\n"
 )
 META_2 = "VoxCeleb2 ID ,VGGFace2 ID ,Gender ,Set \nid00012 ,n000012 ,m ,dev \nid00017 ,n000017 ,f ,test \n"
-
-
-def touch(root: Path, *names: str) -> Path:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-    return root
 
 
 def read(root: Path) -> pd.DataFrame:

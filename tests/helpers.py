@@ -1,0 +1,26 @@
+"""What several test modules build on."""
+
+from pathlib import Path
+from typing import Any
+
+KEEP_EVERYTHING: dict[str, Any] = {  # a corpus's `filter` section without any rule
+    "min_up_votes": 0,
+    "max_down_votes": None,
+    "min_duration_s": 0.0,
+    "max_duration_s": None,
+    "genders": None,
+    "locales": None,
+    "speaker_range": [0.0, 1.0],
+    "min_recordings_per_speaker": 1,
+    "max_recordings_per_speaker": None,
+    "when_too_many": "drop",
+    "seed": 1,
+}
+
+
+def touch(root: Path, *names: str) -> Path:
+    """Make empty files, and the folders they are in; returns `root`."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
