@@ -1,12 +1,16 @@
 """What each augmentation may touch, and how it is drawn."""
 
+import numpy as np
 import pytest
 import torch
+from scipy.signal import lfilter
 
+from speakerprint.audio import resample
 from speakerprint.augment import (
     augment,
     background_speech,
     band_limit,
+    change_speed,
     channel,
     coloured_noise,
     frequency_mask,
@@ -15,6 +19,7 @@ from speakerprint.augment import (
     reverberation,
     time_mask,
 )
+from speakerprint.features import log_mel
 from speakerprint.params import Augmentation
 
 KINDS = ["gaussian_noise", "time_mask", "frequency_mask", "low_frequency_noise"]
@@ -201,3 +206,37 @@ def test_the_sounds_of_the_real_world_leave_padding_alone_and_follow_the_seed(se
         torch.testing.assert_close(
             augment(longer, n_frames, [kind], 1, settings, generator(1))[:, :, :100], once, atol=1e-3, rtol=0
         )
+
+
+def vowels(seconds=2.0):
+    """Half a second each of four vowels (two resonances over pulses of 120 Hz and some breath), (samples,) at 16 kHz."""
+    n = round(seconds / 4 * 16_000)
+    source = 0.01 * np.random.default_rng(0).normal(size=n)
+    source[::133] += 1
+    parts = []
+    for formants_hz in [(700, 1200), (300, 2300), (400, 2000), (350, 900)]:
+        sound = source
+        for hz in formants_hz:
+            pole = 0.97 * np.exp(2j * np.pi * hz / 16_000)
+            sound = lfilter([1], [1, -2 * pole.real, abs(pole) ** 2], sound)
+        parts.append(sound / np.abs(sound).max())
+    return np.concatenate(parts).astype(np.float32)
+
+
+@pytest.mark.parametrize("speed", [0.9, 1.1])
+def test_another_speed_is_what_the_recording_played_at_that_speed_gives(speed):
+    samples = vowels()
+    played = log_mel(resample(samples, round(16_000 * speed), 16_000))
+    plain = log_mel(samples)
+    changed = change_speed(plain, speed)
+    assert changed.shape == (round(len(plain) / speed), 80) and changed.dtype == np.float32
+    n, heard = min(len(changed), len(played)), slice(0, 74)  # over 7200 Hz the slower recording holds nothing
+    close = np.abs(changed[:n, heard] - played[:n, heard]).mean()
+    stretched_only = change_speed(plain, 1.0)[np.linspace(0, len(plain) - 1, n).round().astype(int)]
+    assert close < 0.5 * np.abs(stretched_only[:, heard] - played[:n, heard]).mean()
+
+
+def test_the_same_speed_changes_nothing_and_a_frame_is_left_of_the_shortest():
+    features = np.random.default_rng(0).normal(size=(7, 80)).astype(np.float16)
+    np.testing.assert_array_equal(change_speed(features, 1.0), features.astype(np.float32))
+    assert change_speed(features[:1], 2.0).shape == (1, 80)

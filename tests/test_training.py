@@ -157,11 +157,35 @@ def test_the_best_checkpoint_is_kept(run, monkeypatch, eers):
     assert same({**kept, "centre": seen[best]["centre"]}, seen[best])
 
 
+def test_speakers_at_other_speeds_are_speakers_of_their_own(run):
+    data = TrainingSet({"a": FeatureStore(run.folder / "a")})
+    examples = training.Examples.at_speeds(data, np.arange(4, 12), [1.0, 2.0])
+    assert examples.n_speakers == 4
+    assert examples.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4
+    plain, fast = (examples.crop(data, i, 20, 0.5) for i in (1, 9))
+    np.testing.assert_array_equal(plain, data.crop(5, 20, 0.5))
+    np.testing.assert_array_equal(fast, training.change_speed(data.crop(5, 40, 0.5), 2.0))
+    assert len(fast) == 20
+
+
+def test_training_at_several_speeds_has_a_centre_for_each_speaker_at_each(run):
+    centres = []
+    real = training.start_centres
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            training, "start_centres", lambda objective, *rest: centres.append(objective.angular_margin) or real(objective, *rest)
+        )
+        several = run.recipe.sampling.model_copy(update={"speeds": [1.0, 0.9]})
+        Run(run.folder, replace(run.recipe, sampling=several))("speeds", steps=2)
+    assert len(centres[0].centres) == 2 * 6  # 8 speakers, 2 of them held out
+    assert torch.isfinite(centres[0].centres).all()
+
+
 def test_a_centred_model_has_training_embeddings_around_zero(run):
     def mean_length(name: str) -> float:
         model = training.SpeakerModel.load(run.folder / name / "model")
         data = TrainingSet({"a": FeatureStore(run.folder / "a")})
-        rows = training.embed_crops(model.eval(), data, np.arange(32), 50)
+        rows = training.embed_crops(model, [data.crop(index, 50, 0.5) for index in range(32)])
         return float(np.linalg.norm(rows.mean(axis=0)))
 
     plain = replace(run.recipe, model=run.recipe.model.model_copy(update={"centred": False}))

@@ -7,11 +7,16 @@ Whisper's features are (log10(power) + 4) / 4: sounds add as ``logaddexp(NEPERS 
 what a microphone or a line does to the spectrum is a sum.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.ndimage import map_coordinates
 from torch import Generator, Tensor
+from transformers.audio_utils import hertz_to_mel, mel_to_hertz
 
 from speakerprint.params import Augmentation, AugmentationKind
 
@@ -20,6 +25,7 @@ UNITS_PER_DB = 0.025
 SILENCE = -2.0  # 80 dB under a loud sound: where Whisper's features end
 FRAMES_PER_SECOND = 100
 REVERBERATION_FRAMES = 60
+HIGHEST_HZ = 8000  # where Whisper's mel bands end; they begin at 0, on Slaney's scale
 
 
 def _randn(features: Tensor, generator: Generator) -> Tensor:
@@ -192,6 +198,28 @@ def augment(
             change, values = AUGMENTATIONS[kind], getattr(settings, kind).model_dump()
             augmented[chosen] = change(augmented[chosen], n_frames[chosen], **values, generator=generator)
     return augmented * _valid(features, n_frames)
+
+
+@functools.cache
+def _bands_heard(mels: int, speed: float) -> NDArray:
+    """Where among the bands of a recording the sound lies that each band hears when it is played at that speed, (mels,)."""
+    centre_hz = np.asarray(mel_to_hertz(np.linspace(0, hertz_to_mel(HIGHEST_HZ, "slaney"), mels + 2)[1:-1], "slaney"))
+    return np.interp(centre_hz / speed, centre_hz, np.arange(mels))
+
+
+def change_speed(features: NDArray, speed: float) -> NDArray[np.float32]:
+    """The features of a recording played `speed` times as fast: shorter, and every frequency that much higher.
+
+    Ko, Peddinti, Povey, Khudanpur: "Audio Augmentation for Speech Recognition", 2015, section 2.1, here by interpolation between
+    frames and between mel bands; bands whose sound would come from beyond the last one repeat that one.
+
+    features: (frames, mels). speed: above 0. Returns (round(frames / speed), mels), at least one frame.
+    """
+    frames, mels = features.shape
+    n = max(1, round(frames / speed))
+    rows = (np.arange(n) + 0.5) * frames / n - 0.5
+    places = np.meshgrid(rows, _bands_heard(mels, speed), indexing="ij")
+    return map_coordinates(features.astype(np.float32), places, order=1, mode="nearest")
 
 
 AUGMENTATIONS: dict[AugmentationKind, Callable[..., Tensor]] = {

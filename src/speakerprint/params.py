@@ -6,7 +6,7 @@ Every key, its unit and its meaning are commented in ``params.yaml`` itself.
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -147,6 +147,14 @@ class Sampling(Section):
     speakers: Annotated[int, Field(ge=2)]
     utterances: PositiveInt
     single_gender: bool
+    speeds: Annotated[list[Annotated[float, Field(ge=0.5, le=2.0)]], Field(min_length=1)]
+
+    @field_validator("speeds")
+    @classmethod
+    def _distinct(cls, speeds: list[float]) -> list[float]:
+        if 1.0 not in speeds or len(set(speeds)) < len(speeds):
+            raise ValueError("speeds must be different and hold 1.0, the speakers as they are")
+        return speeds
 
 
 class GaussianNoise(Section):

@@ -9,8 +9,10 @@ import json
 import math
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from speakerprint.augment import augment
+from speakerprint.augment import augment, change_speed
 from speakerprint.discriminant import discriminant
 from speakerprint.errors import InputError
 from speakerprint.losses import AngularMargin, batch_hard_triplet, ntxent, supervised_contrastive
@@ -80,6 +82,38 @@ class TrainingSet:
         return store.frames(index, start, start + n_frames)
 
 
+@dataclass(frozen=True)
+class Examples:
+    """What is learned from: recordings at one or several speeds, where a speaker at another speed is another speaker.
+
+    recordings (n,): indices of the training set. speeds (n,): how many times as fast each is played. labels (n,): its speaker.
+    """
+
+    recordings: np.ndarray
+    speeds: np.ndarray
+    labels: np.ndarray
+
+    @classmethod
+    def at_speeds(cls, data: TrainingSet, recordings: np.ndarray, speeds: list[float]) -> "Examples":
+        """Each of the recordings at each of the speeds; labels count from 0, those of the first speed first."""
+        speakers, labels = np.unique(data.speaker_ids[recordings], return_inverse=True)
+        return cls(
+            np.tile(recordings, len(speeds)),
+            np.repeat(np.array(speeds), len(recordings)),
+            np.concatenate([labels + len(speakers) * place for place in range(len(speeds))]),
+        )
+
+    @property
+    def n_speakers(self) -> int:
+        return int(self.labels.max()) + 1
+
+    def crop(self, data: TrainingSet, example: int, n_frames: int, position: float) -> np.ndarray:
+        """`n_frames` frames of an example as it is heard, (frames, 80), placed as TrainingSet.crop does."""
+        speed = float(self.speeds[example])
+        crop = data.crop(self.recordings[example], round(n_frames * speed), position)
+        return crop if speed == 1 else change_speed(crop, speed)
+
+
 def crop_frames(settings: Train, step: int) -> int:
     """How long the crops of an optimiser step are, in frames: they grow evenly from `crop_s` to `last_crop_s`."""
     last_s = settings.last_crop_s or settings.crop_s
@@ -92,18 +126,18 @@ class CropBatches(Dataset):
     `per_step` batches make an optimiser step.
     """
 
-    def __init__(self, data: TrainingSet, recordings: np.ndarray, labels: np.ndarray, recipe: Recipe, per_step: int):
-        self.data, self.recordings, self.labels = data, recordings, labels
+    def __init__(self, data: TrainingSet, examples: Examples, recipe: Recipe, per_step: int):
+        self.data, self.examples = data, examples
         self.settings, self.per_step, self.seed = recipe.train, per_step, recipe.train.seed
-        self.batches = SpeakerBatches(labels, data.genders[recordings], recipe.sampling, recipe.train.seed)
+        self.batches = SpeakerBatches(examples.labels, data.genders[examples.recordings], recipe.sampling, recipe.train.seed)
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
         chosen = self.batches.batch(number)
         positions = np.random.default_rng([self.seed, number, 1]).random(len(chosen))
         n_frames = crop_frames(self.settings, number // self.per_step)
-        pairs = zip(self.recordings[chosen], positions, strict=True)
-        features, mask = pad_batch([self.data.crop(index, n_frames, position) for index, position in pairs])
-        return torch.from_numpy(features), torch.from_numpy(mask.sum(axis=1)), torch.from_numpy(self.labels[chosen])
+        pairs = zip(chosen, positions, strict=True)
+        features, mask = pad_batch([self.examples.crop(self.data, example, n_frames, position) for example, position in pairs])
+        return torch.from_numpy(features), torch.from_numpy(mask.sum(axis=1)), torch.from_numpy(self.examples.labels[chosen])
 
 
 class Objective(nn.Module):
@@ -177,18 +211,19 @@ def schedule(step: int, start: int, warmup_steps: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (done - warmup_steps) / max(1, total - warmup_steps)))
 
 
-def embed_crops(model: SpeakerModel, data: TrainingSet, recordings: np.ndarray, n_frames: int) -> np.ndarray:
-    """Embeddings of the recordings' central crops, (recordings, dim), in `eval` mode; the model is left in `train` mode."""
+def embed_crops(model: SpeakerModel, crops: Iterable[np.ndarray]) -> np.ndarray:
+    """Embeddings of crops, each (frames, 80), in `eval` mode: (crops, dim); the model is left in `train` mode."""
     model.eval()
-    crops = [data.crop(index, n_frames, 0.5) for index in recordings]
-    batches = [model.embed_frames(crops[i : i + VALIDATION_BATCH]) for i in range(0, len(crops), VALIDATION_BATCH)]
+    waiting = iter(crops)
+    embeddings = [model.embed_frames(batch) for batch in iter(lambda: list(islice(waiting, VALIDATION_BATCH)), [])]
     model.train()
-    return np.concatenate(batches)
+    return np.concatenate(embeddings)
 
 
 def validate(model: SpeakerModel, data: TrainingSet, recordings: np.ndarray, n_frames: int) -> float:
     """EER over all pairs of the validation recordings' central crops."""
-    return equal_error_rate(embed_crops(model, data, recordings, n_frames), data.speaker_ids[recordings])
+    crops = (data.crop(index, n_frames, 0.5) for index in recordings)
+    return equal_error_rate(embed_crops(model, crops), data.speaker_ids[recordings])
 
 
 def fingerprint(recipe: Recipe, features: dict[str, Path], processes: int) -> str:
@@ -329,12 +364,11 @@ def initial_model(settings: Model, init_from: str | Path) -> SpeakerModel:
 
 
 @torch.inference_mode()
-def start_from_discriminant(objective: Objective, data: TrainingSet, recordings: np.ndarray, labels: np.ndarray) -> None:
+def start_from_discriminant(objective: Objective, data: TrainingSet, examples: Examples) -> None:
     """Set the projection to the linear discriminant analysis of the pooled statistics, and the speakers' centres to their means.
 
-    The statistics are those of a central crop of each training recording and of augmented ones, placed at random.
-
-    recordings, labels: (n,), as in training. Raises InputError if no speaker has two recordings.
+    The statistics are those of a central crop of each example and of augmented ones, placed at random. Raises InputError if no
+    speaker has two recordings.
     """
     model, recipe = objective.model.eval(), objective.recipe
     settings, drawn = recipe.discriminant, recipe.augmentation.ntxent
@@ -342,18 +376,18 @@ def start_from_discriminant(objective: Objective, data: TrainingSet, recordings:
     rng = np.random.default_rng([recipe.train.seed, 2])
     generator = torch.Generator(device).manual_seed(recipe.train.seed)
     rows, speakers = [], []
-    order = rng.permutation(len(recordings))  # so that the speech in the background is not the clip's neighbour
+    order = rng.permutation(len(examples.recordings))  # so that the speech in the background is not the clip's neighbour
     passes = tqdm(total=len(order) * (1 + settings.views), desc="discriminant analysis", unit="clip", disable=None)
     for view in range(1 + settings.views):
         for chosen in np.split(order, range(VALIDATION_BATCH, len(order), VALIDATION_BATCH)):
             positions = rng.random(len(chosen)) if view else np.full(len(chosen), 0.5)
-            crops = [data.crop(recordings[i], n_frames, position) for i, position in zip(chosen, positions, strict=True)]
+            crops = [examples.crop(data, i, n_frames, position) for i, position in zip(chosen, positions, strict=True)]
             padded, mask = pad_batch(crops)
             features, lengths = torch.from_numpy(padded).to(device), torch.from_numpy(mask.sum(axis=1)).to(device)
             if view:
                 features = augment(features, lengths, drawn.kinds, drawn.kinds_per_view, recipe.augmentation, generator)
             rows.append(model.pool(*model.encode(features, None if mask.all() else lengths)).float().cpu().numpy())
-            speakers.append(labels[chosen])
+            speakers.append(examples.labels[chosen])
             passes.update(len(chosen))
     passes.close()
     pooled, codes = np.concatenate(rows), np.concatenate(speakers)
@@ -373,7 +407,7 @@ def start_centres(objective: Objective, embeddings: Tensor, labels: np.ndarray) 
 def mean_embedding(model: SpeakerModel, data: TrainingSet, recordings: np.ndarray, n_frames: int) -> Tensor:
     """Mean of the embeddings of at most CENTRE_RECORDINGS training recordings, a crop of each, spread over their speakers."""
     chosen = recordings[spread_over_speakers(data.speaker_ids[recordings], CENTRE_RECORDINGS)]
-    return torch.from_numpy(embed_crops(model, data, chosen, n_frames).mean(axis=0))
+    return torch.from_numpy(embed_crops(model, (data.crop(index, n_frames, 0.5) for index in chosen)).mean(axis=0))
 
 
 def train(features: dict[str, Path], recipe: Recipe, out: str | Path, log: str | Path, checkpoints: str | Path) -> None:
@@ -400,15 +434,16 @@ def train(features: dict[str, Path], recipe: Recipe, out: str | Path, log: str |
 
     data = TrainingSet({name: FeatureStore(folder) for name, folder in features.items()})
     recordings, validation = split_recordings(data, recipe)
-    speakers, labels = np.unique(data.speaker_ids[recordings], return_inverse=True)
+    examples = Examples.at_speeds(data, recordings, recipe.sampling.speeds)
     accelerator.print(
-        f"training on {len(recordings)} recordings of {len(speakers)} speakers, "
+        f"training on {len(recordings)} recordings of {len(np.unique(data.speaker_ids[recordings]))} speakers "
+        f"at {len(recipe.sampling.speeds)} speeds, "
         f"validating on {len(validation)} recordings of {len(np.unique(data.speaker_ids[validation]))} others"
     )
     if settings.steps <= settings.freeze_encoder_steps and settings.encoder_learning_rate > 0:
         accelerator.print("the encoder stays frozen: train.freeze_encoder_steps is no less than train.steps")
     model = initial_model(recipe.model, settings.init_from)
-    objective = Objective(model, len(speakers), recipe)
+    objective = Objective(model, examples.n_speakers, recipe)
     optimiser = make_optimiser(objective, settings)
 
     progress = Progress()
@@ -421,15 +456,15 @@ def train(features: dict[str, Path], recipe: Recipe, out: str | Path, log: str |
         accelerator.print(f"resuming at step {progress.step} of {settings.steps} from {checkpoint.path}")
     elif Path(settings.init_from).is_dir():
         objective.to(accelerator.device)
-        embeddings = embed_crops(model, data, recordings, last_crop)
-        start_centres(objective, torch.from_numpy(embeddings).to(accelerator.device), labels)
+        embeddings = embed_crops(model, (examples.crop(data, i, last_crop, 0.5) for i in range(len(examples.labels))))
+        start_centres(objective, torch.from_numpy(embeddings).to(accelerator.device), examples.labels)
     elif recipe.model.projection == "discriminant":
         objective.to(accelerator.device)
-        start_from_discriminant(objective, data, recordings, labels)
+        start_from_discriminant(objective, data, examples)
     wrapped, optimiser = accelerator.prepare(objective, optimiser)
 
     batches = DataLoader(
-        CropBatches(data, recordings, labels, recipe, accumulation * world),
+        CropBatches(data, examples, recipe, accumulation * world),
         batch_size=None,
         sampler=range(progress.step * accumulation * world + rank, settings.steps * accumulation * world, world),
         num_workers=0 if data.in_memory else 2,
