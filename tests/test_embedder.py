@@ -24,6 +24,7 @@ def embedder(tmp_path) -> SpeakerEmbedder:
         pooling="attentive_statistics",
         projection="linear",
         embedding_dim=12,
+        window_s=30.0,
         centred=False,
     )
     SpeakerModel(settings).save(tmp_path / "model", "a run")

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 
 from speakerprint.errors import InputError
-from speakerprint.model import AttentiveStatistics, LayerMix, MaskedNorm, MeanPooling, SpeakerModel
+from speakerprint.model import AttentiveStatistics, LayerMix, MaskedNorm, MeanPooling, SpeakerModel, windows
 from speakerprint.params import Model
-from speakerprint.whisper import MAX_FRAMES
 
 EARLY = {
     "layers": 2,
@@ -25,7 +26,7 @@ REFERENCE = {"layers": 2, "layer_combination": "last", "convolution_channels": 0
 
 def model(seed=0, **settings) -> SpeakerModel:
     torch.manual_seed(seed)
-    return SpeakerModel(Model(embedding_dim=8, **{"centred": False, **settings})).eval()
+    return SpeakerModel(Model(embedding_dim=8, **{"centred": False, "window_s": 30.0, **settings})).eval()
 
 
 def clips(*lengths, seed=0) -> list[np.ndarray]:
@@ -48,12 +49,21 @@ def test_embeddings_have_unit_length(settings):
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-6)
 
 
-def test_a_recording_over_30_seconds_is_the_mean_of_its_windows():
-    embedder, (clip,) = model(**EARLY), clips(MAX_FRAMES + 1000)
-    halves = embedder.embed_frames([clip[:2000], clip[2000:]])
-    np.testing.assert_allclose(
-        embedder.embed_frames([clip])[0], halves.sum(axis=0) / np.linalg.norm(halves.sum(axis=0)), atol=1e-5
-    )
+@pytest.mark.parametrize("settings", [EARLY, DISCRIMINANT], ids=["convolutions", "discriminant"])
+def test_a_recording_longer_than_a_window_is_the_mean_of_windows_that_cover_it(settings):
+    embedder, (clip,) = model(**settings, window_s=0.5), clips(120)
+    parts = embedder.embed_frames([clip[:50], clip[35:85], clip[70:]])
+    np.testing.assert_allclose(embedder.embed_frames([clip])[0], parts.sum(axis=0) / np.linalg.norm(parts.sum(axis=0)), atol=1e-5)
+
+
+@given(st.integers(1, 700), st.integers(1, 300))
+def test_windows_are_whole_start_and_end_with_the_clip_and_leave_nothing_out(frames, n_frames):
+    clip = np.arange(frames)[:, None]
+    parts = windows(clip, n_frames)
+    assert {len(part) for part in parts} == {min(frames, n_frames)}
+    assert parts[0][0] == 0 and parts[-1][-1] == frames - 1
+    assert len(np.unique(np.concatenate(parts))) == frames
+    assert len(parts) == max(1, -(-frames // n_frames))
 
 
 def test_layer_mix_starts_as_the_mean_of_normalised_layers():

@@ -18,11 +18,20 @@ from torch import Tensor, nn
 
 from speakerprint.errors import InputError
 from speakerprint.params import Model
-from speakerprint.store import pad_batch
+from speakerprint.store import FRAMES_PER_SECOND, pad_batch
 from speakerprint.whisper import DIMS, MAX_FRAMES, WhisperEncoder
 
 FORMAT = "speakerprint-1"
-WINDOWS_AT_ONCE = 16  # of 30 s: what a batch holds at most, however long the recordings are
+FRAMES_AT_ONCE = 16 * MAX_FRAMES  # what a batch holds at most, however long the recordings are
+
+
+def windows(clip: np.ndarray, n_frames: int) -> list[np.ndarray]:
+    """The fewest windows of `n_frames` frames that cover a clip, (frames, 80), spread evenly; a shorter clip is its own window."""
+    count = -(-len(clip) // n_frames)
+    if count <= 1:
+        return [clip]
+    starts = np.linspace(0, len(clip) - n_frames, count).round().astype(int)
+    return [clip[start : start + n_frames] for start in starts]
 
 
 class LayerMix(nn.Module):
@@ -195,20 +204,22 @@ class SpeakerModel(nn.Module):
     def embed_frames(self, clips: list[np.ndarray]) -> np.ndarray:
         """Embed recordings of any length, padded to the longest; the model should be in `eval` mode.
 
-        A recording over 30 s is cut into equal windows; its embedding is the direction of their mean.
+        A recording longer than `window_s` is heard in windows of that length, spread evenly over it, overlapping if need be; its
+        embedding is the direction of their mean. (Whisper adds to each frame where it stands: beyond the length of the crops
+        that a model was trained on, it would hear what it has never heard.)
 
         clips: each (frames, 80) log-mel features. Returns (clips, embedding_dim) float32 of unit length.
         """
-        windows, owner = [], []
+        parts, owner = [], []
         for index, clip in enumerate(clips):
-            parts = np.array_split(clip, -(-len(clip) // MAX_FRAMES))
-            windows += parts
-            owner += [index] * len(parts)
+            own = windows(clip, round(self.settings.window_s * FRAMES_PER_SECOND))
+            parts += own
+            owner += [index] * len(own)
         device = next(self.parameters()).device
-        at_once = max(1, WINDOWS_AT_ONCE * MAX_FRAMES // max(map(len, windows)))
+        at_once = FRAMES_AT_ONCE // max(map(len, parts))
         rows = []
-        for start in range(0, len(windows), at_once):
-            features, mask = pad_batch(windows[start : start + at_once])
+        for start in range(0, len(parts), at_once):
+            features, mask = pad_batch(parts[start : start + at_once])
             n_frames = None if mask.all() else torch.from_numpy(mask.sum(axis=1)).to(device)
             rows.append(self(torch.from_numpy(features).to(device), n_frames))
         embeddings = torch.cat(rows)

@@ -119,6 +119,7 @@ class Model(Section):
     pooling: Literal["mean", "attentive_statistics"]
     projection: Literal["discriminant", "linear", "mlp"]
     embedding_dim: PositiveInt
+    window_s: Annotated[float, Field(ge=0.1, le=30.0)]
     centred: bool
 
 

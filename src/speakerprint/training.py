@@ -353,8 +353,9 @@ def initial_model(settings: Model, init_from: str | Path) -> SpeakerModel:
         return model
     model = SpeakerModel.load(init_from)
     ours, theirs = settings.model_dump(), model.settings.model_dump()
+    weighty = ours.keys() - {"window_s", "centred"}
     differ = [
-        f"model.{key} is {ours[key]}, but there {theirs[key]}" for key in ours if key != "centred" and ours[key] != theirs[key]
+        f"model.{key} is {ours[key]}, but there {theirs[key]}" for key in ours if key in weighty and ours[key] != theirs[key]
     ]
     if differ:
         raise InputError(f"train.init_from is {init_from}, a model of another kind: {'; '.join(differ)}; make them equal")
