@@ -26,7 +26,7 @@ FRAMES_AT_ONCE = 16 * MAX_FRAMES  # what a batch holds at most, however long the
 
 
 def windows(clip: np.ndarray, n_frames: int) -> list[np.ndarray]:
-    """The fewest windows of `n_frames` frames that cover a clip, (frames, 80), spread evenly; a shorter clip is its own window."""
+    """The fewest windows of `n_frames` frames that cover a clip, (frames, 80), spread evenly; a short clip is its own window."""
     count = -(-len(clip) // n_frames)
     if count <= 1:
         return [clip]
