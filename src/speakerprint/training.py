@@ -368,8 +368,8 @@ def initial_model(settings: Model, init_from: str | Path) -> SpeakerModel:
 def start_from_discriminant(objective: Objective, data: TrainingSet, examples: Examples) -> None:
     """Set the projection to the linear discriminant analysis of the pooled statistics, and the speakers' centres to their means.
 
-    The statistics are those of a central crop of each example and of augmented ones, placed at random. Raises InputError if no
-    speaker has two recordings.
+    The statistics are those of a central crop of each recording and of augmented ones, placed at random. Of a speaker at another
+    speed one recording is taken: enough to know where the centre is. Raises InputError if no speaker has two recordings.
     """
     model, recipe = objective.model.eval(), objective.recipe
     settings, drawn = recipe.discriminant, recipe.augmentation.ntxent
@@ -377,7 +377,9 @@ def start_from_discriminant(objective: Objective, data: TrainingSet, examples: E
     rng = np.random.default_rng([recipe.train.seed, 2])
     generator = torch.Generator(device).manual_seed(recipe.train.seed)
     rows, speakers = [], []
-    order = rng.permutation(len(examples.recordings))  # so that the speech in the background is not the clip's neighbour
+    _, first_of_speaker = np.unique(examples.labels, return_index=True)
+    taken = np.union1d(np.flatnonzero(examples.speeds == 1), first_of_speaker)
+    order = rng.permutation(taken)  # so that the speech in the background is not the clip's neighbour
     passes = tqdm(total=len(order) * (1 + settings.views), desc="discriminant analysis", unit="clip", disable=None)
     for view in range(1 + settings.views):
         for chosen in np.split(order, range(VALIDATION_BATCH, len(order), VALIDATION_BATCH)):
@@ -394,7 +396,8 @@ def start_from_discriminant(objective: Objective, data: TrainingSet, examples: E
     pooled, codes = np.concatenate(rows), np.concatenate(speakers)
     assert isinstance(model.projection, DiscriminantProjection)
     model.projection.start(*discriminant(pooled, codes, recipe.model.embedding_dim, settings.shrinkage))
-    start_centres(objective, model.project(torch.from_numpy(pooled).to(device)), codes)
+    with torch.autocast(device.type, enabled=False):
+        start_centres(objective, model.project(torch.from_numpy(pooled).to(device)), codes)
     model.train()
 
 
@@ -461,7 +464,8 @@ def train(features: dict[str, Path], recipe: Recipe, out: str | Path, log: str |
         start_centres(objective, torch.from_numpy(embeddings).to(accelerator.device), examples.labels)
     elif recipe.model.projection == "discriminant":
         objective.to(accelerator.device)
-        start_from_discriminant(objective, data, examples)
+        with accelerator.autocast():
+            start_from_discriminant(objective, data, examples)
     wrapped, optimiser = accelerator.prepare(objective, optimiser)
 
     batches = DataLoader(
