@@ -423,13 +423,11 @@ def train(features: dict[str, Path], recipe: Recipe, out: str | Path, log: str |
     Raises InputError where the data cannot meet the settings, or the loss is no longer a number.
     """
     settings = recipe.train
-    last_crop = crop_frames(settings, settings.steps)
-    if (longest := max(crop_frames(settings, 0), last_crop)) > MAX_FRAMES:
-        key, heard_s = (
-            "last_crop_s" if longest == last_crop and settings.last_crop_s else "crop_s",
-            MAX_FRAMES / FRAMES_PER_SECOND,
-        )
-        raise InputError(f"train.{key} is {getattr(settings, key)}, but the encoder hears at most {heard_s:.0f} s; lower it")
+    for key in ("crop_s", "last_crop_s"):
+        if (getattr(settings, key) or 0) * FRAMES_PER_SECOND > MAX_FRAMES:
+            heard_s = MAX_FRAMES / FRAMES_PER_SECOND
+            raise InputError(f"train.{key} is {getattr(settings, key)}, but the encoder hears at most {heard_s:.0f} s; lower it")
+    window = round(recipe.model.window_s * FRAMES_PER_SECOND)  # as recordings are embedded
     torch.manual_seed(settings.seed)
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # a frozen encoder's, or those of a loss without weight
     precision = settings.mixed_precision if settings.mixed_precision != "auto" else "bf16" if native_bf16() else "no"
@@ -460,7 +458,7 @@ def train(features: dict[str, Path], recipe: Recipe, out: str | Path, log: str |
         accelerator.print(f"resuming at step {progress.step} of {settings.steps} from {checkpoint.path}")
     elif Path(settings.init_from).is_dir():
         objective.to(accelerator.device)
-        embeddings = embed_crops(model, (examples.crop(data, i, last_crop, 0.5) for i in range(len(examples.labels))))
+        embeddings = embed_crops(model, (examples.crop(data, i, window, 0.5) for i in range(len(examples.labels))))
         start_centres(objective, torch.from_numpy(embeddings).to(accelerator.device), examples.labels)
     elif recipe.model.projection == "discriminant":
         objective.to(accelerator.device)
@@ -486,7 +484,7 @@ def train(features: dict[str, Path], recipe: Recipe, out: str | Path, log: str |
         clips, started = 0, time.perf_counter()
 
         def judge(row: dict[str, float]) -> None:
-            eer = [validate(model, data, validation, last_crop)]  # normalisation statistics differ between processes
+            eer = [validate(model, data, validation, window)]  # normalisation statistics differ between processes
             row["validation/eer"] = broadcast_object_list(eer)[0]
             progress.judge(row["validation/eer"], model)
 
@@ -544,7 +542,7 @@ def train(features: dict[str, Path], recipe: Recipe, out: str | Path, log: str |
             model.load_state_dict(progress.best_model)
             accelerator.print(f"best validation EER {progress.best_eer:.4f} at step {progress.best_step}")
         if recipe.model.centred:
-            model.centre.copy_(mean_embedding(model, data, recordings, last_crop))
+            model.centre.copy_(mean_embedding(model, data, recordings, window))
         model.save(out, run)
         with (Path(out) / "params.yaml").open("w", encoding="utf-8") as file:
             YAML(typ="safe", pure=True).dump({name: section.model_dump() for name, section in recipe.sections().items()}, file)
