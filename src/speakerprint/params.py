@@ -147,8 +147,8 @@ class Loss(Section):
 class Sampling(Section):
     speakers: Annotated[int, Field(ge=2)]
     utterances: PositiveInt
-    single_gender: bool
     speeds: Annotated[list[Annotated[float, Field(ge=0.5, le=2.0)]], Field(min_length=1)]
+    single_gender: bool
 
     @field_validator("speeds")
     @classmethod
