@@ -269,6 +269,7 @@ class Train(Section):
     weight_decay: NonNegative
     gradient_accumulation: PositiveInt
     gradient_clip: Positive
+    start_weight: Fraction
     mixed_precision: Literal["auto", "bf16", "no"]
     validation_speakers: Fraction
     validation_max_recordings: PositiveInt

@@ -9,8 +9,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -282,7 +282,33 @@ class Progress:
         self.validations_without_gain += 1
         if eer < self.best_eer:
             self.best_eer, self.best_step, self.validations_without_gain = eer, self.step, 0
-            self.best_model = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+            self.best_model = copy_of_weights(model)
+
+
+def copy_of_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The model's parameters and buffers by name, on the CPU, as they are now."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+
+
+@contextmanager
+def averaged_with_start(model: SpeakerModel, start: dict[str, Tensor], start_weight: float) -> Iterator[None]:
+    """Inside the block, each weight of the model is the mean of what it was at the start and what training has made of it.
+
+    Wortsman et al.: "Robust Fine-Tuning of Zero-Shot Models", 2022, section 3: what the start knew and little data would undo is
+    kept, and what training found is too. start_weight: the start's share of the mean; a count of batches is not averaged.
+    """
+    if start_weight == 0:
+        yield
+        return
+    found = copy_of_weights(model)
+    mixed = {
+        name: tensor.lerp(start[name], start_weight) if tensor.is_floating_point() else tensor for name, tensor in found.items()
+    }
+    model.load_state_dict(mixed)
+    try:
+        yield
+    finally:
+        model.load_state_dict(found)
 
 
 def split_recordings(data: TrainingSet, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
@@ -448,13 +474,13 @@ def train(features: dict[str, Path], recipe: Recipe, out: str | Path, log: str |
     objective = Objective(model, examples.n_speakers, recipe)
     optimiser = make_optimiser(objective, settings)
 
-    progress = Progress()
+    progress, start = Progress(), {}
     run = fingerprint(recipe, features, world)
     checkpoint = Checkpoint(Path(checkpoints), run)
     if state := checkpoint.load():
         objective.load_state_dict(state["objective"])
         optimiser.load_state_dict(state["optimiser"])
-        progress = Progress(**state["progress"])
+        progress, start = Progress(**state["progress"]), state["start"]
         accelerator.print(f"resuming at step {progress.step} of {settings.steps} from {checkpoint.path}")
     elif Path(settings.init_from).is_dir():
         objective.to(accelerator.device)
@@ -464,6 +490,8 @@ def train(features: dict[str, Path], recipe: Recipe, out: str | Path, log: str |
         objective.to(accelerator.device)
         with accelerator.autocast():
             start_from_discriminant(objective, data, examples)
+    if settings.start_weight and not start:
+        start = copy_of_weights(model)
     wrapped, optimiser = accelerator.prepare(objective, optimiser)
 
     batches = DataLoader(
@@ -484,9 +512,10 @@ def train(features: dict[str, Path], recipe: Recipe, out: str | Path, log: str |
         clips, started = 0, time.perf_counter()
 
         def judge(row: dict[str, float]) -> None:
-            eer = [validate(model, data, validation, window)]  # normalisation statistics differ between processes
-            row["validation/eer"] = broadcast_object_list(eer)[0]
-            progress.judge(row["validation/eer"], model)
+            with averaged_with_start(model, start, settings.start_weight):
+                eer = [validate(model, data, validation, window)]  # normalisation statistics differ between processes
+                row["validation/eer"] = broadcast_object_list(eer)[0]
+                progress.judge(row["validation/eer"], model)
 
         if len(validation) and not progress.history:  # a start from discriminant analysis, or from a model, may be the best
             progress.history.append({"step": 0.0})
@@ -535,12 +564,17 @@ def train(features: dict[str, Path], recipe: Recipe, out: str | Path, log: str |
                 accelerator.print(f"stopped at step {done}: {progress.validations_without_gain} validations without a better EER")
                 break
             if done % settings.checkpoint_every_steps == 0 and not last and accelerator.is_main_process:
-                checkpoint.save(objective=objective.state_dict(), optimiser=optimiser.state_dict(), progress=vars(progress))
+                checkpoint.save(
+                    objective=objective.state_dict(), optimiser=optimiser.state_dict(), progress=vars(progress), start=start
+                )
 
     if accelerator.is_main_process:
-        if progress.best_model is not None:
-            model.load_state_dict(progress.best_model)
+        if progress.best_model is None:
+            with averaged_with_start(model, start, settings.start_weight):
+                progress.best_model = copy_of_weights(model)
+        else:
             accelerator.print(f"best validation EER {progress.best_eer:.4f} at step {progress.best_step}")
+        model.load_state_dict(progress.best_model)
         if recipe.model.centred:
             model.centre.copy_(mean_embedding(model, data, recordings, window))
         model.save(out, run)
