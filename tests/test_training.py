@@ -94,7 +94,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(run):
 
 
 def test_a_killed_run_resumes_to_the_same_weights_and_curves(run, monkeypatch):
-    whole = run("whole")
+    whole = run("whole", start_weight=0.25)
     real = training.Objective.forward
 
     def dies_at_step_4(self, features, n_frames, labels, step, *rest, **named):
@@ -104,11 +104,11 @@ def test_a_killed_run_resumes_to_the_same_weights_and_curves(run, monkeypatch):
 
     monkeypatch.setattr(training.Objective, "forward", dies_at_step_4)
     with pytest.raises(KeyboardInterrupt):
-        run("killed")
+        run("killed", start_weight=0.25)
     assert (run.folder / "killed/checkpoint/checkpoint.pt").exists()
     steps = []
     monkeypatch.setattr(training.Objective, "forward", lambda self, *a, **k: steps.append(a[3]) or real(self, *a, **k))
-    assert same(run("killed"), whole)
+    assert same(run("killed", start_weight=0.25), whole)
     assert steps == [4, 5]
     for curve in ("validation/eer.tsv", "train/loss.tsv"):
         killed, left_alone = (run.folder / name / "log/plots/metrics" / curve for name in ("killed", "whole"))
@@ -179,6 +179,27 @@ def test_training_at_several_speeds_has_a_centre_for_each_speaker_at_each(run):
         Run(run.folder, replace(run.recipe, sampling=several))("speeds", steps=2)
     assert len(centres[0].centres) == 2 * 6  # 8 speakers, 2 of them held out
     assert torch.isfinite(centres[0].centres).all()
+
+
+def test_weights_are_averaged_with_those_at_the_start(run):
+    found, start, mean = (run(f"{share}", start_weight=share, validation_speakers=0.0) for share in (0.0, 1.0, 0.25))
+    for name in ("encoder.conv1.weight", "projection.linear.weight", "pooling.score.2.bias"):
+        torch.testing.assert_close(mean[name], 0.25 * start[name] + 0.75 * found[name])
+    assert not torch.equal(start["projection.linear.weight"], found["projection.linear.weight"])
+
+
+def test_what_is_validated_is_averaged_and_what_is_trained_on_is_not(run, monkeypatch):
+    validated = []
+
+    def validate(model, *rest):
+        validated.append(model.projection.linear.weight.detach().clone())
+        return 1 / (1 + len(validated))  # each better than the last
+
+    monkeypatch.setattr(training, "validate", validate)
+    found, mean = run("found", start_weight=0.0), run("mean", start_weight=0.25)
+    start, last = validated[4], validated[-1]  # steps 0, 2, 4, 6 of each
+    torch.testing.assert_close(last, 0.25 * start + 0.75 * found["projection.linear.weight"])
+    assert torch.equal(mean["projection.linear.weight"], last)
 
 
 def test_a_centred_model_has_training_embeddings_around_zero(run):
