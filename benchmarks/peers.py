@@ -91,7 +91,7 @@ def speakerprint_model(name_and_folder: str) -> System:
     if not (name and equals and folder):
         raise InputError(f"--model {name_and_folder!r}: expected NAME=FOLDER, as in ours=models/speakerprint")
     try:
-        digest = hashlib.sha256((Path(folder) / "model.safetensors").read_bytes()).hexdigest()
+        files = [(Path(folder) / name).read_bytes() for name in ("model.safetensors", "config.json")]
     except OSError as error:
         raise InputError(f"--model {name_and_folder}: {error.filename}: {error.strerror}; train one with `dvc repro`") from None
 
@@ -99,6 +99,7 @@ def speakerprint_model(name_and_folder: str) -> System:
         embedder = SpeakerEmbedder.load(folder)
         return lambda samples: embedder.embed(samples, SAMPLE_RATE_HZ)
 
+    digest = hashlib.sha256(b"".join(files)).hexdigest()  # the configuration decides too: how long a window is
     return System(name, f"speakerprint-{digest[:16]}", load)
 
 

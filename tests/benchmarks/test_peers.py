@@ -194,6 +194,15 @@ def test_a_folder_without_a_model_is_named(tmp_path):
         peers.speakerprint_model(f"ours={tmp_path}")
 
 
+def test_models_of_equal_weights_and_other_settings_are_told_apart(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    kept = set()
+    for settings in ("{}", '{"window_s": 2.0}', "{}"):
+        (tmp_path / "config.json").write_text(settings)
+        kept.add(peers.speakerprint_model(f"ours={tmp_path}").weights)
+    assert len(kept) == 2
+
+
 def row(system, condition, eer, trials="all"):
     figures = Figures(trials, 10, 20, eer, eer - 0.01, eer + 0.01, 0.5, 1.0, Curve(np.array([1, 0.0]), np.array([0, 1.0])))
     return Row(System(system, system, Counting().load), "report", condition, 6, 3, 0.25, figures)
