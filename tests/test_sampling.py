@@ -14,7 +14,8 @@ def labels_with(*recordings_per_speaker):
 
 def sampler(labels, speakers=3, utterances=2, genders=None, single_gender=False, seed=1):
     genders = np.full(len(labels), None, dtype=object) if genders is None else genders
-    return SpeakerBatches(labels, genders, Sampling(speakers=speakers, utterances=utterances, single_gender=single_gender), seed)
+    settings = Sampling(speakers=speakers, utterances=utterances, single_gender=single_gender, speeds=[1.0])
+    return SpeakerBatches(labels, genders, settings, seed)
 
 
 def test_a_batch_has_the_asked_speakers_and_utterances():
