@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import json
 import math
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -443,8 +444,8 @@ def mean_embedding(model: SpeakerModel, data: TrainingSet, recordings: np.ndarra
 def train(features: dict[str, Path], recipe: Recipe, out: str | Path, log: str | Path, checkpoints: str | Path) -> None:
     """Train a model on the feature stores of the named corpora.
 
-    Writes the model and the recipe (`params.yaml`) to `out`, curves to `log` (DVCLive), and keeps a checkpoint in `checkpoints`
-    until it is done. Runs under `accelerate launch` too: each process then takes batches of its own and gradients are averaged.
+    Writes the model and the recipe (`params.yaml`) to `out` and the curves (DVCLive's) to `log` when it is done; until then a
+    checkpoint and the curves so far are in `checkpoints`. Runs under `accelerate launch` too: each process then takes batches of its own and gradients are averaged.
 
     Raises InputError where the data cannot meet the settings, or the loss is no longer a number.
     """
@@ -504,7 +505,8 @@ def train(features: dict[str, Path], recipe: Recipe, out: str | Path, log: str |
     feed = enumerate(batches, progress.step * accumulation)
     quiet = None if accelerator.is_main_process else True
     steps = tqdm(range(progress.step, settings.steps), initial=progress.step, total=settings.steps, desc="train", disable=quiet)
-    live = Live(str(log), save_dvc_exp=False, dvcyaml=None, report=None) if accelerator.is_main_process else None
+    curves = Path(checkpoints) / "curves"
+    live = Live(str(curves), save_dvc_exp=False, dvcyaml=None, report=None) if accelerator.is_main_process else None
     with live or nullcontext():
         for row in progress.history:
             log_row(live, row)
@@ -580,6 +582,8 @@ def train(features: dict[str, Path], recipe: Recipe, out: str | Path, log: str |
         model.save(out, run)
         with (Path(out) / "params.yaml").open("w", encoding="utf-8") as file:
             YAML(typ="safe", pure=True).dump({name: section.model_dump() for name, section in recipe.sections().items()}, file)
+        shutil.rmtree(log, ignore_errors=True)
+        shutil.move(curves, log)
         checkpoint.remove()
     accelerator.wait_for_everyone()
 

@@ -99,13 +99,15 @@ def test_a_dead_first_run_leaves_nothing_to_commit_by_mistake(project, tmp_path)
     project.commit()
     project.run("git", "clone", "-q", ".", str(tmp_path / "clone"))
     clone = type(project)(tmp_path / "clone")
-    clone.replace("stages/train.py", "def main() -> None:\n", "def main() -> None:\n    raise SystemExit('the machine died')\n")
-    clone.run("git", "commit", "-qam", "a stage that dies")
+    done = "    if accelerator.is_main_process:\n        if progress.best_model is None:\n"
+    clone.replace("src/speakerprint/training.py", done, f"    raise SystemExit('the machine died')\n{done}")
+    clone.run("git", "commit", "-qam", "a training that dies after its last step")
     ran = clone.repro(fails=True)
     assert "train" in ran and "evaluate@demo_dev" not in ran
+    assert any((clone.folder / "models/checkpoint/curves").rglob("loss.tsv"))
     clone.run("git", "add", "-A")
-    staged = clone.run("git", "diff", "--cached", "--name-only").split()
-    assert all(name == "dvc.lock" or name.startswith("metrics/") for name in staged), staged
+    staged = clone.run("git", "diff", "--cached", "--name-only", "--diff-filter=d").split()
+    assert all(name == "dvc.lock" or name.startswith("metrics/data/") for name in staged), staged
 
 
 def test_a_training_that_was_killed_resumes_with_the_next_repro(project):
