@@ -582,7 +582,8 @@ def train(features: dict[str, Path], recipe: Recipe, out: str | Path, log: str |
         model.save(out, run)
         with (Path(out) / "params.yaml").open("w", encoding="utf-8") as file:
             YAML(typ="safe", pure=True).dump({name: section.model_dump() for name, section in recipe.sections().items()}, file)
-        shutil.rmtree(log, ignore_errors=True)
+        shutil.rmtree(log, ignore_errors=True)  # the curves of another run
+        Path(log).parent.mkdir(parents=True, exist_ok=True)
         shutil.move(curves, log)
         checkpoint.remove()
     accelerator.wait_for_everyone()
