@@ -445,7 +445,8 @@ def train(features: dict[str, Path], recipe: Recipe, out: str | Path, log: str |
     """Train a model on the feature stores of the named corpora.
 
     Writes the model and the recipe (`params.yaml`) to `out` and the curves (DVCLive's) to `log` when it is done; until then a
-    checkpoint and the curves so far are in `checkpoints`. Runs under `accelerate launch` too: each process then takes batches of its own and gradients are averaged.
+    checkpoint and the curves so far are in `checkpoints`. Runs under `accelerate launch` too: each process then takes batches of
+    its own and gradients are averaged.
 
     Raises InputError where the data cannot meet the settings, or the loss is no longer a number.
     """

@@ -1,0 +1,53 @@
+"""Around `dvc repro`: switch params.yaml to a preset, print the metrics."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from speakerprint.errors import InputError
+
+app = typer.Typer()
+
+
+@app.command()
+def use(
+    preset: Annotated[str, typer.Argument(help="such as corpora/demo or recipes/reference; any other name lists them all")],
+    root: Annotated[Path | None, typer.Option(help="where the recordings are, for a preset of corpora on disk")] = None,
+    add: Annotated[bool, typer.Option("--add", help="keep the corpora that are there")] = False,
+    params: Annotated[Path, typer.Option(help="the file to rewrite")] = Path("params.yaml"),
+    dvc_yaml: Annotated[Path, typer.Option(help="the file whose plots show a curve per evaluation corpus")] = Path("dvc.yaml"),
+) -> None:
+    """Switch params.yaml to a preset, keeping the rest of it, and print what changed.
+
+    Examples:
+
+    - `speakerprint use corpora/common_voice_17 --root ~/data/cv-corpus-17.0-2024-03-15`
+    - `speakerprint use corpora/voxceleb2 --root ~/data/voxceleb2 --add`
+    - `speakerprint use recipes/reference`
+    """
+    from speakerprint.presets import use_preset
+
+    change = use_preset(preset, params, root, dvc_yaml, add=add)
+    typer.echo(change.diff or f"nothing to change: {params} has {preset} already\n", nl=False)
+    for folder in change.removed:
+        typer.echo(f"removed {folder}, which `train` would have read (DVC's cache keeps a copy)")
+
+
+@app.command()
+def metrics() -> None:
+    """Print the metrics of every evaluation corpus, one column each (`dvc metrics show` prints one row each)."""
+    import pandas as pd
+
+    from speakerprint.params import load_params
+
+    columns = {}
+    for corpus in load_params().evaluation.corpora:
+        path = Path(f"metrics/{corpus}.json")
+        if not path.is_file():
+            raise InputError(f"{path} does not exist; run `dvc repro` to make it")
+        columns[corpus] = pd.json_normalize(json.loads(path.read_text(encoding="utf-8"))).astype(object).iloc[0]
+    table = pd.DataFrame(columns).reindex(next(iter(columns.values())).index)  # in the order of the file
+    shown = table.map(lambda value: "-" if pd.isna(value) else f"{value:.4f}" if isinstance(value, float) else f"{value:,}")
+    typer.echo(shown.to_string())

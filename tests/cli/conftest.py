@@ -1,0 +1,40 @@
+"""The command as a user types it, with a model that costs nothing."""
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from speakerprint.cli import main
+from speakerprint.embedder import Verification
+from speakerprint.errors import InputError
+
+
+class FakeEmbedder:
+    """Embeds a file as the length of its name, and a third."""
+
+    @classmethod
+    def load(cls, folder):
+        if folder is not None and folder.name != "speakerprint":
+            raise InputError(f"{folder} holds no model; run `dvc repro`")
+        return cls()
+
+    def verify(self, first, second, false_accept_rate):
+        return Verification(0.5, first == second, 0.4, false_accept_rate)
+
+    def embed_files(self, paths):
+        return np.array([[len(str(path)), 1 / 3] for path in paths], dtype=np.float32)
+
+
+@pytest.fixture
+def speakerprint(monkeypatch):
+    def run(*arguments: str) -> None:
+        monkeypatch.setitem(sys.modules, "speakerprint.embedder", SimpleNamespace(SpeakerEmbedder=FakeEmbedder))
+        monkeypatch.setattr(sys, "argv", ["speakerprint", *arguments])
+        with pytest.raises(SystemExit) as exit:
+            main()
+        if exit.value.code:
+            raise exit.value
+
+    return run

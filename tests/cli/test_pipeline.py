@@ -1,0 +1,58 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from speakerprint.presets import use_preset
+
+PROJECT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A copy of the project's settings, at the demo, whatever this checkout is switched to."""
+    shutil.copytree(PROJECT / "presets", tmp_path / "presets")
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(PROJECT / name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    use_preset("corpora/demo")
+    return tmp_path
+
+
+def test_use_prints_the_diff_and_what_it_removed(speakerprint, project, capsys):
+    (project / "data/features/train/demo_train").mkdir(parents=True)
+    speakerprint("use", "corpora/folder", "--root", ".")
+    out = capsys.readouterr().out
+    assert "\n-  demo_train:\n+  folder_train:\n" in out
+    assert "\n+        metrics/plots/folder_dev/det.csv: miss_rate\n" in out
+    assert "removed data/features/train/demo_train" in out
+
+
+def test_use_says_when_there_is_nothing_to_change(speakerprint, project, capsys):
+    speakerprint("use", "corpora/demo")
+    assert capsys.readouterr().out == "nothing to change: params.yaml has corpora/demo already\n"
+
+
+def test_metrics_has_a_column_a_corpus_and_a_row_a_number(speakerprint, project, capsys):
+    speakerprint("use", "corpora/voxceleb2", "--root", ".", "--add")
+    (project / "metrics").mkdir()
+    for corpus, eer in (("demo_dev", 0.125), ("voxceleb2", 0.25)):
+        tree = {"trials": 66, "log_mel_floor": {"eer": eer}, "conditions": {"same_locale": {"eer": 0.5}}}
+        if corpus == "voxceleb2":
+            tree["conditions"]["same_locale"]["eer"] = None
+        (project / f"metrics/{corpus}.json").write_text(json.dumps(tree))
+    capsys.readouterr()
+    speakerprint("metrics")
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["demo_dev", "voxceleb2"],
+        ["trials", "66", "66"],
+        ["log_mel_floor.eer", "0.1250", "0.2500"],
+        ["conditions.same_locale.eer", "0.5000", "-"],
+    ]
+
+
+def test_metrics_that_are_not_there_yet_are_named(speakerprint, project, capsys):
+    with pytest.raises(SystemExit):
+        speakerprint("metrics")
+    assert "metrics/demo_dev.json does not exist; run `dvc repro`" in capsys.readouterr().err
