@@ -43,6 +43,14 @@ def test_an_embedding_is_a_unit_vector(embedder):
     assert np.linalg.norm(embedding) == pytest.approx(1, abs=1e-6)
 
 
+def test_the_id_of_a_model_says_what_embeds(embedder, tmp_path):
+    again = SpeakerEmbedder.load(tmp_path / "model")
+    assert again.model_id == embedder.model_id and len(embedder.model_id) == 16
+    with torch.no_grad():
+        again.model.centre[0] += 1e-3
+    assert SpeakerEmbedder(again.model).model_id != embedder.model_id
+
+
 def test_stereo_and_integers_are_the_same_recording(embedder):
     wave = tone()
     expected = embedder.embed(wave, 16_000)

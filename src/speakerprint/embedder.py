@@ -1,7 +1,9 @@
 """The public way to use a trained model: waveforms and files in, embeddings out."""
 
+import hashlib
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +46,15 @@ class SpeakerEmbedder:
         """thresholds: the score to reach for each false-accept rate, where the model has been given some."""
         self.model = model.eval()
         self.thresholds = thresholds or {}
+
+    @cached_property
+    def model_id(self) -> str:
+        """Digest of what decides an embedding, settings and weights: 16 hex digits. Embeddings of two ids are never compared."""
+        digest = hashlib.sha256(json.dumps(self.model.settings.model_dump(), sort_keys=True).encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     @classmethod
     def load(cls, folder: str | Path | None = None, device: str | torch.device = "cpu") -> "SpeakerEmbedder":
