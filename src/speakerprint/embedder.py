@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from speakerprint.errors import InputError
 from speakerprint.features import log_mel
 from speakerprint.model import SpeakerModel
 
+if TYPE_CHECKING:
+    from speakerprint.calibration import Calibration
+
 MIN_DURATION_S = 0.1
 BATCH = 16
 SHIPPED = Path(__file__).resolve().parents[2] / "models/pretrained/speakerprint-base"  # in the repository, beside src/
@@ -25,13 +28,15 @@ class Verification(NamedTuple):
     """Whether two recordings are of one speaker: the cosine of their embeddings against a threshold.
 
     ``false_accept_rate`` is the fraction of pairs of different speakers that reached the threshold where it was chosen (the
-    model's card says on which recordings); other microphones, languages or noise move it.
+    model's card says on which recordings); other microphones, languages or noise move it. ``log_likelihood_ratio`` (natural
+    logarithm) is what the score is worth, where a calibration says so.
     """
 
     score: float
     same_speaker: bool
     threshold: float
     false_accept_rate: float
+    log_likelihood_ratio: float | None = None
 
 
 class SpeakerEmbedder:
@@ -103,17 +108,25 @@ class SpeakerEmbedder:
             embeddings[chosen] = self.model.embed_frames([frames[index] for index in chosen])
         return embeddings
 
-    def verify(self, first: str | Path, second: str | Path, false_accept_rate: float = 0.01) -> Verification:
-        """Tell whether two files are of one speaker, at one of the model's false-accept rates (`thresholds`).
+    def verify(
+        self, first: str | Path, second: str | Path, false_accept_rate: float = 0.01, calibration: "Calibration | None" = None
+    ) -> Verification:
+        """Tell whether two files are of one speaker, at one of the false-accept rates of the model or of its calibration.
 
-        Raises InputError for files that `embed_files` refuses, and for a rate that the model has no threshold for.
+        Raises InputError for files that `embed_files` refuses, a rate without a threshold, and another model's calibration.
         """
-        if false_accept_rate not in self.thresholds:
+        if calibration is not None:
+            calibration.refuse_other_model(self.model_id)
+            threshold = calibration.threshold(false_accept_rate)
+        elif false_accept_rate in self.thresholds:
+            threshold = self.thresholds[false_accept_rate]
+        else:
             known = ", ".join(map(str, self.thresholds)) or "none; `experiments/publish_model.py` gives it some"
             raise InputError(f"the model has no threshold for a false-accept rate of {false_accept_rate}; it has: {known}")
         one, other = self.embed_files([first, second])
-        score, threshold = float(one @ other), self.thresholds[false_accept_rate]
-        return Verification(score, score >= threshold, threshold, false_accept_rate)
+        score = float(one @ other)
+        llr = None if calibration is None else float(calibration.llr(score))
+        return Verification(score, score >= threshold, threshold, false_accept_rate, llr)
 
     @staticmethod
     def _prepare(waveform: np.ndarray, sample_rate_hz: int, name: str) -> np.ndarray:

@@ -61,6 +61,7 @@ def verify(
     second: Annotated[str, typer.Argument(help="another")],
     model: ModelFolder = None,
     false_accept_rate: Annotated[float, typer.Option(help="of the threshold: one that the model was given")] = 0.01,
+    calibration: Annotated[Path | None, typer.Option(help="what `calibrate` wrote: its thresholds, not the model's")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Tell whether two recordings are of one speaker. Exit status: 0 same speaker, 1 different speakers, 2 an error.
@@ -69,16 +70,19 @@ def verify(
 
     - `speakerprint verify monday.wav tuesday.mp3`
     - `speakerprint verify monday.wav tuesday.mp3 --false-accept-rate 0.001 --json`
+    - `speakerprint verify monday.wav tuesday.mp3 --calibration calibration.json`
     """
-    from speakerprint import SpeakerEmbedder
+    from speakerprint import Calibration, SpeakerEmbedder
 
-    result = SpeakerEmbedder.load(model).verify(first, second, false_accept_rate)
+    own = None if calibration is None else Calibration.load(calibration)
+    result = SpeakerEmbedder.load(model).verify(first, second, false_accept_rate, own)
     if as_json:
         print_json(result._asdict())
     else:
         verdict = "same speaker" if result.same_speaker else "different speakers"
+        llr = "" if own is None else f"; log-likelihood ratio {result.log_likelihood_ratio:+.1f}"
         typer.echo(
-            f"{verdict}: score {result.score:.3f}, threshold {result.threshold:.3f} at {false_accept_rate:.1%} false accepts"
+            f"{verdict}: score {result.score:.3f}, threshold {result.threshold:.3f} at {false_accept_rate:.1%} false accepts{llr}"
         )
     if not result.same_speaker:
         raise typer.Exit(1)
