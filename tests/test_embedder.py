@@ -8,7 +8,7 @@ import soundfile
 import torch
 
 import speakerprint
-from speakerprint import SpeakerEmbedder
+from speakerprint import SpeakerEmbedder, calibrate
 from speakerprint.errors import InputError
 from speakerprint.model import SpeakerModel
 from speakerprint.params import Model
@@ -106,10 +106,22 @@ def test_two_recordings_are_judged_at_the_models_threshold(embedder, tmp_path):
     rows = embedder.embed_files([a, b])
     score = float(rows[0] @ rows[1])
     embedder.thresholds = {0.01: score, 0.001: score + 0.01}
-    assert embedder.verify(a, b) == (pytest.approx(score), True, score, 0.01)
+    assert embedder.verify(a, b) == (pytest.approx(score), True, score, 0.01, None)
     assert embedder.verify(a, b, 0.001).same_speaker is False
     with pytest.raises(InputError, match=r"no threshold for a false-accept rate of 0\.5; it has: 0\.01, 0\.001"):
         embedder.verify(a, b, 0.5)
+
+
+def test_a_calibration_brings_its_own_threshold_and_what_the_score_is_worth(embedder, tmp_path):
+    for name, seed in (("a", 0), ("b", 1)):
+        soundfile.write(tmp_path / f"{name}.wav", tone(seed=seed), 16_000, subtype="FLOAT")
+    voices = np.repeat(np.eye(3, 12), 2, axis=0) + np.random.default_rng(0).normal(scale=0.1, size=(6, 12))
+    calibration = calibrate(voices, list("aabbcc"), model_id=embedder.model_id)
+    found = embedder.verify(tmp_path / "a.wav", tmp_path / "b.wav", 0.01, calibration)
+    assert found.threshold == calibration.threshold(0.01) and found.same_speaker == (found.score >= found.threshold)
+    assert found.log_likelihood_ratio == pytest.approx(calibration.slope * found.score + calibration.offset)
+    with pytest.raises(InputError, match=f"is of model another, not of {embedder.model_id}"):
+        embedder.verify(tmp_path / "a.wav", tmp_path / "b.wav", 0.01, calibration.model_copy(update={"model_id": "another"}))
 
 
 def test_thresholds_come_with_the_model(tmp_path, embedder):

@@ -125,6 +125,11 @@ def calibrate(
     trials = score_trials(units, ids)
     target, nontarget = trials.target / LEVELS_PER_UNIT, trials.nontarget / LEVELS_PER_UNIT
     slope, offset = fit_llr(target, nontarget)
+    if slope <= 0:
+        raise InputError(
+            f"target trials score {target.mean():.3f} on average, non-target trials {nontarget.mean():.3f}, expected less; "
+            "check which recordings are said to be of one speaker"
+        )
     low, high = eer_interval(units, ids, trials, bootstrap_samples, seed)
     return Calibration(
         model_id=model_id,
@@ -161,8 +166,6 @@ def fit_llr(target: ArrayLike, nontarget: ArrayLike) -> tuple[float, float]:
     many there are of each (Brümmer & du Preez: "Application-independent evaluation of speaker detection", 2006). Each kind
     weighs as many trials as there are of the rarer one, against a standard normal prior of the slope per standard deviation of
     the scores, which matters only where trials are few or separate perfectly.
-
-    Raises InputError unless target trials score higher.
     """
     target, nontarget = np.asarray(target, dtype=np.float64), np.asarray(nontarget, dtype=np.float64)
     scores, labels, weights = _balanced(target, nontarget)
@@ -170,11 +173,6 @@ def fit_llr(target: ArrayLike, nontarget: ArrayLike) -> tuple[float, float]:
     std = np.sqrt(np.average((scores - mean) ** 2, weights=weights)) or 1.0
     model = LogisticRegression(tol=1e-8).fit((scores[:, None] - mean) / std, labels, weights * min(len(target), len(nontarget)))
     slope = float(model.coef_[0, 0] / std)
-    if slope <= 0:
-        raise InputError(
-            f"target trials score {target.mean():.3f} on average, non-target trials {nontarget.mean():.3f}; expected more: "
-            "check which recordings are said to be of one speaker"
-        )
     return slope, float(model.intercept_[0] - slope * mean)
 
 

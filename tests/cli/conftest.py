@@ -2,6 +2,7 @@
 
 import sys
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,14 +15,18 @@ from speakerprint.errors import InputError
 class FakeEmbedder:
     """Embeds a file as the length of its name, and a third."""
 
+    model_id = "0123456789abcdef"
+    thresholds: ClassVar = {0.01: 0.4, 0.001: 0.6}
+
     @classmethod
     def load(cls, folder):
         if folder is not None and folder.name != "speakerprint":
             raise InputError(f"{folder} holds no model; run `dvc repro`")
         return cls()
 
-    def verify(self, first, second, false_accept_rate):
-        return Verification(0.5, first == second, 0.4, false_accept_rate)
+    def verify(self, first, second, false_accept_rate, calibration=None):
+        llr = calibration and float(calibration.llr(0.5))
+        return Verification(0.5, first == second, 0.4, false_accept_rate, llr)
 
     def embed_files(self, paths):
         return np.array([[len(str(path)), 1 / 3] for path in paths], dtype=np.float32)
@@ -37,4 +42,5 @@ def speakerprint(monkeypatch):
         if exit.value.code:
             raise exit.value
 
+    run.embedder = FakeEmbedder  # for tests that change what it does
     return run

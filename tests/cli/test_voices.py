@@ -22,7 +22,7 @@ def test_verify_says_what_it_found_and_exits_with_it(speakerprint, capsys):
     with pytest.raises(SystemExit) as exit:
         speakerprint("verify", "a.wav", "b.wav", "--false-accept-rate", "0.001", "--json")
     assert exit.value.code == 1
-    expected = {"score": 0.5, "same_speaker": False, "threshold": 0.4, "false_accept_rate": 0.001}
+    expected = {"score": 0.5, "same_speaker": False, "threshold": 0.4, "false_accept_rate": 0.001, "log_likelihood_ratio": None}
     assert json.loads(capsys.readouterr().out) == expected
 
 

@@ -193,10 +193,10 @@ def evaluate(
         return
     floor = metrics["log_mel_floor"]
     shown = Table("", "model", "log-mel floor", title=f"{metrics['speakers']:,} speakers, {metrics['recordings']:,} recordings")
+    shown.add_row(
+        "EER (95 % interval)", *(f"{of['eer']:.1%} ({of['eer_low']:.1%}–{of['eer_high']:.1%})" for of in (metrics, floor))
+    )
     for key, name, form in (
-        ("eer", "EER", ".1%"),
-        ("eer_low", "EER, 95 % interval from", ".1%"),
-        ("eer_high", "EER, 95 % interval to", ".1%"),
         ("min_dcf", "minDCF(0.01)", ".3f"),
         ("auc", "AUC", ".4f"),
         ("top1", "top-1", ".1%"),
