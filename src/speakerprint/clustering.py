@@ -71,14 +71,18 @@ def silhouette(embeddings: ArrayLike, labels: ArrayLike) -> float:
         return 0.0
     sums = np.zeros((len(sizes), units.shape[1]))
     np.add.at(sums, labels, units)
-    cosines = units @ sums.T  # with all of a cluster together
-    recordings = np.arange(len(units))
-    own = 1 - (cosines[recordings, labels] - 1) / np.maximum(sizes[labels] - 1, 1)
-    others = 1 - cosines / sizes
-    others[recordings, labels] = np.inf
-    nearest = others.min(axis=1)
-    scores = (nearest - own) / np.maximum(np.maximum(nearest, own), np.finfo(float).tiny)
-    return float(np.where(sizes[labels] > 1, scores, 0).mean())
+    means = sums / sizes[:, None]
+    total = 0.0
+    several = np.flatnonzero(sizes[labels] > 1)
+    for start in range(0, len(several), BLOCK_ROWS):
+        rows = several[start : start + BLOCK_ROWS]
+        clusters = labels[rows]
+        cosines = units[rows] @ means.T
+        own = 1 - (cosines[np.arange(len(rows)), clusters] * sizes[clusters] - 1) / (sizes[clusters] - 1)
+        cosines[np.arange(len(rows)), clusters] = -np.inf
+        nearest = 1 - cosines.max(axis=1)
+        total += ((nearest - own) / np.maximum(np.maximum(nearest, own), np.finfo(float).tiny)).sum()
+    return float(total / len(units))
 
 
 def refuse_too_many(n_recordings: int) -> None:
