@@ -36,6 +36,7 @@ def test_clusters_merge_while_their_mean_cosine_reaches_the_threshold():
     assert cluster(recordings, 0.26).tolist() == [0, 0, 1]
     assert cluster(recordings, 0.24).tolist() == [0, 0, 0]
     assert cluster(recordings, 0.9).tolist() == [0, 1, 2]
+    assert cluster([[1, 0, 0, 0], [1, 1, 1, 1]], 0.5).tolist() == [0, 0]  # their cosine is 0.5, exactly
 
 
 def test_it_is_scikit_learns_average_linkage():
@@ -69,15 +70,15 @@ def test_as_many_speakers_as_asked_for_even_among_equal_recordings(n_speakers):
 def test_a_range_finds_the_threshold_of_recordings_that_all_score_higher():
     embeddings, speakers = voices([8, 7, 6], offset=0.3)
     assert len(set(cluster(embeddings, 0.3).tolist())) == 1
-    labels = cluster(embeddings, (0.3, 0.9))
+    assert len(set(cluster(embeddings, 0.99).tolist())) > 3
+    labels = cluster(embeddings, (0.3, 0.99))
     np.testing.assert_array_equal(labels, speakers)
-    assert silhouette(embeddings, labels) == max(
-        silhouette(embeddings, cluster(embeddings, t)) for t in np.linspace(0.3, 0.9, 20)
-    )
+    tried = [silhouette(embeddings, cluster(embeddings, threshold)) for threshold in np.linspace(0.3, 0.99, 20)]
+    assert silhouette(embeddings, labels) == max(tried)
 
 
 def test_the_silhouette_is_scikit_learns():
-    embeddings, _ = voices([5, 9, 1, 7])
+    embeddings, _ = voices([50, 90, 10, 70])
     labels = np.random.default_rng(0).integers(6, size=len(embeddings)) * 3
     labels[0] = 1  # alone
     assert silhouette(embeddings, labels) == pytest.approx(silhouette_score(embeddings, labels, metric="cosine"))
