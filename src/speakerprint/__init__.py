@@ -1,7 +1,7 @@
 """Speaker embeddings from a pretrained Whisper encoder.
 
->>> from speakerprint import SpeakerEmbedder
->>> embedder = SpeakerEmbedder.load()
+>>> import speakerprint
+>>> embedder = speakerprint.load()
 >>> embedder.embed(waveform, sample_rate_hz=48_000).shape
 (256,)
 """
@@ -13,12 +13,16 @@ if TYPE_CHECKING:
     from speakerprint.calibration import Calibration, calibrate
     from speakerprint.clustering import cluster
     from speakerprint.embedder import SpeakerEmbedder
+    from speakerprint.gallery import Gallery
 
-__all__ = ["Calibration", "SpeakerEmbedder", "calibrate", "cluster"]
+    load = SpeakerEmbedder.load
+
+__all__ = ["Calibration", "Gallery", "SpeakerEmbedder", "calibrate", "cluster", "load"]
 __version__ = "0.1.0"
 
 _MODULES = {  # imported on first use, so that a data stage does not wait for torch
     "Calibration": "calibration",
+    "Gallery": "gallery",
     "SpeakerEmbedder": "embedder",
     "calibrate": "calibration",
     "cluster": "clustering",
@@ -26,6 +30,8 @@ _MODULES = {  # imported on first use, so that a data stage does not wait for to
 
 
 def __getattr__(name: str) -> Any:
+    if name == "load":
+        return __getattr__("SpeakerEmbedder").load
     if name in _MODULES:
         return getattr(importlib.import_module(f"speakerprint.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import soxr
 import torch
 from tqdm import tqdm
 
@@ -15,6 +17,7 @@ from speakerprint.audio import SAMPLE_RATE_HZ, decode, resample
 from speakerprint.errors import InputError
 from speakerprint.features import log_mel
 from speakerprint.model import SpeakerModel
+from speakerprint.voice_activity import NoSpeech, trim_silence
 
 if TYPE_CHECKING:
     from speakerprint.calibration import Calibration
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 MIN_DURATION_S = 0.1
 BATCH = 16
 SHIPPED = Path(__file__).resolve().parents[2] / "models/pretrained/speakerprint-base"  # in the repository, beside src/
+MODEL_FILES = ["README.md", "config.json", "model.safetensors", "params.yaml"]
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name
 
 
 class Verification(NamedTuple):
@@ -39,18 +44,56 @@ class Verification(NamedTuple):
     log_likelihood_ratio: float | None = None
 
 
+class Window(NamedTuple):
+    """A stretch of a recording, in seconds from its start, and its embedding, (embedding_dim,) of unit length."""
+
+    start_s: float
+    end_s: float
+    embedding: np.ndarray
+
+
+def find_model(name_or_folder: str | Path | None = None) -> Path:
+    """The folder of a model: by default the shipped one, of `owner/name` its copy from the Hugging Face hub, else as given.
+
+    What stands in a folder that exists, such as `models/mine`, is never looked for on the hub. Raises InputError where the
+    shipped model is not there, or the hub does not give the model.
+    """
+    if name_or_folder is None:
+        if not SHIPPED.is_dir():
+            raise InputError(f"the shipped model is in the repository, and {SHIPPED} is not there; name the folder of a model")
+        return SHIPPED
+    folder = Path(name_or_folder)
+    if folder.parent.is_dir() or not HUB_ID.fullmatch(folder.as_posix()):
+        return folder
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(folder.as_posix(), allow_patterns=MODEL_FILES))
+    except Exception as error:  # of the hub client's HTTP library, whichever that is
+        raise InputError(
+            f"there is no folder {folder}, and no such model can be had from the Hugging Face hub: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
 class SpeakerEmbedder:
     """Speaker embeddings from a trained model.
 
     >>> embedder = SpeakerEmbedder.load()
     >>> same = embedder.embed(first, 48_000) @ embedder.embed(second, 16_000)  # cosine similarity, -1 to 1
     >>> embedder.verify("monday.wav", "tuesday.mp3").same_speaker
+
+    Threads may share one.
     """
 
-    def __init__(self, model: SpeakerModel, thresholds: dict[float, float] | None = None):
-        """thresholds: the score to reach for each false-accept rate, where the model has been given some."""
+    def __init__(self, model: SpeakerModel, thresholds: dict[float, float] | None = None, trim_silence: bool = False):
+        """thresholds: the score to reach for each false-accept rate, where the model has been given some.
+
+        trim_silence: embed the part from the first speech to the last (see voice_activity), refuse a recording without speech.
+        """
         self.model = model.eval()
         self.thresholds = thresholds or {}
+        self.trim_silence = trim_silence
 
     @cached_property
     def model_id(self) -> str:
@@ -62,17 +105,20 @@ class SpeakerEmbedder:
         return digest.hexdigest()[:16]
 
     @classmethod
-    def load(cls, folder: str | Path | None = None, device: str | torch.device = "cpu") -> "SpeakerEmbedder":
-        """Load a model folder as `train` writes it, or without one the model that the repository ships.
+    def load(
+        cls,
+        name_or_folder: str | Path | None = None,
+        device: str | torch.device = "cpu",
+        trim_silence: bool = False,
+    ) -> "SpeakerEmbedder":
+        """Load a model folder as `train` writes it, `owner/name` from the Hugging Face hub, or by default the shipped model.
 
-        Raises InputError if there is none.
+        trim_silence: as of the constructor. Raises InputError if there is none.
         """
-        if folder is None and not SHIPPED.is_dir():
-            raise InputError(f"the shipped model is in the repository, and {SHIPPED} is not there; name the folder of a model")
-        folder = SHIPPED if folder is None else Path(folder)
+        folder = find_model(name_or_folder)
         model = SpeakerModel.load(folder).to(device)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return cls(model, {float(rate): score for rate, score in config.get("thresholds", {}).items()})
+        return cls(model, {float(rate): score for rate, score in config.get("thresholds", {}).items()}, trim_silence)
 
     @property
     def embedding_dim(self) -> int:
@@ -84,7 +130,8 @@ class SpeakerEmbedder:
 
         waveform: (samples,) or (samples, channels), averaged to mono; floating point in -1 to 1, or integers of any width.
         Returns (embedding_dim,) float32 of unit length.
-        Raises InputError for a recording under 0.1 s, values that are not finite, another shape, or a rate that is not positive.
+        Raises InputError for a recording under 0.1 s, digital silence, values that are not finite, another shape, or a rate
+        that is not positive.
         """
         return self.model.embed_frames([log_mel(self._prepare(waveform, sample_rate_hz, "waveform"))])[0]
 
@@ -92,7 +139,7 @@ class SpeakerEmbedder:
         """Embed audio files of any format that libsndfile or PyAV reads, in batches of similar length.
 
         Returns (len(paths), embedding_dim) float32, in the order of the paths.
-        Raises InputError naming the file that is missing, cannot be decoded, or is too short.
+        Raises InputError naming the file that is missing, cannot be decoded, is silent, or is too short.
         """
         frames = []
         for path in tqdm(paths, desc="decode", unit="file", disable=None):
@@ -128,22 +175,77 @@ class SpeakerEmbedder:
         llr = None if calibration is None else float(calibration.llr(score))
         return Verification(score, score >= threshold, threshold, false_accept_rate, llr)
 
-    @staticmethod
-    def _prepare(waveform: np.ndarray, sample_rate_hz: int, name: str) -> np.ndarray:
-        samples = np.asarray(waveform)
-        if samples.ndim not in (1, 2):
-            raise InputError(f"{name}: has shape {samples.shape}, expected (samples,) or (samples, channels)")
-        if sample_rate_hz <= 0:
-            raise InputError(f"{name}: the sample rate is {sample_rate_hz} Hz, expected a positive number")
-        if np.issubdtype(samples.dtype, np.integer):
-            limits = np.iinfo(samples.dtype)
-            middle = (int(limits.max) + int(limits.min) + 1) // 2  # 0, or 128 for unsigned bytes
-            samples = (samples.astype(np.float64) - middle) / (int(limits.max) - middle + 1)
-        samples = samples.astype(np.float32)
-        if samples.ndim == 2:
-            samples = samples.mean(axis=1)
+    def embed_stream(
+        self, chunks: Iterable[np.ndarray], sample_rate_hz: int, window_s: float | None = None, step_s: float | None = None
+    ) -> Iterator[Window]:
+        """Embed a recording of any length in windows, each as soon as it is heard; one window is in memory, and one chunk.
+
+        chunks: the recording's waveform in pieces of any size, each as `embed` takes it. window_s: by default the model's own;
+        step_s: from one window's start to the next's, by default half a window.
+        An embedding is what `embed` gives of that stretch (at 16 kHz; at another rate the stream is resampled as one). The
+        windows are whole but for the last, which ends with the recording: it is left out if it is shorter than half a window
+        and not the first. A window that is silent (see `embed`) is left out.
+        Raises InputError for a step that is not within (0, window_s], and for chunks or a recording that `embed` refuses.
+        """
+        window_s = self.model.settings.window_s if window_s is None else window_s
+        step_s = window_s / 2 if step_s is None else step_s
+        length, step = round(window_s * SAMPLE_RATE_HZ), round(step_s * SAMPLE_RATE_HZ)
+        if not 0 < step <= length:
+            raise InputError(f"windows of {window_s} s every {step_s} s: expected a step above 0 and no longer than a window")
+        start, held = 0, np.zeros(0, np.float32)  # of the next window; what was heard from there on
+        for samples in _resampled(chunks, sample_rate_hz):
+            held = np.concatenate([held, samples])
+            while len(held) >= length:
+                yield from self._window(held[:length], start)
+                start, held = start + step, held[step:]
+        heard_more = len(held) > length - step and len(held) >= length / 2
+        if start == 0 or heard_more:
+            yield from self._window(held, start)
+
+    def _window(self, samples: np.ndarray, start: int) -> Iterator[Window]:
+        try:
+            embedding = self.embed(samples, SAMPLE_RATE_HZ)
+        except NoSpeech:
+            return
+        yield Window(start / SAMPLE_RATE_HZ, (start + len(samples)) / SAMPLE_RATE_HZ, embedding)
+
+    def _prepare(self, waveform: np.ndarray, sample_rate_hz: int, name: str) -> np.ndarray:
+        samples = _mono(waveform, sample_rate_hz, name)
         if len(samples) < MIN_DURATION_S * sample_rate_hz:
             raise InputError(f"{name}: lasts {len(samples) / sample_rate_hz:.3f} s, expected at least {MIN_DURATION_S} s")
-        if not np.isfinite(samples).all():
-            raise InputError(f"{name}: holds values that are not finite; check how it was made")
-        return resample(samples, sample_rate_hz, SAMPLE_RATE_HZ, "soxr")
+        if samples.min() == samples.max():
+            raise NoSpeech(f"{name}: is digital silence, every sample {samples[0]:g}; check how it was recorded")
+        samples = resample(samples, sample_rate_hz, SAMPLE_RATE_HZ, "soxr")
+        return trim_silence(samples, name) if self.trim_silence else samples
+
+
+def _mono(waveform: np.ndarray, sample_rate_hz: int, name: str) -> np.ndarray:
+    """A waveform as `embed` takes it as (n_samples,) float32."""
+    samples = np.asarray(waveform)
+    if samples.ndim not in (1, 2):
+        raise InputError(f"{name}: has shape {samples.shape}, expected (samples,) or (samples, channels)")
+    if sample_rate_hz <= 0:
+        raise InputError(f"{name}: the sample rate is {sample_rate_hz} Hz, expected a positive number")
+    if np.issubdtype(samples.dtype, np.integer):
+        limits = np.iinfo(samples.dtype)
+        middle = (int(limits.max) + int(limits.min) + 1) // 2  # 0, or 128 for unsigned bytes
+        samples = (samples.astype(np.float64) - middle) / (int(limits.max) - middle + 1)
+    samples = samples.astype(np.float32)
+    if samples.ndim == 2:
+        samples = samples.mean(axis=1)
+    if not np.isfinite(samples).all():
+        raise InputError(f"{name}: holds values that are not finite; check how it was made")
+    return samples
+
+
+def _resampled(chunks: Iterable[np.ndarray], sample_rate_hz: int) -> Iterator[np.ndarray]:
+    """A stream's chunks at 16 kHz, without a seam between them."""
+    resampler = None
+    for chunk in chunks:
+        samples = _mono(chunk, sample_rate_hz, "chunk")
+        if sample_rate_hz != SAMPLE_RATE_HZ:
+            resampler = resampler or soxr.ResampleStream(sample_rate_hz, SAMPLE_RATE_HZ, num_channels=1, quality="HQ")
+            samples = resampler.resample_chunk(samples)
+        yield samples
+    if resampler:
+        yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
