@@ -1,6 +1,7 @@
 """The public API."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 import speakerprint
 from speakerprint import SpeakerEmbedder, calibrate
+from speakerprint.audio import resample
 from speakerprint.errors import InputError
 from speakerprint.model import SpeakerModel
 from speakerprint.params import Model
@@ -86,6 +88,8 @@ def test_a_file_that_is_not_audio_is_named(embedder, tmp_path):
         (np.zeros(16_000), 0, "sample rate"),
         (np.zeros(100), 16_000, "at least 0.1 s"),
         (np.full(16_000, np.nan), 16_000, "not finite"),
+        (np.zeros(16_000), 16_000, "waveform: is digital silence, every sample 0;"),
+        (np.full(16_000, 128, np.uint8), 16_000, "digital silence"),
     ],
 )
 def test_bad_waveforms_are_refused_with_a_reason(embedder, waveform, rate, message):
@@ -93,8 +97,102 @@ def test_bad_waveforms_are_refused_with_a_reason(embedder, waveform, rate, messa
         embedder.embed(waveform, rate)
 
 
-def test_the_package_offers_the_embedder_and_nothing_it_has_not():
+def test_a_silent_file_is_named(embedder, tmp_path):
+    soundfile.write(tmp_path / "muted.wav", np.zeros(16_000), 16_000)
+    with pytest.raises(InputError, match=r"muted\.wav: is digital silence"):
+        embedder.embed_files([tmp_path / "muted.wav"])
+
+
+def test_threads_share_an_embedder(embedder):
+    waves = [tone(0.5 + 0.1 * i, seed=i) for i in range(8)]
+    alone = [embedder.embed(wave, 16_000) for wave in waves]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda wave: embedder.embed(wave, 16_000), 3 * waves))
+    np.testing.assert_array_equal(together, 3 * alone)
+
+
+def in_chunks(wave, size):
+    return (wave[start : start + size] for start in range(0, len(wave), size))
+
+
+@pytest.mark.parametrize("size", [100, 7_000, 1_000_000])
+def test_a_stream_is_embedded_as_its_windows_are(embedder, size):
+    wave = tone(5.2)
+    found = list(embedder.embed_stream(in_chunks(wave, size), 16_000, window_s=2.0, step_s=1.5))
+    assert [(window.start_s, window.end_s) for window in found] == [(0, 2), (1.5, 3.5), (3, 5)]
+    for start_s, end_s, embedding in found:
+        np.testing.assert_allclose(
+            embedding, embedder.embed(wave[int(16_000 * start_s) : int(16_000 * end_s)], 16_000), atol=1e-6
+        )
+
+
+@pytest.mark.parametrize(
+    ("duration_s", "ends_s"),
+    [
+        (0.3, [0.3]),  # the first is never too short
+        (2.0, [2.0]),  # another would hold nothing new
+        (2.4, [2.0]),  # another would be 0.4 s long
+        (3.0, [2.0, 3.0]),  # a half
+        (3.5, [2.0, 3.5]),
+        (4.5, [2.0, 4.0]),
+    ],
+)
+def test_the_last_window_ends_with_the_recording_if_half_of_it_is_there(embedder, duration_s, ends_s):
+    found = list(embedder.embed_stream([tone(duration_s)], 16_000, window_s=2.0, step_s=2.0))
+    assert [window.end_s for window in found] == pytest.approx(ends_s)
+
+
+def test_by_default_the_windows_are_the_models_and_half_of_each_is_in_the_next(embedder):
+    assert [window.start_s for window in embedder.embed_stream([tone(60)], 16_000)] == [0, 15, 30]
+
+
+def test_a_stream_at_another_rate_has_no_seams(embedder):
+    wave = tone(3.1, sample_rate_hz=44_100)
+    stereo = np.stack([wave, wave], axis=1)
+    whole = resample(wave, 44_100, 16_000)
+    found = list(embedder.embed_stream(in_chunks(stereo, 777), 44_100, window_s=1.0, step_s=1.0))
+    assert [window.end_s for window in found] == [1, 2, 3]
+    for start_s, end_s, embedding in found:
+        np.testing.assert_allclose(
+            embedding, embedder.embed(whole[int(16_000 * start_s) : int(16_000 * end_s)], 16_000), atol=1e-5
+        )
+
+
+def test_a_window_is_there_before_the_stream_goes_on(embedder):
+    heard = []
+
+    def microphone():
+        while True:
+            heard.append(1)
+            yield tone(0.5, seed=len(heard))
+
+    windows = embedder.embed_stream(microphone(), 16_000, window_s=1.0, step_s=0.5)
+    assert [next(windows).start_s for _ in range(3)] == [0, 0.5, 1] and len(heard) == 4
+
+
+def test_silent_windows_are_left_out(embedder):
+    wave = np.concatenate([tone(1), np.zeros(16_000, np.float32), tone(1)])
+    found = embedder.embed_stream([wave], 16_000, window_s=1.0, step_s=1.0)
+    assert [window.start_s for window in found] == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("chunks", "options", "message"),
+    [
+        ([np.ones(16_000)], {"step_s": 0}, "expected a step above 0"),
+        ([np.ones(16_000)], {"window_s": 1.0, "step_s": 1.5}, r"windows of 1\.0 s every 1\.5 s"),
+        ([np.full(16_000, np.inf)], {}, "chunk: holds values that are not finite"),
+        ([], {}, r"lasts 0\.000 s"),
+    ],
+)
+def test_bad_streams_are_refused_with_a_reason(embedder, chunks, options, message):
+    with pytest.raises(InputError, match=message):
+        list(embedder.embed_stream(chunks, 16_000, **options))
+
+
+def test_the_package_offers_the_embedder_and_nothing_it_has_not(embedder, tmp_path):
     assert speakerprint.SpeakerEmbedder is SpeakerEmbedder
+    assert speakerprint.load(tmp_path / "model").model_id == embedder.model_id
     with pytest.raises(AttributeError):
         speakerprint.NoSuchThing  # noqa: B018
 

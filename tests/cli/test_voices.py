@@ -33,6 +33,13 @@ def test_embed_reads_file_names_from_stdin(speakerprint, capsys, monkeypatch):
     assert paths == ["with blanks in it.wav", "b.wav"]
 
 
+@pytest.mark.parametrize("command", ["embed", "verify"])
+def test_silence_is_trimmed_where_that_is_asked_for(speakerprint, command):
+    for options in ([], ["--trim-silence"]):
+        speakerprint(command, "a.wav", "a.wav", *options)
+        assert sys.modules["speakerprint.embedder"].SpeakerEmbedder.trims_silence is bool(options)
+
+
 def test_embed_saves_the_same_numbers_in_every_format(speakerprint, tmp_path):
     for suffix in ("npy", "npz", "csv", "json"):
         speakerprint("embed", "a.wav", "long.mp3", "--output", str(tmp_path / f"out.{suffix}"))

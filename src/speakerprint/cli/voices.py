@@ -11,6 +11,9 @@ from speakerprint.errors import InputError
 
 app = typer.Typer()
 OUTPUT_SUFFIXES = (".npy", ".npz", ".csv", ".json")
+TrimSilence = Annotated[
+    bool, typer.Option("--trim-silence", help="hear each from its first speech to its last; refuse one without speech")
+]
 
 
 @app.command()
@@ -18,6 +21,7 @@ def embed(
     files: Files,
     model: ModelFolder = None,
     output: Annotated[Path | None, typer.Option(help="FILE.npy, .npz, .csv or .json; without it, JSON lines are printed")] = None,
+    trim_silence: TrimSilence = False,
 ) -> None:
     """Embed recordings: one unit vector each, near each other for the same speaker.
 
@@ -37,7 +41,7 @@ def embed(
 
     from speakerprint import SpeakerEmbedder
 
-    embeddings = SpeakerEmbedder.load(model).embed_files(names)
+    embeddings = SpeakerEmbedder.load(model, trim_silence=trim_silence).embed_files(names)
     # the shortest digits that read back as the same float32
     rows = [{"path": name, "embedding": [float(str(x)) for x in row]} for name, row in zip(names, embeddings, strict=True)]
     if output is None:
@@ -62,6 +66,7 @@ def verify(
     model: ModelFolder = None,
     false_accept_rate: Annotated[float, typer.Option(help="of the threshold: one that the model was given")] = 0.01,
     calibration: Annotated[Path | None, typer.Option(help="what `calibrate` wrote: its thresholds, not the model's")] = None,
+    trim_silence: TrimSilence = False,
     as_json: AsJson = False,
 ) -> None:
     """Tell whether two recordings are of one speaker. Exit status: 0 same speaker, 1 different speakers, 2 an error.
@@ -75,7 +80,7 @@ def verify(
     from speakerprint import Calibration, SpeakerEmbedder
 
     own = None if calibration is None else Calibration.load(calibration)
-    result = SpeakerEmbedder.load(model).verify(first, second, false_accept_rate, own)
+    result = SpeakerEmbedder.load(model, trim_silence=trim_silence).verify(first, second, false_accept_rate, own)
     if as_json:
         print_json(result._asdict())
     else:

@@ -1,0 +1,94 @@
+"""A model for elsewhere, and what is known of one."""
+
+import logging
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from speakerprint.cli.options import AsJson, ModelFolder, print_json
+from speakerprint.errors import InputError
+
+app = typer.Typer()
+
+
+class Format(StrEnum):
+    onnx = "onnx"
+    huggingface = "huggingface"
+
+
+@app.command()
+def export(
+    format: Annotated[Format, typer.Option(help="one ONNX file, or a folder for the Hugging Face hub")],
+    output: Annotated[Path, typer.Option(help="the file or folder to write")],
+    model: ModelFolder = None,
+    license: Annotated[str | None, typer.Option(help="for the hub, such as apache-2.0; without it, what the model says")] = None,
+    push: Annotated[str | None, typer.Option(help="upload the folder as this OWNER/NAME on the hub, made public if new")] = None,
+) -> None:
+    """Write a model for elsewhere: as ONNX, waveform in and embedding out, or as a folder for the Hugging Face hub.
+
+    Examples:
+
+    - `speakerprint export --format onnx --output speakerprint.onnx`
+    - `speakerprint export --format huggingface --output hub --model models/speakerprint --license cc-by-4.0`
+    - `speakerprint export --format huggingface --output hub --push owner/name`
+    """
+    if not output.parent.is_dir():
+        raise InputError(f"--output {output}: there is no folder {output.parent}; make it first")
+    if format is Format.onnx and (license or push):
+        raise InputError("--license and --push are of the hub: use them with --format huggingface")
+
+    from speakerprint import export
+
+    if format is Format.onnx:
+        from speakerprint import SpeakerEmbedder
+
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision, which nothing here needs, is missing
+        difference = export.export_onnx(SpeakerEmbedder.load(model), output)
+        typer.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB, within {difference:.0e} of the model under ONNX Runtime")
+        return
+    export.export_huggingface(model, output, license)
+    typer.echo(f"{output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
+    if push:
+        typer.echo(export.push(output, push))
+
+
+@app.command()
+def info(model: ModelFolder = None, as_json: AsJson = False) -> None:
+    """Print what is known of a model: its id, shape and size, thresholds, licence, and what it came from.
+
+    Examples:
+
+    - `speakerprint info`
+    - `speakerprint info --model models/speakerprint --json`
+    """
+    from speakerprint.export import describe
+
+    found = describe(model)
+    if as_json:
+        print_json(found)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    thresholds = ", ".join(f"{score:.3f} at {float(rate):.1%} false accepts" for rate, score in found["thresholds"].items())
+    made = "commit {commit}, run {run}" if found["commit"] else "run {run}"
+    rows = {
+        "model": found["model_id"],
+        "folder": found["folder"],
+        "encoder layers": found["layers"],
+        "embedding": f"{found['embedding_dim']} numbers",
+        "window": f"{found['window_s']:g} s",
+        "parameters": f"{found['parameters']:,}",
+        "size": f"{found['bytes'] / 1e6:.1f} MB",
+        "thresholds": f"{thresholds} (chosen on {found['thresholds_from']})" if thresholds else "none",
+        "made by": made.format(**found),
+        "licence": found["license"] or "not stated",
+    }
+    table = Table(show_header=False, box=None)
+    table.add_column()
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    Console().print(table)

@@ -1,0 +1,91 @@
+"""The commands that write and describe a model, with a model that costs nothing to load."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from speakerprint import export
+from speakerprint.cli import main
+from speakerprint.model import SpeakerModel
+from speakerprint.params import Model
+
+
+@pytest.fixture
+def folder(tmp_path):
+    torch.manual_seed(0)
+    settings = Model(
+        layers=1,
+        layer_combination="last",
+        convolution_channels=0,
+        pooling="mean",
+        projection="linear",
+        embedding_dim=8,
+        window_s=2.5,
+        centred=False,
+    )
+    SpeakerModel(settings).save(tmp_path / "model", "5eed")
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    made = {"thresholds": {"0.01": 0.25}, "thresholds_from": "french", "commit": "c0ffee"}
+    (tmp_path / "model/config.json").write_text(json.dumps(config | made))
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    def run(*arguments) -> str:
+        monkeypatch.setattr(sys, "argv", ["speakerprint", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit:
+            main()
+        found = capsys.readouterr()
+        assert not exit.value.code, found.err
+        return found.out
+
+    return run
+
+
+def test_info_says_what_the_model_is_and_where_it_came_from(run, folder):
+    printed = run("info", "--model", folder)
+    for said in ("2.5 s", "8 numbers", "0.250 at 1.0% false accepts (chosen on french)", "commit c0ffee, run 5eed", "not stated"):
+        assert said in " ".join(printed.split())
+    found = json.loads(run("info", "--model", folder, "--json"))
+    assert found == export.describe(folder)
+
+
+def test_export_writes_onnx_and_says_how_near_it_is(run, folder, tmp_path, monkeypatch):
+    def export_onnx(embedder, path):
+        path.write_bytes(bytes(1_200_000))
+        return 3.2e-7
+
+    monkeypatch.setattr(export, "export_onnx", export_onnx)  # which has its own tests, and takes its time
+    printed = run("export", "--format", "onnx", "--output", tmp_path / "it.onnx", "--model", folder)
+    assert printed == f"{tmp_path}/it.onnx: 1.2 MB, within 3e-07 of the model under ONNX Runtime\n"
+
+
+def test_export_writes_a_folder_and_pushes_it_where_asked(run, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "push", lambda folder, name: f"https://hub.example/{name} from {folder.name}")
+    arguments = ["export", "--format", "huggingface", "--output", tmp_path / "hub", "--model", folder]
+    printed = run(*arguments, "--license", "cc0-1.0", "--push", "a/b")
+    files, address = printed.splitlines()
+    assert files == f"{tmp_path}/hub: README.md, config.json, model.safetensors"
+    assert address == "https://hub.example/a/b from hub"
+    assert json.loads(run("info", "--model", tmp_path / "hub", "--json"))["license"] == "cc0-1.0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--format", "onnx", "--output", "no/where.onnx"], "there is no folder no; make it first"),
+        (["--format", "onnx", "--output", "it.onnx", "--push", "a/b"], "use them with --format huggingface"),
+        (["--format", "huggingface", "--output", "hub", "--model", "elsewhere"], "no model in elsewhere"),
+    ],
+)
+def test_what_the_user_can_mend_is_a_message_and_status_2(monkeypatch, capsys, tmp_path, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["speakerprint", "export", *arguments])
+    with pytest.raises(SystemExit) as exit:
+        main()
+    assert exit.value.code == 2
+    assert (said := capsys.readouterr().err).startswith("error: ") and message in said
+    assert not list(tmp_path.iterdir())
