@@ -39,7 +39,8 @@ def main() -> None:
     arguments = parser.parse_args()
     recordings, flacs = read_audio(arguments.audio)
     chosen = recordings.groupby("speaker_id").cumcount() < arguments.per_speaker
-    embedder = SpeakerEmbedder.load(arguments.model)
+    untouched = SpeakerEmbedder.load(arguments.model)
+    embedders = {"untouched": untouched, "trimmed": SpeakerEmbedder(untouched.model, trim_silence=True)}
     speakers, refused, rows = [], 0, []
     for recording, flac, keep in zip(recordings.itertuples(), flacs, chosen, strict=True):
         if not keep:
@@ -47,7 +48,7 @@ def main() -> None:
         embeddings = {}
         try:
             for condition, samples in conditions(decode(flac, recording.recording_id)[0], recording.recording_id).items():
-                for column, embedder.trim_silence in (("trimmed", True), ("untouched", False)):
+                for column, embedder in embedders.items():
                     embeddings[condition, column] = embedder.embed(samples, SAMPLE_RATE_HZ)
         except NoSpeech:
             refused += 1
@@ -56,7 +57,7 @@ def main() -> None:
         speakers.append(recording.speaker_id)
     print(f"{len(rows)} recordings of {len(set(speakers))} speakers, {refused} refused; EER in %")
     eers = {key: 100 * equal_error_rate([row[key] for row in rows], speakers) for key in rows[0]}
-    print(pd.Series(eers).unstack(sort=False)[["untouched", "trimmed"]].round(2).to_string())
+    print(pd.Series(eers).unstack(sort=False).round(2).to_string())
 
 
 if __name__ == "__main__":

@@ -89,7 +89,6 @@ class WaveformModel(nn.Module):
         return F.normalize(embeddings.unflatten(0, (waveform.shape[0], count)).sum(dim=1))
 
 
-@torch.inference_mode()
 def _largest_difference(path: Path, embedder: SpeakerEmbedder) -> float:
     """Between ONNX Runtime's embeddings and the model's, of noise around the lengths where the number of windows changes."""
     import onnxruntime

@@ -12,6 +12,7 @@ from speakerprint.audio import SAMPLE_RATE_HZ
 from speakerprint.errors import InputError
 
 MIN_SPEECH_S = 0.5
+PAD_S = 0.5  # kept around the speech: breath, and the room that both recordings of one speaker often share
 
 
 class NoSpeech(InputError):
@@ -38,7 +39,7 @@ def speech_spans(samples: np.ndarray) -> list[tuple[int, int]]:
 
 
 def trim_silence(samples: np.ndarray, name: str) -> np.ndarray:
-    """Cut (n_samples,) float32 at 16 kHz to its part from the first speech to the last; pauses between them stay.
+    """Cut (n_samples,) float32 at 16 kHz to its part from the first speech to the last, and 0.5 s around it; pauses stay.
 
     Raises NoSpeech, naming the recording, if there is less than 0.5 s of speech in it.
     """
@@ -46,4 +47,5 @@ def trim_silence(samples: np.ndarray, name: str) -> np.ndarray:
     speech_s = sum(end - start for start, end in spans) / SAMPLE_RATE_HZ
     if speech_s < MIN_SPEECH_S:
         raise NoSpeech(f"{name}: holds {speech_s:.2f} s of speech, expected at least {MIN_SPEECH_S} s; record more, or nearer")
-    return samples[spans[0][0] : spans[-1][1]]
+    pad = round(PAD_S * SAMPLE_RATE_HZ)
+    return samples[max(0, spans[0][0] - pad) : spans[-1][1] + pad]
