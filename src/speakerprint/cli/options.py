@@ -9,7 +9,9 @@ import typer
 
 from speakerprint.errors import InputError
 
-ModelFolder = Annotated[Path | None, typer.Option(help="folder of a trained model; without it, the shipped one")]
+ModelFolder = Annotated[
+    Path | None, typer.Option(help="a trained model's folder, or OWNER/NAME on the Hugging Face hub; without it, the shipped one")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 Files = Annotated[list[str], typer.Argument(help="recordings, in any format that libsndfile or FFmpeg reads; -: names on stdin")]
 
