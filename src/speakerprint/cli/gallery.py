@@ -1,0 +1,214 @@
+"""Known speakers: enrol them in a gallery, identify who speaks in a recording, search for similar ones."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from speakerprint.cli.options import AsJson, Files, ModelFolder, named_files, print_json
+from speakerprint.errors import InputError
+
+if TYPE_CHECKING:
+    from speakerprint import SpeakerEmbedder
+
+app = typer.Typer()
+FILES_AT_ONCE = 1000  # embedded, then enrolled: what memory holds, and what is lost at most if the command is stopped
+GalleryFolder = Annotated[
+    Path, typer.Option("--gallery", envvar="SPEAKERPRINT_GALLERY", help="folder of the gallery", show_default="gallery")
+]
+GALLERY = Path("gallery")
+
+
+@app.command()
+def enrol(
+    name: Annotated[str | None, typer.Argument(help="who speaks in all the recordings")] = None,
+    files: Annotated[list[str] | None, typer.Argument(help="recordings of that speaker; -: names on stdin")] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="instead: a CSV file with columns speaker and path, a recording a line")
+    ] = None,
+    gallery: GalleryFolder = GALLERY,
+    model: ModelFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Enrol recordings of a speaker, known or new, in a gallery, which is made if there is none.
+
+    Recordings are known by their whole path: enrolling one again replaces it. With --table they are enrolled 1000 at a time.
+
+    Examples:
+
+    - `speakerprint enrol ann ann/*.wav`
+    - `find recordings/bob -name '*.mp3' | speakerprint enrol bob - --gallery club`
+    - `speakerprint enrol --table speakers.csv`
+    """
+    if (table is None) == (name is None or not files):
+        raise InputError("expected a name and recordings, or --table FILE.csv with many")
+    if table is not None:
+        from speakerprint.sources.folder import read_table
+
+        if not table.is_file():
+            raise InputError(f"--table {table}: there is no such file")
+        rows = [(row.get("speaker", ""), row.get("path", ""), where) for where, row in read_table(table, ",")]
+        for speaker, path, where in rows:
+            if not speaker or not path:
+                raise InputError(f"{where}: speaker {speaker!r}, path {path!r}; expected both, in columns named speaker and path")
+        if not rows:
+            raise InputError(f"--table {table}: has no lines; expected a recording a line, under a line with speaker and path")
+        pairs = [row[:2] for row in rows]
+    else:
+        pairs = [(str(name), path) for path in named_files(files or [])]
+
+    from speakerprint import Gallery, SpeakerEmbedder
+
+    embedder = SpeakerEmbedder.load(model)
+    opened = Gallery.open(gallery, embedder)
+    for start in range(0, len(pairs), FILES_AT_ONCE):
+        speakers, paths = zip(*pairs[start : start + FILES_AT_ONCE], strict=True)
+        opened.enrol(speakers, embedder.embed_files(paths), [str(Path(path).absolute()) for path in paths])
+    opened.update_index()
+    n_speakers = len({speaker for speaker, _ in pairs})
+    if as_json:
+        print_json({"gallery": str(gallery), "recordings": len(pairs), "speakers": n_speakers})
+    else:
+        of = pairs[0][0] if n_speakers == 1 else f"{n_speakers} speakers"
+        typer.echo(f"{gallery}: {_counted(len(pairs), 'recording')} of {of} enrolled")
+
+
+@app.command()
+def identify(
+    files: Files,
+    gallery: GalleryFolder = GALLERY,
+    model: ModelFolder = None,
+    false_accept_rate: Annotated[float, typer.Option(help="of the threshold: one that the model was given")] = 0.01,
+    threshold: Annotated[float | None, typer.Option(help="score to reach, instead of one of the model's")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell who of the gallery speaks in each recording. Exit status: 0 all are known, 1 somebody is not, 2 an error.
+
+    A speaker's score is the mean cosine of the recording to those enrolled. The false-accept rate is that of one comparison: a
+    stranger is compared with everybody, so among N speakers up to N times as many are accepted.
+
+    Examples:
+
+    - `speakerprint identify who.wav`
+    - `speakerprint identify meeting/*.flac --gallery club --false-accept-rate 0.001`
+    - `find inbox -name '*.opus' | speakerprint identify - --json`
+    """
+    names = named_files(files)
+
+    from speakerprint import Gallery, SpeakerEmbedder
+
+    Gallery(gallery)  # before the model takes its time: is there one?
+    embedder = SpeakerEmbedder.load(model)
+    opened = Gallery.open(gallery, embedder)
+    level = _threshold(embedder, false_accept_rate) if threshold is None else threshold
+    found = [opened.identify(embedding, level) for embedding in embedder.embed_files(names)]
+    if as_json:
+        for name, person in zip(names, found, strict=True):
+            candidates = [candidate._asdict() for candidate in person.candidates]
+            print_json({"path": name, **person._asdict(), "candidates": candidates})
+    else:
+        nearest = [person.candidates[0].speaker if person.candidates else "-" for person in found]
+        _print_table(
+            ("recording", "speaker", "score", "most similar"),
+            [(name, p.speaker or "unknown", f"{p.score:.3f}", near) for name, p, near in zip(names, found, nearest, strict=True)],
+        )
+        if threshold is None:
+            strangers = min(1.0, len(opened) * false_accept_rate)
+            typer.echo(
+                f"threshold {level:.3f}, at {false_accept_rate:.1%} false accepts in one comparison: "
+                f"up to {strangers:.1%} for a stranger among {_counted(len(opened), 'speaker')}"
+            )
+    if any(person.speaker is None for person in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def search(
+    file: Annotated[str, typer.Argument(help="a recording, in any format that libsndfile or FFmpeg reads")],
+    top: Annotated[int, typer.Option(min=1, help="how many")] = 5,
+    gallery: GalleryFolder = GALLERY,
+    model: ModelFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the enrolled recordings whose voices are most similar to one, best first.
+
+    Examples:
+
+    - `speakerprint search who.wav`
+    - `speakerprint search who.wav --top 20 --json`
+    """
+    from speakerprint import Gallery, SpeakerEmbedder
+
+    Gallery(gallery)  # before the model takes its time: is there one?
+    embedder = SpeakerEmbedder.load(model)
+    matches = Gallery.open(gallery, embedder).search(embedder.embed_files([file])[0], top)
+    if as_json:
+        print_json([match._asdict() for match in matches])
+    else:
+        _print_table(("score", "speaker", "recording"), [(f"{m.score:.3f}", m.speaker, m.recording) for m in matches])
+
+
+@app.command()
+def remove(
+    name: Annotated[str, typer.Argument(help="who is to be forgotten")], gallery: GalleryFolder = GALLERY, as_json: AsJson = False
+) -> None:
+    """Forget a speaker and all their recordings; the files themselves stay where they are.
+
+    Examples:
+
+    - `speakerprint remove ann`
+    """
+    from speakerprint import Gallery
+
+    n_recordings = Gallery(gallery).remove(name)
+    if as_json:
+        print_json({"gallery": str(gallery), "speaker": name, "recordings": n_recordings})
+    else:
+        typer.echo(f"{gallery}: {name} removed, with {_counted(n_recordings, 'recording')}")
+
+
+@app.command()
+def people(gallery: GalleryFolder = GALLERY, as_json: AsJson = False) -> None:
+    """List who is enrolled; with --json their recordings, too.
+
+    Examples:
+
+    - `speakerprint people`
+    - `speakerprint people --gallery club --json`
+    """
+    from speakerprint import Gallery
+
+    speakers = Gallery(gallery).speakers()
+    if as_json:
+        print_json(speakers)
+    else:
+        _print_table(("speaker", "recordings"), [(name, str(len(recordings))) for name, recordings in speakers.items()])
+
+
+def _threshold(embedder: "SpeakerEmbedder", false_accept_rate: float) -> float:
+    if false_accept_rate not in embedder.thresholds:
+        known = ", ".join(map(str, embedder.thresholds)) or "none"
+        message = f"the model has no threshold for a false-accept rate of {false_accept_rate}; it has: {known}"
+        raise InputError(f"{message}. Choose one, or give --threshold")
+    return embedder.thresholds[false_accept_rate]
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
+def _print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Print a table, folding what is too long for the terminal; into a pipe, whole lines."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(*header, box=None, pad_edge=False)
+    for column in table.columns:
+        column.overflow = "fold"
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 10_000
+    console.print(table)
