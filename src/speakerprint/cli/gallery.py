@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 FILES_AT_ONCE = 1000  # embedded, then enrolled: what memory holds, and what is lost at most if the command is stopped
-GalleryFolder = Annotated[
-    Path, typer.Option("--gallery", envvar="SPEAKERPRINT_GALLERY", help="folder of the gallery", show_default="gallery")
-]
+GalleryFolder = Annotated[Path, typer.Option("--gallery", envvar="SPEAKERPRINT_GALLERY", help="folder of the gallery")]
 GALLERY = Path("gallery")
 
 
