@@ -157,6 +157,7 @@ def test_without_a_model_no_gallery_is_made(tmp_path):
         ("ann", [[np.nan, 0]], ["a"], "has length nan"),
         ("ann", np.ones((2, 2)), ["a", "a"], "'a' of speaker 'ann' is there 2 times"),
         ("", np.ones((1, 2)), ["a"], "a name is empty"),
+        ("ann", np.ones((1, 2)), ["caf\udce9.wav"], r"'caf\\udce9.wav': a name has control characters or is not UTF-8"),
     ],
 )
 def test_what_cannot_be_enrolled_is_refused_and_leaves_no_trace(tmp_path, speaker, embeddings, recordings, message):
@@ -190,14 +191,16 @@ def test_a_removed_voice_is_wiped_from_the_database(tmp_path):
 def test_neighbours_behind_a_crowd_of_removed_ones_are_found(tmp_path, monkeypatch, indexed):
     monkeypatch.setattr(module, "STALE_FRACTION", 1.0)
     monkeypatch.setattr(module, "IDENTIFIED_AMONG", 2)
-    gallery, _, _, _ = filled(tmp_path)
+    gallery, _, _, rows = filled(tmp_path)
     rng = np.random.default_rng(3)
     gallery.enrol("crowd", [np.eye(DIM)[0] + 0.01 * rng.normal(size=DIM) for _ in range(100)], [str(i) for i in range(100)])
     gallery.search(np.eye(DIM)[0])
     gallery.remove("crowd")
     index = index_file(tmp_path)
-    assert len(gallery.search(np.eye(DIM)[0], k=3)) == 3
-    assert gallery.identify(np.eye(DIM)[0], -1).speaker is not None
+    gallery.enrol("far", [-np.eye(DIM)[0]] * 40, [str(i) for i in range(40)])  # not in the index
+    scores = rows @ np.eye(DIM)[0]
+    assert [match.score for match in gallery.search(np.eye(DIM)[0], k=3)] == pytest.approx(np.sort(scores)[:-4:-1], abs=1e-6)
+    assert gallery.identify(np.eye(DIM)[0], -1).score > 0
     assert index_file(tmp_path) == index
 
 
