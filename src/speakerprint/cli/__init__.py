@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from speakerprint.cli import decisions, export, gallery, pipeline, voices
+from speakerprint.cli import decisions, export, gallery, pages, pipeline, voices
 from speakerprint.errors import InputError
 
 app = typer.Typer(
@@ -17,7 +17,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-for group in (voices, decisions, gallery, export, pipeline):
+for group in (voices, decisions, gallery, pages, export, pipeline):
     app.add_typer(group.app)
 
 
