@@ -41,7 +41,7 @@ MAX_RECORDINGS = 500
 MAX_LISTEN_S = 20.0
 MAX_AUDIO_BYTES = 24 * 2**20  # of Opus, a third more in the page
 OPUS_COMPRESSION = 0.94  # libsndfile's scale from 256 kbit/s at 0 to 6 kbit/s at 1: 21 kbit/s
-DET_TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
+DET_TICKS = (0.001, 0.01, 0.05, 0.2, 0.5, 0.8)
 DET_LIMITS = (0.0005, 0.85)
 
 
@@ -140,9 +140,10 @@ class Pair(NamedTuple):
 
 
 def confused_pairs(embeddings: NDArray, speakers: NDArray, top: int) -> tuple[list[Pair], list[Pair]]:
-    """The non-target pairs that score highest and the target pairs that score lowest, worst first; embeddings (n, dim), speakers (n,).
+    """The non-target pairs that score highest and the target pairs that score lowest, worst first.
 
-    One pair for any two speakers, and one for each speaker, so that a mislabelled recording does not fill the lists.
+    embeddings (n, dim), speakers (n,). There is one pair for any two speakers, and one for each speaker, so that a mislabelled
+    recording does not fill the lists.
     """
     units = unit_vectors(embeddings)
     ids, codes = np.unique(speakers, return_inverse=True)
@@ -176,8 +177,10 @@ def report_data(voices: Voices, embedder: SpeakerEmbedder, max_recordings: int =
     if n < MIN_RECORDINGS:
         raise InputError(f"{voices.title} has {n} recordings, expected at least {MIN_RECORDINGS}; for two there is `verify`")
     counts = np.unique(speakers, return_counts=True)[1] if speakers is not None else np.ones(n)
-    measured = len(counts) > 1 and counts.max() > 1
     groups = speakers if speakers is not None else np.arange(n)
+    measured = None
+    if speakers is not None and len(counts) > 1 and counts.max() > 1:
+        measured = _measured(voices, speakers, embedder)
     likest, unlikest = confused_pairs(voices.embeddings, groups, N_PAIRS)
     mapped = _drawn(groups, max_recordings)
     in_pairs = sorted({index for pair in likest + unlikest for index in pair[:2]})
@@ -194,8 +197,8 @@ def report_data(voices: Voices, embedder: SpeakerEmbedder, max_recordings: int =
         notes.append(f"The map shows {len(mapped):,} of {n:,} recordings, of speakers drawn at random; the figures are of all.")
     if len(audio) < len(shown):
         notes.append(
-            f"{len(audio):,} of {len(shown):,} recordings can be listened to: this file holds at most {MAX_AUDIO_BYTES / 2**20:g} MB "
-            "of audio, of the pairs first."
+            f"{len(audio):,} of {len(shown):,} recordings can be listened to: this file holds at most "
+            f"{MAX_AUDIO_BYTES / 2**20:g} MB of audio, that of the pairs first."
         )
     if speakers is not None and not measured:
         notes.append("There are no figures: they need two speakers, and a speaker with two recordings.")
@@ -217,18 +220,18 @@ def report_data(voices: Voices, embedder: SpeakerEmbedder, max_recordings: int =
         "map": [[place[int(index)], *point] for index, point in zip(mapped, points.round(2).tolist(), strict=True)],
         "likest": [[place[pair.first], place[pair.second], round(pair.score, 4)] for pair in likest],
         "unlikest": [[place[pair.first], place[pair.second], round(pair.score, 4)] for pair in unlikest],
-        "measured": _measured(voices, embedder) if measured else None,
+        "measured": measured,
         "max_listen_s": MAX_LISTEN_S,
     }
 
 
-def _measured(voices: Voices, embedder: SpeakerEmbedder) -> dict[str, Any]:
-    trials = score_trials(voices.embeddings, voices.speakers)
+def _measured(voices: Voices, speakers: NDArray[np.str_], embedder: SpeakerEmbedder) -> dict[str, Any]:
+    trials = score_trials(voices.embeddings, speakers)
     eer, threshold = trials.equal_error_rate()
-    low, high = eer_interval(voices.embeddings, voices.speakers, trials, BOOTSTRAP_SAMPLES, SEED)
-    top1, top5, precision_at_5 = retrieve(voices.embeddings, voices.speakers)
+    low, high = eer_interval(voices.embeddings, speakers, trials, BOOTSTRAP_SAMPLES, SEED)
+    top1, top5, precision_at_5 = retrieve(voices.embeddings, speakers)
     curve = trials.curve()
-    marks = [["EER", threshold], *((f"{rate:.1%} false accepts here", trials.threshold_at(rate)) for rate in (0.01, 0.001))]
+    marks = [["EER", threshold], *((f"{rate:.1%} false accepts", trials.threshold_at(rate)) for rate in (0.01, 0.001))]
     marks += [[f"the model’s {rate:.1%}", score] for rate, score in sorted(embedder.thresholds.items(), reverse=True)]
     return {
         "figures": {

@@ -1,5 +1,6 @@
 """Pages to look at and to listen to: a report in a file, and a page that this machine serves."""
 
+import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -40,11 +41,65 @@ def report(
     from speakerprint import SpeakerEmbedder
     from speakerprint.report import read_corpus, read_files, write_report
 
-    if corpus is not None:
-        embedder = SpeakerEmbedder.load(model or Path("models/speakerprint"))
-        voices = read_corpus(corpus, embedder)
-    else:
+    if source is not None:
         embedder = SpeakerEmbedder.load(model)
         voices = read_files(source, embedder)
+    elif corpus is not None:
+        embedder = SpeakerEmbedder.load(model or Path("models/speakerprint"))
+        voices = read_corpus(corpus, embedder)
     write_report(voices, embedder, output, max_recordings)
     typer.echo(f"{output}: {len(voices.names):,} recordings, {output.stat().st_size / 1e6:.1f} MB")
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="the address to listen at")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="a name or address that other machines call this one by; repeat for more")
+    ] = None,
+    gallery: Annotated[Path | None, typer.Option(help="folder to keep the embeddings of enrolled people in")] = None,
+    corpus: Annotated[str | None, typer.Option(help="show scores among those of this evaluation corpus of the project")] = None,
+    model: ModelFolder = None,
+) -> None:
+    """Serve a page on this machine to compare two recordings, enrol people and identify them, from files or the microphone.
+
+    Recordings stay in memory and are kept nowhere; of enrolled people, the gallery keeps the embeddings. Only this machine can
+    open the page, unless --host and --allow-host say otherwise: then anyone who reaches it can, without a password.
+
+    Examples:
+
+    - `speakerprint serve`
+    - `speakerprint serve --gallery people/ --port 8080`
+    - `speakerprint serve --model models/speakerprint --corpus demo_dev`
+    - `speakerprint serve --host 0.0.0.0 --allow-host 192.168.1.20`
+    """
+    local = host in ("127.0.0.1", "localhost", "::1")
+    if not local and not allow_host:
+        raise InputError(
+            f"--host {host} lets other machines in, without a password; if you mean it, give --allow-host with the name or "
+            "address that they call this machine by"
+        )
+
+    import uvicorn
+
+    from speakerprint import SpeakerEmbedder
+    from speakerprint.serve import LOOPBACK, create_app, reference_scores
+
+    embedder = SpeakerEmbedder.load(model)
+    reference = reference_scores(corpus, embedder) if corpus is not None else None
+    people = None
+    if gallery is not None:
+        from speakerprint.gallery import Gallery
+
+        people = Gallery.open(gallery, embedder)
+    page = create_app(embedder, people, reference, [*LOOPBACK, *(allow_host or [])])
+    if not local:
+        typer.echo(f"warning: whoever reaches {host} port {port} can use this page: no password, no encryption", err=True)
+    ipv6 = ":" in host
+    try:
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ipv6 else socket.AF_INET)
+    except OSError as error:
+        raise InputError(f"cannot listen at {host} port {port} ({error.strerror}); give another --port or --host") from None
+    typer.echo(f"http://{f'[{host}]' if ipv6 else host}:{port} (Ctrl+C stops it)")
+    uvicorn.Server(uvicorn.Config(page, log_level="warning")).run(sockets=[listener])

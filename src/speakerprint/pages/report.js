@@ -69,6 +69,7 @@ function layout(changes) {
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: colour("ink"), family: "system-ui, sans-serif", size: 13 },
     margin: { l: 56, r: 12, t: 12, b: 48 }, legend: { orientation: "h", y: 1.12, x: 0 },
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("quiet"), activecolor: colour("ink") },
     hoverlabel: { align: "left", bgcolor: colour("card"), bordercolor: colour("line"), font: { color: colour("ink") } },
     ...changes, xaxis: { ...axis, ...changes.xaxis }, yaxis: { ...axis, ...changes.yaxis },
   };
@@ -96,7 +97,7 @@ function drawScores() {
 function drawDet() {
   const { x, y, ticks, limits } = measured.det;
   const { rates } = measured;
-  const axis = { range: limits, tickvals: ticks.map((tick) => tick[0]), ticktext: ticks.map((tick) => tick[1]), fixedrange: true };
+  const axis = { range: limits, tickvals: ticks.map((tick) => tick[0]), ticktext: ticks.map((tick) => tick[1]), fixedrange: true, tickangle: 0 };
   return Plotly.react("det", [
     { x: limits, y: limits, mode: "lines", line: { color: colour("line"), width: 1 }, hoverinfo: "skip" },
     { x, y, mode: "lines", line: { color: colour("accent"), width: 2.5 }, hoverinfo: "skip" },
