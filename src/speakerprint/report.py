@@ -218,8 +218,8 @@ def report_data(voices: Voices, embedder: SpeakerEmbedder, max_recordings: int =
             for at, index in enumerate(shown)
         ],
         "map": [[place[int(index)], *point] for index, point in zip(mapped, points.round(2).tolist(), strict=True)],
-        "likest": [[place[pair.first], place[pair.second], round(pair.score, 4)] for pair in likest],
-        "unlikest": [[place[pair.first], place[pair.second], round(pair.score, 4)] for pair in unlikest],
+        "likest": [[place[pair.first], place[pair.second], round(pair.score, 7)] for pair in likest],
+        "unlikest": [[place[pair.first], place[pair.second], round(pair.score, 7)] for pair in unlikest],
         "measured": measured,
         "max_listen_s": MAX_LISTEN_S,
     }
@@ -296,7 +296,8 @@ def _drawn(groups: NDArray, limit: int) -> NDArray[np.intp]:
 
 def _plane(embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
     perplexity = min(PERPLEXITY, (len(embeddings) - 1) / 3)
-    return TSNE(perplexity=perplexity, init="pca", random_state=SEED).fit_transform(embeddings).astype(np.float64)
+    # scikit-learn's other start, by principal components, divides by zero where all embeddings are the same
+    return TSNE(perplexity=perplexity, init="random", random_state=SEED).fit_transform(embeddings).astype(np.float64)
 
 
 def _listenable(voices: Voices, groups: Sequence[Sequence[int]]) -> dict[int, str]:
