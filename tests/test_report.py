@@ -205,6 +205,10 @@ def test_loud_stereo_at_another_rate_three_times_the_same_can_be_mapped_and_hear
     assert len(samples) / sample_rate_hz == pytest.approx(1, abs=0.03)
 
 
+def test_the_same_recordings_give_the_same_page(voices):
+    assert render(report_data(voices, ToneEmbedder())) == render(report_data(voices, ToneEmbedder()))
+
+
 # --- the page
 
 

@@ -51,7 +51,7 @@ function tile(name, value, more) {
 if (measured) {
   const figures = measured.figures;
   byId("figures").append(
-    tile("EER", percent(figures.eer), `95 %: ${percent(figures.eer_low)} to ${percent(figures.eer_high)}`),
+    tile("EER", percent(figures.eer), `95 %: ${(100 * figures.eer_low).toFixed(1)} to ${percent(figures.eer_high)}`),
     ...(measured.floor_eer === null ? [] : [tile("Log-mel floor’s EER", percent(measured.floor_eer), "no training at all")]),
     tile("minDCF(0.01)", figures.min_dcf.toFixed(3), "0 is perfect, 1 useless"),
     tile("AUC", figures.auc.toFixed(4), "1 is perfect, 0.5 chance"),

@@ -135,7 +135,8 @@ function axis(score, width) {
   thresholds.forEach((one, i) => {
     const y = base + 40 + 18 * i;
     drawing.append(svg("line", { class: "threshold", x1: x(one.score), x2: x(one.score), y1: 40, y2: y - 14 }));
-    drawing.append(svg("text", { x: x(one.score), y, "text-anchor": "middle" }, `${percent(one.false_accept_rate)} false accepts`));
+    const [anchor, aside] = i === 0 && x(one.score) > 130 ? ["end", 4] : ["start", -4]; // clear of the other's line
+    drawing.append(svg("text", { x: x(one.score) + aside, y, "text-anchor": anchor }, `${percent(one.false_accept_rate)} false accepts`));
   });
   drawing.append(svg("line", { class: "here", x1: x(score), x2: x(score), y1: 22, y2: base + 4 }));
   drawing.append(svg("text", { class: "mark", x: x(score), y: 15, "text-anchor": "middle" }, `score ${score.toFixed(3)}`));
