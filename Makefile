@@ -39,9 +39,13 @@ lint: $(VENV)/.installed  ## check style and types
 	@$(IN_VENV) ruff format --check
 	@$(IN_VENV) mypy
 
-clean:  ## remove what make and the tools it calls made: .venv and caches (not data/, models/ or metrics/)
-	rm -rf $(VENV) src/*.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
-	find src stages tests -name __pycache__ -type d -prune -exec rm -rf {} +
+docs: $(VENV)/.installed  ## build the documentation site into site/
+	@$(IN_VENV) mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+clean:  ## remove what make and the tools it calls made: .venv, site and caches (not data/, models/ or metrics/)
+	rm -rf $(VENV) site src/*.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find src stages tests docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.installed: requirements.txt constraints.txt pyproject.toml
 	@"$(PYTHON)" -c '$(SUPPORTED)' 2>/dev/null || { \
@@ -55,4 +59,4 @@ $(VENV)/.installed: requirements.txt constraints.txt pyproject.toml
 	@$(PIP) --no-deps -e .
 	@touch $@
 
-.PHONY: help install repro test lint clean
+.PHONY: help install repro test lint docs clean
