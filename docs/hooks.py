@@ -36,8 +36,10 @@ def _commands() -> str:
 
     group = get_command(app)
     context = Context(group, info_name="speakerprint")
-    commands = (get_docs_for_click(obj=group.commands[name], ctx=context, name=name, indent=1) for name in group.commands)
-    return "\n".join(text.replace(f"`{name}`", name) for name, text in zip(group.commands, commands, strict=True))
+    return "\n".join(
+        get_docs_for_click(obj=command, ctx=context, name=name, title=name, call_prefix="speakerprint", indent=1)
+        for name, command in group.commands.items()
+    )
 
 
 class Examples(Extension):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from markdown.extensions.toc import slugify
+from typer.exceptions import TyperException
 from typer.main import get_command
 
 from speakerprint.cli import app
@@ -55,11 +56,10 @@ def fault(words):
     try:
         values, left, _ = command.make_parser(context).parse_args(list(rest))
         for parameter in command.params:
-            given = values.get(parameter.name)
-            if given not in (None, ()) and hasattr(parameter.type, "choices"):
-                parameter.type_cast_value(context, given)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
+            if values.get(parameter.name) is not None:
+                parameter.process_value(context, values[parameter.name])
+    except TyperException as error:
+        return None if str(error).endswith("does not exist.") else str(error)  # the files are the reader's
     return f"left over: {left}" if left else None
 
 
