@@ -40,7 +40,7 @@ lint: $(VENV)/.installed  ## check style and types
 	@$(IN_VENV) mypy
 
 docs: $(VENV)/.installed  ## build the documentation site into site/
-	@$(IN_VENV) NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+	@$(IN_VENV) NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 	@echo "site/index.html"
 
 clean:  ## remove what make and the tools it calls made: .venv, site and caches (not data/, models/ or metrics/)
