@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from speakerprint.calibration import calibrate
 from speakerprint.cli import main
 
 
@@ -75,7 +76,19 @@ def test_the_threshold_is_a_rates_or_a_number(run):
     assert run("identify", "20.wav", "--threshold", "0.95")[0] == 1
     assert "false accepts" not in run("identify", "20.wav", "--threshold", "0.93")[1]
     status, _, err = run("identify", "20.wav", "--false-accept-rate", "0.5")
-    assert status == 2 and "no threshold for a false-accept rate of 0.5; it has: 0.01, 0.001" in err
+    assert status == 2 and "no threshold for a false-accept rate of 0.5; there are: 0.01, 0.001" in err
+
+
+def test_the_threshold_may_be_a_calibrations(run, tmp_path):
+    angles = [0, 1, 60, 61, 150, 152]
+    found = calibrate(Compass().embed_files([f"{angle}.wav" for angle in angles]), [*"aabbcc"], [0.2], model_id="compass")
+    found.save(tmp_path / "own.json")
+    run("enrol", "ann", "0.wav")
+    options = ["--calibration", "own.json", "--false-accept-rate", "0.2", "--json"]
+    assert json.loads(run("identify", "1.wav", *options)[1])["threshold"] == found.threshold(0.2)
+    found.model_copy(update={"model_id": "another"}).save(tmp_path / "own.json")
+    status, _, err = run("identify", "1.wav", *options)
+    assert status == 2 and "the calibration is of model another" in err
 
 
 def test_json_says_it_all(run, tmp_path):

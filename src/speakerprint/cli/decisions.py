@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from speakerprint.cli.options import AsJson, Files, ModelFolder, named_files, print_json
+from speakerprint.cli.options import (
+    AsJson,
+    CalibrationFile,
+    Files,
+    ModelFolder,
+    named_files,
+    print_json,
+    threshold_at,
+    thresholds_of,
+)
 from speakerprint.errors import InputError
 
 if TYPE_CHECKING:
@@ -86,7 +95,7 @@ def cluster(
     threshold: Annotated[float | None, typer.Option(help="mean cosine down to which clusters merge")] = None,
     false_accept_rate: Annotated[float | None, typer.Option(help="merge down to the threshold of this rate")] = None,
     speakers: Annotated[int | None, typer.Option(help="how many there are, where that is known")] = None,
-    calibration: Annotated[Path | None, typer.Option(help="what `calibrate` wrote: its thresholds, not the model's")] = None,
+    calibration: CalibrationFile = None,
     output: Annotated[
         Path | None, typer.Option(help="FILE.csv with columns path,cluster; without it, a table is printed")
     ] = None,
@@ -116,21 +125,11 @@ def cluster(
 
     refuse_too_many(len(names))
     embedder = SpeakerEmbedder.load(model)
-    thresholds = embedder.thresholds
-    if calibration is not None:
-        from speakerprint.calibration import Calibration
-
-        own = Calibration.load(calibration)
-        own.refuse_other_model(embedder.model_id)
-        thresholds = {rate: at.score for rate, at in own.thresholds.items()}
     at: float | tuple[float, float] | None = threshold
     if false_accept_rate is not None:
-        if false_accept_rate not in thresholds:
-            known = ", ".join(map(str, thresholds)) or "none"
-            raise InputError(f"there is no threshold for a false-accept rate of {false_accept_rate}, only for: {known}")
-        at = thresholds[false_accept_rate]
+        at = threshold_at(false_accept_rate, embedder, calibration)
     elif threshold is None and speakers is None:
-        at = threshold_range(thresholds)
+        at = threshold_range(thresholds_of(embedder, calibration))
     labels = cluster(embedder.embed_files(names), at, speakers)
     found = pd.DataFrame({"path": names, "cluster": labels})
     if output is not None:

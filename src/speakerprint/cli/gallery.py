@@ -1,15 +1,12 @@
 """Known speakers: enrol them in a gallery, identify who speaks in a recording, search for similar ones."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from speakerprint.cli.options import AsJson, Files, ModelFolder, named_files, print_json
+from speakerprint.cli.options import AsJson, CalibrationFile, Files, ModelFolder, named_files, print_json, threshold_at
 from speakerprint.errors import InputError
-
-if TYPE_CHECKING:
-    from speakerprint import SpeakerEmbedder
 
 app = typer.Typer()
 FILES_AT_ONCE = 1000  # embedded, then enrolled: what memory holds, and what is lost at most if the command is stopped
@@ -77,6 +74,7 @@ def identify(
     gallery: GalleryFolder = GALLERY,
     model: ModelFolder = None,
     false_accept_rate: Annotated[float, typer.Option(help="of the threshold: one that the model was given")] = 0.01,
+    calibration: CalibrationFile = None,
     threshold: Annotated[float | None, typer.Option(help="score to reach, instead of one of the model's")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -89,6 +87,7 @@ def identify(
 
     - `speakerprint identify who.wav`
     - `speakerprint identify meeting/*.flac --gallery club --false-accept-rate 0.001`
+    - `speakerprint identify who.wav --calibration calibration.json`
     - `find inbox -name '*.opus' | speakerprint identify - --json`
     """
     names = named_files(files)
@@ -98,7 +97,7 @@ def identify(
     Gallery(gallery)  # before the model takes its time: is there one?
     embedder = SpeakerEmbedder.load(model)
     opened = Gallery.open(gallery, embedder)
-    level = _threshold(embedder, false_accept_rate) if threshold is None else threshold
+    level = threshold_at(false_accept_rate, embedder, calibration) if threshold is None else threshold
     found = [opened.identify(embedding, level) for embedding in embedder.embed_files(names)]
     if as_json:
         for name, person in zip(names, found, strict=True):
@@ -181,14 +180,6 @@ def people(gallery: GalleryFolder = GALLERY, as_json: AsJson = False) -> None:
         print_json(speakers)
     else:
         _print_table(("speaker", "recordings"), [(name, str(len(recordings))) for name, recordings in speakers.items()])
-
-
-def _threshold(embedder: "SpeakerEmbedder", false_accept_rate: float) -> float:
-    if false_accept_rate not in embedder.thresholds:
-        known = ", ".join(map(str, embedder.thresholds)) or "none"
-        message = f"the model has no threshold for a false-accept rate of {false_accept_rate}; it has: {known}"
-        raise InputError(f"{message}. Choose one, or give --threshold")
-    return embedder.thresholds[false_accept_rate]
 
 
 def _counted(n: int, what: str) -> str:

@@ -3,15 +3,19 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from speakerprint.errors import InputError
 
+if TYPE_CHECKING:
+    from speakerprint import SpeakerEmbedder
+
 ModelFolder = Annotated[
     Path | None, typer.Option(help="a trained model's folder, or OWNER/NAME on the Hugging Face hub; without it, the shipped one")
 ]
+CalibrationFile = Annotated[Path | None, typer.Option(help="what `calibrate` wrote: its thresholds, not the model's")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 Files = Annotated[list[str], typer.Argument(help="recordings, in any format that libsndfile or FFmpeg reads; -: names on stdin")]
 
@@ -27,3 +31,26 @@ def named_files(files: list[str]) -> list[str]:
 def print_json(tree: Any) -> None:
     """Print one JSON value on a line of its own."""
     typer.echo(json.dumps(tree, ensure_ascii=False))
+
+
+def thresholds_of(embedder: "SpeakerEmbedder", calibration: Path | None) -> dict[float, float]:
+    """Score to reach for each false-accept rate: the calibration's, or the model's. Raises InputError if it is another model's."""
+    if calibration is None:
+        return embedder.thresholds
+    from speakerprint import Calibration
+
+    own = Calibration.load(calibration)
+    own.refuse_other_model(embedder.model_id)
+    return {rate: at.score for rate, at in own.thresholds.items()}
+
+
+def threshold_at(false_accept_rate: float, embedder: "SpeakerEmbedder", calibration: Path | None) -> float:
+    """The one of `thresholds_of` for a false-accept rate. Raises InputError if there is none."""
+    thresholds = thresholds_of(embedder, calibration)
+    if false_accept_rate not in thresholds:
+        known = ", ".join(map(str, thresholds)) or "none"
+        raise InputError(
+            f"there is no threshold for a false-accept rate of {false_accept_rate}; there are: {known}. Choose one of them, "
+            "have `calibrate` find it, or give --threshold"
+        )
+    return thresholds[false_accept_rate]

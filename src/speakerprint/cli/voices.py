@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from speakerprint.cli.options import AsJson, Files, ModelFolder, named_files, print_json
+from speakerprint.cli.options import AsJson, CalibrationFile, Files, ModelFolder, named_files, print_json
 from speakerprint.errors import InputError
 
 app = typer.Typer()
@@ -65,7 +65,7 @@ def verify(
     second: Annotated[str, typer.Argument(help="another")],
     model: ModelFolder = None,
     false_accept_rate: Annotated[float, typer.Option(help="of the threshold: one that the model was given")] = 0.01,
-    calibration: Annotated[Path | None, typer.Option(help="what `calibrate` wrote: its thresholds, not the model's")] = None,
+    calibration: CalibrationFile = None,
     trim_silence: TrimSilence = False,
     as_json: AsJson = False,
 ) -> None:
