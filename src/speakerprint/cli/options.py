@@ -34,7 +34,7 @@ def print_json(tree: Any) -> None:
 
 
 def thresholds_of(embedder: "SpeakerEmbedder", calibration: Path | None) -> dict[float, float]:
-    """Score to reach for each false-accept rate: the calibration's, or the model's. Raises InputError if it is another model's."""
+    """Score to reach for each false-accept rate, from the calibration or the model. Raises InputError for another model's."""
     if calibration is None:
         return embedder.thresholds
     from speakerprint import Calibration
