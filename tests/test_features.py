@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import soundfile
 import zarr
-from test_audio import encoded, tones
+from tests.test_audio import encoded, tones
 from transformers import WhisperFeatureExtractor
 
 from speakerprint import store
