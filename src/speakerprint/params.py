@@ -28,6 +28,9 @@ AugmentationKind = Literal[
     "channel",
     "band_limit",
 ]
+HubField = Literal[
+    "recording_id", "speaker_id", "locale", "gender", "age", "accent", "up_votes", "down_votes", "duration_s", "audio"
+]
 
 
 class Section(BaseModel):
@@ -40,6 +43,22 @@ class Section(BaseModel):
 class CommonVoiceSource(Section):
     kind: Literal["common_voice"]
     root: str
+    locales: Annotated[list[str], Field(min_length=1)] | None = None
+    splits: Annotated[list[str], Field(min_length=1)]
+
+
+class HubSource(Section):
+    kind: Literal["hub"]
+    repository: Annotated[str, Field(min_length=1)]
+    revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$")] | None  # the source requires it of what is not on disk
+    configuration: str | None
+    splits: Annotated[list[str], Field(min_length=1)]
+    columns: dict[HubField, str] | None = None
+
+
+class DataCollectiveSource(Section):
+    kind: Literal["data_collective"]
+    dataset: Annotated[str, Field(min_length=1)]
     locales: Annotated[list[str], Field(min_length=1)] | None = None
     splits: Annotated[list[str], Field(min_length=1)]
 
@@ -62,7 +81,10 @@ class EspeakSource(Section):
     seed: Count
 
 
-Source = Annotated[CommonVoiceSource | VoxCelebSource | FolderSource | EspeakSource, Field(discriminator="kind")]
+Source = Annotated[
+    CommonVoiceSource | DataCollectiveSource | HubSource | VoxCelebSource | FolderSource | EspeakSource,
+    Field(discriminator="kind"),
+]
 
 
 class Filter(Section):

@@ -1,4 +1,4 @@
-"""Clips as bytes, from plain files or straight out of tar archives, which are streamed and never unpacked to disk.
+"""Clips as bytes, from plain files, rows of parquet files, or straight out of tar archives, which are never unpacked to disk.
 
 An archive with a member that could not be unpacked safely (a link, a device, an absolute name, one with ``..``) is refused.
 """
@@ -9,15 +9,19 @@ import re
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from speakerprint.errors import InputError
 
+HUB = "hf://"
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _ARCHIVE_PART = re.compile(r"\.(?:tar|tar\.gz|tgz)/")
+_PARQUET_ROW = re.compile(r"(?P<file>.+\.parquet)/(?P<column>[^/]+)/(?P<row>\d+)")
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -32,15 +36,21 @@ def source_root(root: str) -> Path:
 def read_clips(locations: Sequence[str]) -> Iterator[tuple[int, bytes | None]]:
     """Yield (index into ``locations``, the clip's bytes; None if it is absent), each index once.
 
-    A location is a path, one part of which may be a tar archive (``release.tar.gz/cv-corpus/fr/clips/a.mp3``). Plain files
-    are read one at a time, as they are asked for. Then each archive is read once, front to back, no further than its last
-    wanted clip; its clips come in the archive's order, those it lacks at its end.
+    A location is a path, one part of which may be a tar archive (``release.tar.gz/cv-corpus/fr/clips/a.mp3``), or a row of a
+    parquet file on disk or on the hub (``hf://datasets/owner/name@commit/train.parquet/audio/17``: column and row).
+    Plain files are read one at a time, as they are asked for. Then of each parquet file the row groups that hold a wanted row,
+    in its column alone. Then each archive is read once, front to back, no further than its last wanted clip; its clips come
+    in the archive's order, those it lacks at its end.
 
     Raises InputError if a file cannot be read, or an archive is missing, damaged or unsafe.
     """
     is_folder = functools.cache(lambda path: Path(path).is_dir())
     archives: dict[str, dict[str, list[int]]] = {}  # archive -> member -> indices
+    columns: dict[tuple[str, str], dict[int, list[int]]] = {}  # parquet file, column -> row -> indices
     for index, location in enumerate(locations):
+        if (cell := _PARQUET_ROW.fullmatch(location)) and not is_folder(cell["file"]):
+            columns.setdefault((cell["file"], cell["column"]), {}).setdefault(int(cell["row"]), []).append(index)
+            continue
         for part in _ARCHIVE_PART.finditer(location):
             archive, member = location[: part.end() - 1], location[part.end() :]
             if not is_folder(archive):
@@ -48,6 +58,10 @@ def read_clips(locations: Sequence[str]) -> Iterator[tuple[int, bytes | None]]:
                 break
         else:
             yield index, _read_file(Path(location))
+    for (file, column), rows in columns.items():
+        for row, data in _read_rows(file, column, sorted(rows)):
+            for index in rows[row]:
+                yield index, data
     for archive, wanted in archives.items():
         for name, data in read_archive(Path(archive), wanted.__contains__):
             for index in wanted.pop(name):
@@ -66,6 +80,50 @@ def _read_file(path: Path) -> bytes | None:
         return None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); check its permissions and the disk it is on") from None
+
+
+@contextmanager
+def open_parquet(file: str) -> Iterator[pq.ParquetFile]:
+    """A parquet file on disk or, ``hf://…``, on the hub, of which no more is fetched than is read.
+
+    Raises InputError if it, or what is read inside the ``with``, is missing or damaged, or the hub does not answer.
+    """
+    try:
+        with _open(file) as stream, pq.ParquetFile(stream, pre_buffer=True) as parquet:  # neighbouring columns in one request
+            yield parquet
+    except InputError:
+        raise
+    except Exception as error:  # of Arrow, the disk, or the hub client's HTTP library, whichever that is
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or ['no more is known'])[0]}"
+        if file.startswith(HUB):
+            raise InputError(
+                f"{file} cannot be read from the hub ({reason}); check the connection and run `dvc repro` again"
+            ) from None
+        raise InputError(f"{file} cannot be read ({reason}): absent, truncated or no parquet file; download it again") from None
+
+
+def _open(file: str) -> IO[bytes]:
+    if not file.startswith(HUB):
+        return Path(file).open("rb")
+    from huggingface_hub import HfFileSystem  # half a second to import
+
+    return HfFileSystem().open(file, cache_type="none")  # reading ahead would fetch the audio that lies between metadata
+
+
+def _read_rows(file: str, column: str, rows: Sequence[int]) -> Iterator[tuple[int, bytes | None]]:
+    """Yield (row, bytes) of those rows, which ascend; None where a row, or what it should hold, is absent."""
+    waiting = list(reversed(rows))
+    start = 0
+    with open_parquet(file) as parquet:
+        for group in range(parquet.num_row_groups):
+            stop = start + parquet.metadata.row_group(group).num_rows
+            if waiting and waiting[-1] < stop:
+                cells = parquet.read_row_group(group, columns=[column]).column(column)
+                while waiting and waiting[-1] < stop:
+                    cell = cells[waiting[-1] - start].as_py()
+                    yield waiting.pop(), cell["bytes"] if isinstance(cell, dict) else cell
+            start = stop
+    yield from ((row, None) for row in reversed(waiting))
 
 
 def read_archive(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
