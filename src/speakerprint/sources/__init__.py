@@ -4,9 +4,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from speakerprint.params import CommonVoiceSource, EspeakSource, FolderSource, HubSource, Source, VoxCelebSource
+from speakerprint.params import (
+    CommonVoiceSource,
+    DataCollectiveSource,
+    EspeakSource,
+    FolderSource,
+    HubSource,
+    Source,
+    VoxCelebSource,
+)
 from speakerprint.sources import espeak
 from speakerprint.sources.common_voice import read_common_voice
+from speakerprint.sources.data_collective import read_data_collective
 from speakerprint.sources.folder import read_folder
 from speakerprint.sources.hub import read_hub
 from speakerprint.sources.voxceleb import read_voxceleb
@@ -21,6 +30,8 @@ def read_source(source: Source, folder: str | Path) -> pd.DataFrame:
     match source:
         case CommonVoiceSource():
             return read_common_voice(source)
+        case DataCollectiveSource():
+            return read_data_collective(source)
         case HubSource():
             return read_hub(source)
         case VoxCelebSource():
