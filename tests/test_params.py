@@ -93,6 +93,24 @@ def test_a_wrong_value_is_refused_by_the_name_of_its_key(tree, key, value, messa
     assert message in problems[0]
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"revision": "main"}, "corpora.learn.source.revision: revision is not a commit (40 hexadecimal digits)"),
+        (
+            {"columns": {"speaker": "who"}},
+            "corpora.learn.source.columns.speaker.[key]: Input should be 'recording_id', 'speaker_id'",
+        ),
+    ],
+)
+def test_a_dataset_on_the_hub_is_pinned_and_its_columns_are_a_recordings(tree, changes, message):
+    hub = {"kind": "hub", "repository": "owner/name", "revision": "a" * 40, "configuration": None, "splits": ["train"]}
+    parse_params(edited(tree, "corpora.learn.source", hub))
+    with pytest.raises(InputError) as caught:
+        parse_params(edited(tree, "corpora.learn.source", hub | changes))
+    assert message in str(caught.value)
+
+
 def test_a_range_of_recordings_or_durations_that_nobody_can_have_is_refused(tree):
     for low, high in (("min_recordings_per_speaker", "max_recordings_per_speaker"), ("min_duration_s", "max_duration_s")):
         impossible = edited(edited(tree, f"corpora.learn.filter.{low}", 5), f"corpora.learn.filter.{high}", 3)

@@ -3,6 +3,7 @@
 Every key, its unit and its meaning are commented in ``params.yaml`` itself.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -50,10 +51,17 @@ class CommonVoiceSource(Section):
 class HubSource(Section):
     kind: Literal["hub"]
     repository: Annotated[str, Field(min_length=1)]
-    revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$")] | None  # the source requires it of what is not on disk
+    revision: str | None  # read_hub requires it of what is not on disk
     configuration: str | None
     splits: Annotated[list[str], Field(min_length=1)]
     columns: dict[HubField, str] | None = None
+
+    @field_validator("revision")
+    @classmethod
+    def _pinned(cls, revision: str | None) -> str | None:
+        if revision is not None and not re.fullmatch("[0-9a-f]{40}", revision):
+            raise ValueError("revision is not a commit (40 hexadecimal digits): what a branch or tag names may change")
+        return revision
 
 
 class DataCollectiveSource(Section):
