@@ -10,6 +10,7 @@ import pytest
 from speakerprint import params
 from speakerprint.errors import InputError
 from speakerprint.evaluation import embed_store, evaluate, log_mel_statistics, project
+from speakerprint.trial_lists import TrialList
 from speakerprint.trials import equal_error_rate, score_trials
 
 
@@ -160,6 +161,33 @@ def test_conditions_equal_those_of_the_pairs_listed(evaluation, store):
         expected = eer_of(scores, same) if same.any() and not same.all() else None
         assert found["eer"] == (expected if expected is None else pytest.approx(expected, abs=2e-6)), name
     assert evaluation.metrics["conditions"]["same_gender"]["nontarget_trials"] > 0
+
+
+def list_of(store, first, second, skipped=0):
+    _, speakers = np.unique(store.speaker_ids, return_inverse=True)
+    return TrialList(np.asarray(first), np.asarray(second), speakers, skipped)
+
+
+def test_a_list_of_all_pairs_gives_the_figures_of_all_pairs(evaluation, store):
+    """But for the interval, which is to first order without a list, and exact with one."""
+    metrics = evaluate(store, Model(), SETTINGS, list_of(store, *np.triu_indices(len(store), k=1), skipped=7)).metrics
+    assert metrics.pop("skipped_trials") == 7
+    expected = json.loads(json.dumps(evaluation.metrics))
+    for figures, others in ((metrics, expected), (metrics["log_mel_floor"], expected["log_mel_floor"])):
+        for name in ("eer_low", "eer_high"):
+            assert figures.pop(name) == pytest.approx(others.pop(name), abs=0.05)
+    assert metrics == expected
+
+
+def test_a_list_decides_the_trials_and_not_the_retrieval(evaluation, store):
+    first, second = (rows[::3] for rows in np.triu_indices(len(store), k=1))
+    metrics = evaluate(store, Model(), SETTINGS, list_of(store, first, second)).metrics
+    listed = set(zip(first.tolist(), second.tolist(), strict=True))
+    scores, same = cosines(embed_store(store, Model(), batch_s=8.0), store, lambda i, j: (i, j) in listed)
+    assert (metrics["target_trials"], metrics["nontarget_trials"]) == (same.sum(), (~same).sum())
+    assert metrics["eer"] == pytest.approx(eer_of(scores, same), abs=2e-6) != evaluation.metrics["eer"]
+    for name in ("top1", "top5", "precision_at_5", "recordings", "speakers"):
+        assert metrics[name] == evaluation.metrics[name]
 
 
 def test_a_condition_that_holds_everywhere_repeats_the_figures_of_all_trials():

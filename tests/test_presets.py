@@ -12,7 +12,7 @@ from speakerprint.presets import list_presets, use_preset
 
 PROJECT = Path(__file__).parents[1]
 PRESETS = list_presets(PROJECT / "presets")
-EVALUATION_ONLY = ("corpora/common_voice_evaluate", "corpora/voxceleb2")
+EVALUATION_ONLY = ("corpora/common_voice_evaluate", "corpora/voxceleb1", "corpora/voxceleb2")
 RECIPE_SECTIONS = ["model", "loss", "sampling", "augmentation", "discriminant", "train"]
 
 

@@ -3,12 +3,14 @@
 import errno
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 from speakerprint.errors import InputError
 from speakerprint.params import load_params
-from stages import features, run, write_json
+from stages import evaluate, features, run, write_json
 from stages.train import main
 
 
@@ -72,3 +74,17 @@ def test_features_of_a_corpus_whose_role_changed_leave_the_other_roles_folder(tm
     monkeypatch.setattr(features, "extract_corpus", lambda *_: {})
     features.main(name)
     assert not (tmp_path / f"data/features/train/{name}").exists()
+
+
+def test_evaluate_runs_all_pairs_or_the_corpus_own_list(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    ids = ["a/1", "a/2", "b/1"]
+    store = SimpleNamespace(recordings=pd.DataFrame({"recording_id": ids, "speaker_id": [id[0] for id in ids]}))
+    assert evaluate.trial_list_of("mine", store) is None
+    assert capsys.readouterr().out == "mine: all pairs of recordings (trials/mine.txt would replace them)\n"
+    for stage, bad in (("resample", [{"recording_id": "b/2"}]), ("features", [{"recording_id": "b/3"}])):
+        write_json({"bad": bad}, tmp_path / f"metrics/data/mine.{stage}.json")
+    (tmp_path / "trials").mkdir()
+    (tmp_path / "trials/mine.txt").write_text("1 a/1.wav a/2.wav\n0 a/1.wav b/1.wav\n0 a/1.wav b/2.wav\n1 b/1.wav b/3.wav\n")
+    assert evaluate.trial_list_of("mine", store).second.tolist() == [1, 2]
+    assert capsys.readouterr().out == "mine: 2 trials of trials/mine.txt, 2 skipped\n"

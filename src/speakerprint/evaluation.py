@@ -1,4 +1,4 @@
-"""One model on one corpus: embed every recording whole, run all trials, and keep what the metrics file and the pictures need."""
+"""One model on one corpus: embed every recording whole, run the trials, and keep what the metrics file and the pictures need."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from speakerprint import params
 from speakerprint.store import FRAMES_PER_SECOND, FeatureStore
+from speakerprint.trial_lists import TrialList
 from speakerprint.trials import (
     Confusion,
     Curve,
@@ -71,27 +72,34 @@ class Evaluation:
     confusions: list[Confusion]
 
 
-def evaluate(store: FeatureStore, model: Embedder, settings: params.Evaluation) -> Evaluation:
-    """Measure a model, and the log-mel statistics as a floor, on all pairs of a corpus's recordings.
+def evaluate(
+    store: FeatureStore, model: Embedder, settings: params.Evaluation, trial_list: TrialList | None = None
+) -> Evaluation:
+    """Measure a model, and the log-mel statistics as a floor, on all pairs of a corpus's recordings, or on a list of trials.
 
     Rates in the metrics are fractions; a condition without target or without non-target trials has a null EER. Thresholds are
-    rounded up, so that they keep what they promise. Raises InputError if no speaker has two recordings or there is one speaker.
+    rounded up, so that they keep what they promise. Retrieval is over all recordings, list or not; with a list the metrics have
+    ``skipped_trials``. Raises InputError if no speaker has two recordings or there is one speaker.
     """
     speaker_ids = store.speaker_ids
     statistics = log_mel_statistics(store)
-    floor_trials = score_trials(statistics, speaker_ids)
-    floor = _figures(statistics, speaker_ids, floor_trials, settings)
+    floor_trials = trial_list.score(statistics) if trial_list else score_trials(statistics, speaker_ids)
+    floor = _figures(statistics, speaker_ids, floor_trials, settings, trial_list)
     floor_curve = floor_trials.curve()
     del floor_trials, floor["precision_at_5"]
 
     embeddings = embed_store(store, model, settings.batch_s)
     edges_s = sorted(settings.duration_edges_s)
-    by_length = [score_trials(embeddings, speaker_ids, p) for p in pairs_by_shorter(store.n_frames / FRAMES_PER_SECOND, edges_s)]
+    durations_s = store.n_frames / FRAMES_PER_SECOND
+    if trial_list:
+        by_length = trial_list.by_shorter(embeddings, durations_s, edges_s)
+    else:
+        by_length = [score_trials(embeddings, speaker_ids, pairs) for pairs in pairs_by_shorter(durations_s, edges_s)]
     trials = merge_trials(by_length)
-    figures = _figures(embeddings, speaker_ids, trials, settings)
+    figures = _figures(embeddings, speaker_ids, trials, settings, trial_list)
     conditions = {
-        "same_locale": _condition(_same(embeddings, store, "locale", trials)),
-        "same_gender": _condition(_same(embeddings, store, "gender", trials)),
+        "same_locale": _condition(_same(embeddings, store, "locale", trials, trial_list)),
+        "same_gender": _condition(_same(embeddings, store, "gender", trials, trial_list)),
         **dict(zip(_length_names(edges_s), map(_condition, by_length), strict=True)),
     }
     intra, inter = trials.mean_distances()
@@ -101,6 +109,7 @@ def evaluate(store: FeatureStore, model: Embedder, settings: params.Evaluation) 
         "speakers": len(set(speaker_ids)),
         "target_trials": len(trials.target),
         "nontarget_trials": len(trials.nontarget),
+        **({"skipped_trials": trial_list.skipped} if trial_list else {}),
         **figures,
         "auc": trials.auc(),
         "intra_speaker_distance": intra,
@@ -163,9 +172,15 @@ def project(embeddings: NDArray[np.float32], speaker_ids: NDArray[np.object_], n
     return Projection(tsne.fit_transform(embeddings[chosen]).astype(np.float64), speaker_ids[chosen])
 
 
-def _figures(embeddings: NDArray, speaker_ids: NDArray, trials: Trials, settings: params.Evaluation) -> dict[str, float]:
+def _figures(
+    embeddings: NDArray, speaker_ids: NDArray, trials: Trials, settings: params.Evaluation, trial_list: TrialList | None
+) -> dict[str, float]:
     eer, _ = trials.equal_error_rate()
-    low, high = eer_interval(embeddings, speaker_ids, trials, settings.bootstrap_samples, settings.seed)
+    samples, seed = settings.bootstrap_samples, settings.seed
+    if trial_list:
+        low, high = trial_list.eer_interval(embeddings, samples, seed)
+    else:
+        low, high = eer_interval(embeddings, speaker_ids, trials, samples, seed)
     top1, top5, precision_at_5 = retrieve(embeddings, speaker_ids)
     return {
         "eer": eer,
@@ -178,9 +193,13 @@ def _figures(embeddings: NDArray, speaker_ids: NDArray, trials: Trials, settings
     }
 
 
-def _same(embeddings: NDArray[np.float32], store: FeatureStore, column: str, trials: Trials) -> Trials:
+def _same(
+    embeddings: NDArray[np.float32], store: FeatureStore, column: str, trials: Trials, trial_list: TrialList | None
+) -> Trials:
     """The trials of recordings with the same known value in a column; those of all recordings if that is all of them."""
     codes, _ = pd.factorize(store.recordings[column])
+    if trial_list:
+        return trial_list.within(embeddings, codes)
     pairs = pairs_within(codes)
     if pairs and pairs[0].n_pairs == all_pairs(len(store))[0].n_pairs:
         return trials

@@ -276,16 +276,24 @@ def eer_interval(
     drawn = np.random.default_rng(seed).multinomial(len(ids), np.full(len(ids), 1 / len(ids)), size=samples).astype(np.float64)
     misses = np.cumsum(drawn @ target, axis=1)
     rejects = np.cumsum(drawn @ nontarget - nontarget.sum(axis=0) / 2, axis=1)
-    usable = (misses[:, -1] > 0) & (rejects[:, -1] > 0)  # a draw may leave no trial of one kind
+    eers = crossings(misses, rejects)
+    lower, upper = np.quantile(eers, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(lower), float(upper)
+
+
+def crossings(misses: NDArray[np.float64], rejects: NDArray[np.float64]) -> NDArray[np.float64]:
+    """EERs of draws whose target and non-target trials weigh so much up to each level of the score: both (draws, levels).
+
+    Draws that have no trial of one kind are left out. A draw's EER is interpolated as in `Trials.equal_error_rate`.
+    """
+    usable = (misses[:, -1] > 0) & (rejects[:, -1] > 0)
     misses, rejects = misses[usable], rejects[usable]
-    gap = misses / misses[:, -1:] + rejects / rejects[:, -1:] - 1  # miss rate less false-accept rate at each bin's upper end
+    gap = misses / misses[:, -1:] + rejects / rejects[:, -1:] - 1  # miss rate less false-accept rate at each level's upper end
     gap = np.hstack([np.full((len(gap), 1), -1.0), gap])
     miss = np.hstack([np.zeros((len(gap), 1)), misses / misses[:, -1:]])
     draw, after = np.arange(len(gap)), np.argmax(gap >= 0, axis=1)
     step = gap[draw, after - 1] / (gap[draw, after - 1] - gap[draw, after])
-    eers = miss[draw, after - 1] + step * (miss[draw, after] - miss[draw, after - 1])
-    lower, upper = np.quantile(eers, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(lower), float(upper)
+    return miss[draw, after - 1] + step * (miss[draw, after] - miss[draw, after - 1])
 
 
 # --- retrieval and confusions -----------------------------------------------------------------------------------------

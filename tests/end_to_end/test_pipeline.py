@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 
+import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
@@ -68,6 +69,20 @@ def test_what_training_reads_reruns_train_and_evaluate_only(project, change):
 def test_an_evaluation_setting_reruns_evaluate_only(project):
     project.set_params({"evaluation.bootstrap_samples": 150})
     assert project.repro() == {"evaluate@demo_dev"}
+
+
+def test_a_changed_trial_list_reruns_evaluate_only(project):
+    recordings = pd.read_parquet(project.folder / "data/features/evaluate/demo_dev/recordings.parquet")
+    ids = recordings.groupby("speaker_id")["recording_id"].agg(list).tolist()
+    path = project.folder / "trials/demo_dev.txt"
+    lines = [f"1 {ids[0][0]}.mp3 {ids[0][1]}.mp3", f"0 {ids[0][0]}.mp3 {ids[1][0]}.mp3"]
+    for n_trials in (2, 3):
+        path.write_text("\n".join([*lines, f"0 {ids[0][1]} {ids[1][1]}"][:n_trials]))
+        assert project.repro() == {"evaluate@demo_dev"}
+        metrics = json.loads((project.folder / "metrics/demo_dev.json").read_text())
+        assert (metrics["target_trials"], metrics["nontarget_trials"], metrics["skipped_trials"]) == (1, n_trials - 1, 0)
+    path.unlink()
+    project.repro()
 
 
 def test_the_source_of_losses_reruns_train_and_evaluate(project):
