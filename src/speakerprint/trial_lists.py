@@ -4,6 +4,7 @@ A line is ``1 id10270/x6uYqmx31kE/00001.wav id10270/8jEAjG6SegY/00008.wav``: 1 f
 the two recordings. Every line is a trial, one that is there twice counts twice.
 """
 
+import functools
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -61,17 +62,19 @@ class TrialList:
         non-target trial weighs the product of both speakers' w; copies of one speaker make no new trials. Exact but for the
         draws; those that leave no trial of one kind are passed over.
         """
-        levels, place = np.unique(self._levels(embeddings), return_inverse=True)
-        speakers, pairs = np.unique(self.speakers[np.array([self.first, self.second])], return_inverse=True)
-        target, (one, other) = self.is_target, pairs.reshape(2, -1)
+        scores = self._levels(embeddings)
+        rising = np.argsort(scores, kind="stable")
+        levels, place = np.unique(scores[rising], return_inverse=True)
+        speakers, pairs = np.unique(self.speakers[np.array([self.first, self.second])[:, rising]], return_inverse=True)
+        target, (one, other) = self.is_target[rising], pairs.reshape(2, -1)
         n = len(speakers)
+        own, own_place = one[target], place[target]
+        one, other, place = one[~target], other[~target], place[~target]
         eers = []
         for drawn in np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=samples).astype(np.float64):
-            weights = np.where(target, drawn[one], drawn[one] * drawn[other])
-            of_target, of_nontarget = (
-                np.bincount(place[kind], weights[kind], minlength=len(levels)).cumsum() for kind in (target, ~target)
-            )
-            eers.append(crossings(of_target[None], of_nontarget[None]))
+            misses = np.bincount(own_place, drawn[own], minlength=len(levels)).cumsum()
+            rejects = np.bincount(place, drawn[one] * drawn[other], minlength=len(levels)).cumsum()
+            eers.append(crossings(misses[None], rejects[None]))
         lower, upper = np.quantile(np.concatenate(eers), [(1 - confidence) / 2, (1 + confidence) / 2])
         return float(lower), float(upper)
 
@@ -99,7 +102,13 @@ def read_trial_list(path: str | Path, recordings: pd.DataFrame, undecodable: Col
     """
     path = Path(path)
     speakers, _ = pd.factorize(recordings["speaker_id"])
+    speaker_of_row = speakers.tolist()
     rows = dict.fromkeys(undecodable, -1) | {recording_id: row for row, recording_id in enumerate(recordings["recording_id"])}
+
+    @functools.cache
+    def row_of(name: str) -> int | None:
+        return rows.get(name, rows.get(re.sub(r"\.\w+$", "", name)))
+
     pairs: list[tuple[int, int]] = []
     absent: dict[str, int] = {}  # recording -> the first line that names it
     n_trials = n_absent = 0
@@ -113,7 +122,7 @@ def read_trial_list(path: str | Path, recordings: pd.DataFrame, undecodable: Col
                 "`0 RECORDING RECORDING` (two speakers)"
             )
         n_trials += 1
-        found = [rows.get(name, rows.get(re.sub(r"\.\w+$", "", name))) for name in fields[1:]]
+        found = [row_of(name) for name in fields[1:]]
         if None in found:
             n_absent += 1
             for name, row in zip(fields[1:], found, strict=True):
@@ -123,7 +132,7 @@ def read_trial_list(path: str | Path, recordings: pd.DataFrame, undecodable: Col
         first, second = (row for row in found if row is not None)
         if min(first, second) < 0:
             continue
-        if (fields[0] == "1") != (speakers[first] == speakers[second]):
+        if (fields[0] == "1") != (speaker_of_row[first] == speaker_of_row[second]):
             ids = " and ".join(recordings["speaker_id"].iloc[[first, second]])
             raise InputError(f"{path}, line {number}: {line.strip()!r}, but the recordings' speakers are {ids}; mend the line")
         pairs.append((first, second))
