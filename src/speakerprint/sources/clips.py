@@ -1,6 +1,7 @@
-"""Clips as bytes, from plain files, rows of parquet files, or straight out of tar archives, which are never unpacked to disk.
+"""Clips as bytes, from plain files, rows of parquet files, or straight out of archives, which are never unpacked to disk.
 
-An archive with a member that could not be unpacked safely (a link, a device, an absolute name, one with ``..``) is refused.
+A tar archive is streamed; one with a member that could not be unpacked safely (a link, a device, an absolute name, one with
+``..``) is refused.
 """
 
 import functools
@@ -17,10 +18,11 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from speakerprint.errors import InputError
+from speakerprint.sources import zips
 
 HUB = "hf://"
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz")
-_ARCHIVE_PART = re.compile(r"\.(?:tar|tar\.gz|tgz)/")
+_ARCHIVE_PART = re.compile(rf"\.(?:tar|tar\.gz|tgz)/|{zips.ARCHIVE_PART.pattern}")
 _PARQUET_ROW = re.compile(r"(?P<file>.+\.parquet)/(?P<column>[^/]+)/(?P<row>\d+)")
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -36,11 +38,12 @@ def source_root(root: str) -> Path:
 def read_clips(locations: Sequence[str]) -> Iterator[tuple[int, bytes | None]]:
     """Yield (index into ``locations``, the clip's bytes; None if it is absent), each index once.
 
-    A location is a path, one part of which may be a tar archive (``release.tar.gz/cv-corpus/fr/clips/a.mp3``), or a row of a
-    parquet file on disk or on the hub (``hf://datasets/owner/name@commit/train.parquet/audio/17``: column and row).
-    Plain files are read one at a time, as they are asked for. Then of each parquet file the row groups that hold a wanted row,
-    in its column alone. Then each archive is read once, front to back, no further than its last wanted clip; its clips come
-    in the archive's order, those it lacks at its end.
+    A location is a path, one part of which may be a tar archive (``release.tar.gz/cv-corpus/fr/clips/a.mp3``), a zip archive, or
+    the first part of one that was split (``vox2_dev_aac_partaa/dev/aac/…``); or a row of a parquet file on disk or on the hub
+    (``hf://datasets/owner/name@commit/train.parquet/audio/17``: column and row). Plain files are read one at a time, as they are
+    asked for. Then of each parquet file the row groups that hold a wanted row, in its column alone. Then each archive is read
+    once, front to back, a tar no further than its last wanted clip and of a zip the wanted clips only; its clips come in the
+    archive's order, those it lacks at its end.
 
     Raises InputError if a file cannot be read, or an archive is missing, damaged or unsafe.
     """
@@ -63,7 +66,8 @@ def read_clips(locations: Sequence[str]) -> Iterator[tuple[int, bytes | None]]:
             for index in rows[row]:
                 yield index, data
     for archive, wanted in archives.items():
-        for name, data in read_archive(Path(archive), wanted.__contains__):
+        read = zips.read_zip if zips.ARCHIVE_PART.search(f"{archive}/") else read_archive
+        for name, data in read(Path(archive), wanted.__contains__):
             for index in wanted.pop(name):
                 yield index, data
             if not wanted:
