@@ -116,7 +116,8 @@ def test_the_report_counts_what_every_rule_left() -> None:
         speaker_id=["anna", "anna", "anna", "ben", "ben", "carl"],
         gender=["female", "female", "female", "male", "male", None],
         locale=["en", "en", "fr", "en", "en", "en"],
-        up_votes=[2, 2, 2, 2, 2, 0],
+        age=["teens", "teens", "fifties", None, None, "teens"],
+        up_votes=[2, 2, 5, 2, None, 0],
         duration_s=[3600.0, 1800.0, 1800.0, 900.0, 900.0, 5.0],
     )
     selection, report = select(recordings, filter_with(min_up_votes=1, max_recordings_per_speaker=9))
@@ -135,7 +136,14 @@ def test_the_report_counts_what_every_rule_left() -> None:
             "speakers": 2,
             "hours": 2.5,
             "by_gender": {"female": {"recordings": 3, "speakers": 1}, "male": {"recordings": 2, "speakers": 1}},
+            "by_age": {
+                "fifties": {"recordings": 1, "speakers": 1},
+                "teens": {"recordings": 2, "speakers": 1},
+                "unknown": {"recordings": 2, "speakers": 1},
+            },
             "by_locale": {"en": {"recordings": 4, "speakers": 2}, "fr": {"recordings": 1, "speakers": 1}},
+            "up_votes": {"min": 2, "max": 5},
+            "down_votes": None,
             "recordings_per_speaker": {"min": 2, "median": 2.5, "max": 3},
         },
     }

@@ -15,7 +15,8 @@ def select(recordings: pd.DataFrame, filter: Filter) -> tuple[pd.DataFrame, dict
 
     A rule on votes or duration keeps recordings whose votes or duration are unknown; a list of genders or locales does not
     keep unknown ones. The report says, in plain JSON types, how many recordings and speakers each rule left
-    (``rules``) and what the selection is made of (``selected``; ``hours`` is None unless all durations are known).
+    (``rules``) and what the selection is made of (``selected``; ``hours`` is None unless all durations are known, a range of
+    votes unless some are).
 
     Raises InputError, with the table of rules, if no recording is left.
     """
@@ -89,6 +90,11 @@ def _count_by(rows: pd.DataFrame, column: str) -> dict[str, dict[str, int]]:
     return {str(value): _count(group) for value, group in rows.groupby(rows[column].fillna("unknown"))}
 
 
+def _range(votes: pd.Series) -> dict[str, int] | None:
+    """Least and most where they are known; None if they are known nowhere."""
+    return {"min": int(votes.min()), "max": int(votes.max())} if votes.notna().any() else None
+
+
 def _describe(rows: pd.DataFrame) -> dict[str, Any]:
     per_speaker = rows["speaker_id"].value_counts()
     known = bool(rows["duration_s"].notna().all())
@@ -96,7 +102,10 @@ def _describe(rows: pd.DataFrame) -> dict[str, Any]:
         **_count(rows),
         "hours": round(float(rows["duration_s"].astype("float64").sum()) / 3600, 3) if known else None,
         "by_gender": _count_by(rows, "gender"),
+        "by_age": _count_by(rows, "age"),
         "by_locale": _count_by(rows, "locale"),
+        "up_votes": _range(rows["up_votes"]),
+        "down_votes": _range(rows["down_votes"]),
         "recordings_per_speaker": {
             "min": int(per_speaker.min()),
             "median": float(per_speaker.median()),

@@ -56,3 +56,23 @@ def test_metrics_that_are_not_there_yet_are_named(speakerprint, project, capsys)
     with pytest.raises(SystemExit):
         speakerprint("metrics")
     assert "metrics/demo_dev.json does not exist; run `dvc repro`" in capsys.readouterr().err
+
+
+def test_data_prints_or_writes_what_the_corpora_are_made_of(speakerprint, project, capsys):
+    (project / "metrics/data").mkdir(parents=True)
+    counts = {"speakers": 2, "recordings": 9}
+    groups = {f"by_{kind}": {"unknown": counts} for kind in ("gender", "age", "locale")}
+    per_speaker = {"min": 4, "median": 4.5, "max": 5}
+    selected = {**counts, **groups, "up_votes": None, "down_votes": None, "recordings_per_speaker": per_speaker}
+    for corpus in ("demo_train", "demo_dev"):
+        for stage, tree in (
+            ("filter", {"rules": [{"rule": "all", **counts}], "selected": selected}),
+            ("resample", {"bad": []}),
+            ("features", {"bad": [], "hours": 0.5}),
+        ):
+            (project / f"metrics/data/{corpus}.{stage}.json").write_text(json.dumps(tree))
+    speakerprint("data")
+    printed = capsys.readouterr().out
+    assert "| demo_dev | evaluate | 2 | 9 | 0.50 | 4 / 4.5 / 5 | unknown | unknown | 0 |" in printed
+    speakerprint("data", "--output", "data.md")
+    assert Path("data.md").read_text(encoding="utf-8") == printed

@@ -1,4 +1,4 @@
-"""Around `dvc repro`: switch params.yaml to a preset, print the metrics."""
+"""Around `dvc repro`: switch params.yaml to a preset, print the metrics, describe the corpora."""
 
 import json
 from pathlib import Path
@@ -51,3 +51,26 @@ def metrics() -> None:
     table = pd.DataFrame(columns).reindex(next(iter(columns.values())).index)  # in the order of the file
     shown = table.map(lambda value: "-" if pd.isna(value) else f"{value:.4f}" if isinstance(value, float) else f"{value:,}")
     typer.echo(shown.to_string())
+
+
+@app.command()
+def data(
+    output: Annotated[Path | None, typer.Option(help="FILE.md, with pictures in a folder beside it; without it, printed")] = None,
+) -> None:
+    """Describe every corpus: recordings, speakers, hours, votes, gender, age and locale, as Markdown.
+
+    Histograms of duration and of recordings per speaker are drawn for corpora whose features are there.
+
+    Examples:
+
+    - `speakerprint data`
+    - `speakerprint data --output docs/data.md`
+    """
+    from speakerprint.data_report import describe_corpora, write_report
+    from speakerprint.params import load_params
+
+    params = load_params()
+    if output is None:
+        typer.echo(describe_corpora(params), nl=False)
+    else:
+        write_report(params, output)
