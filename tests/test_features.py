@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 import soundfile
 import zarr
-from tests.test_audio import encoded, tones
 from transformers import WhisperFeatureExtractor
 
 from speakerprint import store
@@ -16,6 +15,7 @@ from speakerprint.features import extract_corpus, log_mel
 from speakerprint.params import Features, Resample
 from speakerprint.recordings import as_recordings
 from speakerprint.store import FeatureStore, pad_batch, write_features
+from tests.test_audio import encoded, tones
 
 RNG = np.random.default_rng(3)
 RESAMPLE = Resample(engine="soxr", min_duration_s=0.1, max_bad_fraction=0.5)
