@@ -25,7 +25,7 @@ def browser():
 def page(browser):
     """A page on which nothing may go wrong unnoticed: what the console calls an error fails the test."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)
     problems = []
     page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: problems.append(str(error)))
