@@ -98,9 +98,11 @@ def draw_histograms(recordings: pd.DataFrame, corpus: str) -> Figure:
 
 def _report(corpus: str, stage: str) -> dict[str, Any]:
     path = Path(f"metrics/data/{corpus}.{stage}.json")
-    if not path.is_file():
-        raise InputError(f"{path} does not exist; run `dvc repro {stage}@{corpus}` to make it")
-    return json.loads(path.read_text(encoding="utf-8"))
+    report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not report or (stage == "filter" and "by_age" not in report["selected"]):  # as it was before votes and ages were counted
+        found = "is of an earlier version" if report else "does not exist"
+        raise InputError(f"{path} {found}; run `dvc repro {stage}@{corpus}` to make it")
+    return report
 
 
 def _counted(what: str, counts: dict[str, int]) -> tuple[str, ...]:
