@@ -42,6 +42,15 @@ def test_a_recording_with_next_to_no_speech_is_refused_with_the_reason(sentence,
         trim_silence(np.concatenate([NOISE, sentence[: int(16_000 * speech_s)], NOISE]), "door.wav")
 
 
+def test_an_embedder_that_requires_speech_refuses_noise_and_hears_all_of_a_recording_with_speech(sentence):
+    strict, lenient = SpeakerEmbedder.load(require_speech=True), SpeakerEmbedder.load()
+    assert len(lenient.embed(NOISE, 16_000)) == 256
+    with pytest.raises(NoSpeech, match=r"waveform: holds 0\.00 s of speech"):
+        strict.embed(NOISE, 16_000)
+    padded = np.concatenate([NOISE, sentence])
+    np.testing.assert_array_equal(strict.embed(padded, 16_000), lenient.embed(padded, 16_000))
+
+
 def test_looking_for_speech_leaves_torchs_threads_alone(monkeypatch):
     before = torch.get_num_threads()
     try:

@@ -17,7 +17,7 @@ from speakerprint.audio import SAMPLE_RATE_HZ, decode, resample
 from speakerprint.errors import InputError
 from speakerprint.features import log_mel
 from speakerprint.model import SpeakerModel
-from speakerprint.voice_activity import NoSpeech, trim_silence
+from speakerprint.voice_activity import NoSpeech, require_speech, trim_silence
 
 if TYPE_CHECKING:
     from speakerprint.calibration import Calibration
@@ -86,14 +86,21 @@ class SpeakerEmbedder:
     Threads may share one.
     """
 
-    def __init__(self, model: SpeakerModel, thresholds: dict[float, float] | None = None, trim_silence: bool = False):
+    def __init__(
+        self,
+        model: SpeakerModel,
+        thresholds: dict[float, float] | None = None,
+        trim_silence: bool = False,
+        require_speech: bool = False,
+    ):
         """thresholds: the score to reach for each false-accept rate, where the model has been given some.
 
-        trim_silence: embed the part from the first speech to the last (see voice_activity), refuse a recording without speech.
+        require_speech: refuse a recording with less than 0.5 s of speech (see voice_activity). trim_silence: that, and embed the
+        part from the first speech to the last.
         """
         self.model = model.eval()
         self.thresholds = thresholds or {}
-        self.trim_silence = trim_silence
+        self.trim_silence, self.require_speech = trim_silence, require_speech
 
     @cached_property
     def model_id(self) -> str:
@@ -110,15 +117,18 @@ class SpeakerEmbedder:
         name_or_folder: str | Path | None = None,
         device: str | torch.device = "cpu",
         trim_silence: bool = False,
+        require_speech: bool = False,
     ) -> "SpeakerEmbedder":
         """Load a model folder as `train` writes it, `owner/name` from the Hugging Face hub, or by default the shipped model.
 
-        trim_silence: as of the constructor. Raises InputError if there is none.
+        trim_silence, require_speech: as of the constructor. Raises InputError if there is none.
         """
         folder = find_model(name_or_folder)
         model = SpeakerModel.load(folder).to(device)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return cls(model, {float(rate): score for rate, score in config.get("thresholds", {}).items()}, trim_silence)
+        return cls(
+            model, {float(rate): score for rate, score in config.get("thresholds", {}).items()}, trim_silence, require_speech
+        )
 
     @property
     def embedding_dim(self) -> int:
@@ -216,7 +226,11 @@ class SpeakerEmbedder:
         if samples.min() == samples.max():
             raise NoSpeech(f"{name}: is digital silence, every sample {samples[0]:g}; check how it was recorded")
         samples = resample(samples, sample_rate_hz, SAMPLE_RATE_HZ, "soxr")
-        return trim_silence(samples, name) if self.trim_silence else samples
+        if self.trim_silence:
+            return trim_silence(samples, name)
+        if self.require_speech:
+            require_speech(samples, name)
+        return samples
 
 
 def _mono(waveform: np.ndarray, sample_rate_hz: int, name: str) -> np.ndarray:

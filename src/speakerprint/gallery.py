@@ -413,7 +413,7 @@ class Gallery:
                     ids, embeddings = self._arrays(db.execute(sql, (last, ROWS)).fetchall())
                 if not len(ids):
                     return last
-                index.add(ids, embeddings)
+                index.add(ids, embeddings, threads=1)  # several at once lose links, and a search then misses neighbours
                 last = int(ids[-1])
                 progress.update(len(ids))
 

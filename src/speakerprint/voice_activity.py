@@ -38,14 +38,20 @@ def speech_spans(samples: np.ndarray) -> list[tuple[int, int]]:
     return [(span["start"], span["end"]) for span in get_speech_timestamps_sequence(samples, detector)]
 
 
-def trim_silence(samples: np.ndarray, name: str) -> np.ndarray:
-    """Cut (n_samples,) float32 at 16 kHz to its part from the first speech to the last, and 0.5 s around it; pauses stay.
-
-    Raises NoSpeech, naming the recording, if there is less than 0.5 s of speech in it.
-    """
+def require_speech(samples: np.ndarray, name: str) -> list[tuple[int, int]]:
+    """`speech_spans` of a recording. Raises NoSpeech, naming it, if there is less than 0.5 s of speech in all of them."""
     spans = speech_spans(samples)
     speech_s = sum(end - start for start, end in spans) / SAMPLE_RATE_HZ
     if speech_s < MIN_SPEECH_S:
         raise NoSpeech(f"{name}: holds {speech_s:.2f} s of speech, expected at least {MIN_SPEECH_S} s; record more, or nearer")
+    return spans
+
+
+def trim_silence(samples: np.ndarray, name: str) -> np.ndarray:
+    """Cut (n_samples,) float32 at 16 kHz to its part from the first speech to the last, and 0.5 s around it; pauses stay.
+
+    Raises NoSpeech as `require_speech` does.
+    """
+    spans = require_speech(samples, name)
     pad = round(PAD_S * SAMPLE_RATE_HZ)
     return samples[max(0, spans[0][0] - pad) : spans[-1][1] + pad]

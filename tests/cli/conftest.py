@@ -19,8 +19,8 @@ class FakeEmbedder:
     thresholds: ClassVar = {0.01: 0.4, 0.001: 0.6}
 
     @classmethod
-    def load(cls, folder, trim_silence=False):
-        cls.trims_silence = trim_silence
+    def load(cls, folder, trim_silence=False, require_speech=False):
+        cls.trims_silence, cls.requires_speech = trim_silence, require_speech
         if folder is not None and folder.name != "speakerprint":
             raise InputError(f"{folder} holds no model; run `dvc repro`")
         return cls()

@@ -19,6 +19,7 @@ def test_embed_prints_one_json_line_a_file_that_reads_back_as_the_same_float32(s
 def test_verify_says_what_it_found_and_exits_with_it(speakerprint, capsys):
     speakerprint("verify", "a.wav", "a.wav")
     assert capsys.readouterr().out == "same speaker: score 0.500, threshold 0.400 at 1.0% false accepts\n"
+    assert FakeEmbedder.requires_speech
     with pytest.raises(SystemExit) as exit:
         speakerprint("verify", "a.wav", "b.wav", "--false-accept-rate", "0.001", "--json")
     assert exit.value.code == 1

@@ -54,7 +54,7 @@ def enrol(
 
     from speakerprint import Gallery, SpeakerEmbedder
 
-    embedder = SpeakerEmbedder.load(model)
+    embedder = SpeakerEmbedder.load(model, require_speech=True)
     opened = Gallery.open(gallery, embedder)
     for start in range(0, len(pairs), FILES_AT_ONCE):
         speakers, paths = zip(*pairs[start : start + FILES_AT_ONCE], strict=True)
@@ -95,7 +95,7 @@ def identify(
     from speakerprint import Gallery, SpeakerEmbedder
 
     Gallery(gallery)  # before the model takes its time: is there one?
-    embedder = SpeakerEmbedder.load(model)
+    embedder = SpeakerEmbedder.load(model, require_speech=True)
     opened = Gallery.open(gallery, embedder)
     level = threshold_at(false_accept_rate, embedder, calibration) if threshold is None else threshold
     found = [opened.identify(embedding, level) for embedding in embedder.embed_files(names)]
@@ -137,7 +137,7 @@ def search(
     from speakerprint import Gallery, SpeakerEmbedder
 
     Gallery(gallery)  # before the model takes its time: is there one?
-    embedder = SpeakerEmbedder.load(model)
+    embedder = SpeakerEmbedder.load(model, require_speech=True)
     matches = Gallery.open(gallery, embedder).search(embedder.embed_files([file])[0], top)
     if as_json:
         print_json([match._asdict() for match in matches])

@@ -86,7 +86,7 @@ def serve(
     from speakerprint import SpeakerEmbedder
     from speakerprint.serve import LOOPBACK, create_app, reference_scores
 
-    embedder = SpeakerEmbedder.load(model)
+    embedder = SpeakerEmbedder.load(model, require_speech=True)
     reference = reference_scores(corpus, embedder) if corpus is not None else None
     people = None
     if gallery is not None:

@@ -71,6 +71,8 @@ def verify(
 ) -> None:
     """Tell whether two recordings are of one speaker. Exit status: 0 same speaker, 1 different speakers, 2 an error.
 
+    A recording with less than half a second of speech is refused.
+
     Examples:
 
     - `speakerprint verify monday.wav tuesday.mp3`
@@ -80,7 +82,8 @@ def verify(
     from speakerprint import Calibration, SpeakerEmbedder
 
     own = None if calibration is None else Calibration.load(calibration)
-    result = SpeakerEmbedder.load(model, trim_silence=trim_silence).verify(first, second, false_accept_rate, own)
+    embedder = SpeakerEmbedder.load(model, trim_silence=trim_silence, require_speech=True)
+    result = embedder.verify(first, second, false_accept_rate, own)
     if as_json:
         print_json(result._asdict())
     else:
