@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from speakerprint.params import Model
+
 KEEP_EVERYTHING: dict[str, Any] = {  # a corpus's `filter` section without any rule
     "min_up_votes": 0,
     "max_down_votes": None,
@@ -24,3 +26,18 @@ def touch(root: Path, *names: str) -> Path:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
     return root
+
+
+def tiny_model(**settings: Any) -> Model:
+    """Settings of a model of one layer that embeds in milliseconds; what is given differs."""
+    tiny = {
+        "layers": 1,
+        "layer_combination": "mix",
+        "convolution_channels": 8,
+        "pooling": "attentive_statistics",
+        "projection": "linear",
+        "embedding_dim": 12,
+        "window_s": 30.0,
+        "centred": False,
+    }
+    return Model(**(tiny | settings))

@@ -13,23 +13,13 @@ from speakerprint import SpeakerEmbedder, calibrate
 from speakerprint.audio import resample
 from speakerprint.errors import InputError
 from speakerprint.model import SpeakerModel
-from speakerprint.params import Model
+from tests.helpers import tiny_model
 
 
 @pytest.fixture
 def embedder(tmp_path) -> SpeakerEmbedder:
     torch.manual_seed(0)
-    settings = Model(
-        layers=1,
-        layer_combination="mix",
-        convolution_channels=8,
-        pooling="attentive_statistics",
-        projection="linear",
-        embedding_dim=12,
-        window_s=30.0,
-        centred=False,
-    )
-    SpeakerModel(settings).save(tmp_path / "model", "a run")
+    SpeakerModel(tiny_model()).save(tmp_path / "model", "a run")
     return SpeakerEmbedder.load(tmp_path / "model")
 
 
