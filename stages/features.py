@@ -13,7 +13,7 @@ from stages import run, write_json
 def main(corpus: str) -> None:
     params = load_params()
     role = corpus_params(params, corpus).role
-    for other in {"train", "evaluate"} - {role}:  # what is left from before the role was changed must not be trained on
+    for other in {"train", "noise", "evaluate"} - {role}:  # what is left from before the role was changed must not be trained on
         shutil.rmtree(f"data/features/{other}/{corpus}", ignore_errors=True)
     report = extract_corpus(f"data/audio/{corpus}", f"data/features/{role}/{corpus}", params.features)
     write_json(report, f"metrics/data/{corpus}.features.json")

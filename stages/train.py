@@ -14,20 +14,26 @@ from stages import run
 
 def main() -> None:
     params = load_params()
-    features = Path("data/features/train")
-    strangers = sorted({folder.name for folder in features.iterdir()} - set(params.train_corpora))
-    if strangers:
-        raise InputError(
-            f"{features}/{strangers[0]} belongs to no corpus of params.yaml, and everything in {features} is trained on; "
-            f"remove it (`rm -r {features}/{strangers[0]}`; DVC's cache keeps a copy) and run `dvc repro` again"
-        )
     train(
-        {name: features / name for name in params.train_corpora},
+        stores("train", params.train_corpora),
+        stores("noise", params.noise_corpora),
         Recipe(params.model, params.loss, params.sampling, params.augmentation, params.discriminant, params.train),
         out="models/speakerprint",
         log="metrics/training",
         checkpoints="models/checkpoint",
     )
+
+
+def stores(role: str, corpora: list[str]) -> dict[str, Path]:
+    """Where the features of each corpus of a role are. Raises InputError if another corpus has some there."""
+    folder = Path("data/features", role)
+    strangers = sorted({path.name for path in folder.iterdir() if path.is_dir()} - set(corpora))
+    if strangers:
+        raise InputError(
+            f"{folder}/{strangers[0]} belongs to no corpus of params.yaml, and everything in {folder} is trained with; "
+            f"remove it (`rm -r {folder}/{strangers[0]}`; DVC's cache keeps a copy) and run `dvc repro` again"
+        )
+    return {name: folder / name for name in corpora}
 
 
 if __name__ == "__main__":

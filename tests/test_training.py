@@ -49,7 +49,7 @@ class Run:
     def __call__(self, name: str = "run", **train_settings) -> dict[str, torch.Tensor]:
         recipe = Recipe(**{**self.recipe.sections(), "train": self.recipe.train.model_copy(update=train_settings)})
         out = self.folder / name
-        train({"a": self.folder / "a"}, recipe, out / "model", out / "log", out / "checkpoint")
+        train({"a": self.folder / "a"}, {}, recipe, out / "model", out / "log", out / "checkpoint")
         return load_file(out / "model/model.safetensors")
 
 

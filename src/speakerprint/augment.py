@@ -110,6 +110,13 @@ def low_frequency_noise(features: Tensor, n_frames: Tensor, bands: int, std: flo
     return features + noise
 
 
+def recorded_noise(
+    features: Tensor, n_frames: Tensor, noise: Tensor, min_snr_db: float, max_snr_db: float, generator: Generator
+) -> Tensor:
+    """Mix in recorded noise, in the mel-power domain. noise: (batch, mels, frames), as long as the features."""
+    return _mix(features, noise, n_frames, n_frames, _uniform(min_snr_db, max_snr_db, features, generator))
+
+
 def background_speech(features: Tensor, n_frames: Tensor, min_snr_db: float, max_snr_db: float, generator: Generator) -> Tensor:
     """Mix in another clip of the batch, in the mel-power domain."""
     n = len(features)
@@ -182,10 +189,12 @@ def augment(
     count: int,
     settings: Augmentation,
     generator: Generator,
+    noise: Tensor | None = None,
 ) -> Tensor:
     """Apply `count` different augmentations, drawn from `kinds` for each clip by itself, with the settings of params.yaml.
 
-    features: (batch, mels, frames). n_frames: (batch,) valid frames. Frames beyond them stay 0. Returns the shape it was given.
+    features: (batch, mels, frames). n_frames: (batch,) valid frames. Frames beyond them stay 0. noise: of the features' shape, what
+    `recorded_noise` mixes into each clip. Returns that shape.
     """
     if count == 0:
         return features
@@ -196,6 +205,9 @@ def augment(
         chosen = gets[:, column].nonzero()[:, 0]
         if len(chosen):
             change, values = AUGMENTATIONS[kind], getattr(settings, kind).model_dump()
+            if kind == "recorded_noise":
+                assert noise is not None, "recorded_noise was asked for without noise"
+                values["noise"] = noise[chosen]
             augmented[chosen] = change(augmented[chosen], n_frames[chosen], **values, generator=generator)
     return augmented * _valid(features, n_frames)
 
@@ -227,6 +239,7 @@ AUGMENTATIONS: dict[AugmentationKind, Callable[..., Tensor]] = {
     "time_mask": time_mask,
     "frequency_mask": frequency_mask,
     "low_frequency_noise": low_frequency_noise,
+    "recorded_noise": recorded_noise,
     "background_speech": background_speech,
     "coloured_noise": coloured_noise,
     "reverberation": reverberation,

@@ -23,6 +23,7 @@ AugmentationKind = Literal[
     "time_mask",
     "frequency_mask",
     "low_frequency_noise",
+    "recorded_noise",
     "background_speech",
     "coloured_noise",
     "reverberation",
@@ -120,7 +121,7 @@ class Filter(Section):
 
 
 class Corpus(Section):
-    role: Literal["train", "evaluate"]
+    role: Literal["train", "noise", "evaluate"]
     source: Source
     filter: Filter
 
@@ -271,6 +272,7 @@ class Augmentation(Section):
     time_mask: TimeMask
     frequency_mask: FrequencyMask
     low_frequency_noise: LowFrequencyNoise
+    recorded_noise: NoiseLevel
     background_speech: NoiseLevel
     coloured_noise: NoiseLevel
     reverberation: Reverberation
@@ -323,6 +325,7 @@ class Params(Section):
     resample: Resample
     features: Features
     train_corpora: list[str]
+    noise_corpora: list[str]
     model: Model
     loss: Loss
     sampling: Sampling
@@ -335,6 +338,7 @@ class Params(Section):
     def _consistent(self) -> "Params":
         for key, listed, role in (
             ("train_corpora", self.train_corpora, "train"),
+            ("noise_corpora", self.noise_corpora, "noise"),
             ("evaluation.corpora", self.evaluation.corpora, "evaluate"),
         ):
             expected = sorted(name for name, corpus in self.corpora.items() if corpus.role == role)

@@ -74,6 +74,7 @@ def use_preset(
                 after = _replace_entry(after, (section,), _entry_text(preset, section))
         if "corpora" in sections:
             after = _list_corpora(after, "train", "train_corpora")
+            after = _list_corpora(after, "noise", "noise_corpora")
             after = _list_corpora(after, "evaluate", "evaluation", "corpora")
         params = parse_params(_load(after), params_path)
     except InputError as error:
@@ -87,10 +88,15 @@ def use_preset(
     ]
     for path, _, new in changed:
         _write(path, new)
-    gone = sorted(set(corpora_before) - set(params.train_corpora))
     return Change(
         diff="".join(_diff(path, old, new) for path, old, new in changed),
-        removed=_remove([params_path.parent / "data/features/train" / corpus for corpus in gone]),
+        removed=_remove(
+            [
+                params_path.parent / "data/features" / role / corpus
+                for role, kept in (("train", params.train_corpora), ("noise", params.noise_corpora))
+                for corpus in sorted(set(corpora_before) - set(kept))
+            ]
+        ),
     )
 
 
@@ -223,7 +229,7 @@ def _list_corpora(text: str, role: str, *keys: str) -> str:
     """The list at `keys` names the corpora of that role."""
     names = [name for name, corpus in _load(text)["corpora"].items() if corpus["role"] == role]
     indent, comment = "  " * (len(keys) - 1), re.search(r"#.*", _entry_text(text, *keys))
-    head = _with_comment(f"{indent}{keys[-1]}:", comment and comment[0])
+    head = _with_comment(f"{indent}{keys[-1]}:{'' if names else ' []'}", comment and comment[0])
     return _replace_entry(text, keys, "".join(f"{line}\n" for line in [head, *(f"{indent}- {name}" for name in names)]))
 
 

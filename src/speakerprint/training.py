@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,19 @@ class TrainingSet:
         return store.frames(index, start, start + n_frames)
 
 
+class Noise:
+    """Recordings of noise, to be mixed into speech."""
+
+    def __init__(self, stores: dict[str, FeatureStore]):
+        self.data = TrainingSet(stores)
+
+    def crops(self, n: int, n_frames: int, rng: np.random.Generator) -> np.ndarray:
+        """Crops of recordings drawn at random, (n, 80, n_frames) float32; one that is too short is repeated."""
+        positions = zip(rng.integers(len(self.data.speaker_ids), size=n), rng.random(n), strict=True)
+        crops = [self.data.crop(int(index), n_frames, position) for index, position in positions]
+        return np.stack([np.resize(crop, (n_frames, crop.shape[1])).T for crop in crops]).astype(np.float32)
+
+
 @dataclass(frozen=True)
 class Examples:
     """What is learned from: recordings at one or several speeds, where a speaker at another speed is another speaker.
@@ -122,23 +135,27 @@ def crop_frames(settings: Train, step: int) -> int:
 
 
 class CropBatches(Dataset):
-    """Batch `i` of random crops: features (batch, 80, frames) float32, valid frames (batch,), speaker labels (batch,).
+    """Batch `i` of random crops: features (batch, 80, frames) float32, valid frames (batch,), speaker labels (batch,), noise.
 
-    `per_step` batches make an optimiser step.
+    `per_step` batches make an optimiser step. The noise has the features' shape; without a noise corpus it is empty.
     """
 
-    def __init__(self, data: TrainingSet, examples: Examples, recipe: Recipe, per_step: int):
-        self.data, self.examples = data, examples
+    def __init__(self, data: TrainingSet, noise: Noise | None, examples: Examples, recipe: Recipe, per_step: int):
+        self.data, self.noise, self.examples = data, noise, examples
         self.settings, self.per_step, self.seed = recipe.train, per_step, recipe.train.seed
         self.batches = SpeakerBatches(examples.labels, data.genders[examples.recordings], recipe.sampling, recipe.train.seed)
 
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         chosen = self.batches.batch(number)
         positions = np.random.default_rng([self.seed, number, 1]).random(len(chosen))
         n_frames = crop_frames(self.settings, number // self.per_step)
         pairs = zip(chosen, positions, strict=True)
         features, mask = pad_batch([self.examples.crop(self.data, example, n_frames, position) for example, position in pairs])
-        return torch.from_numpy(features), torch.from_numpy(mask.sum(axis=1)), torch.from_numpy(self.examples.labels[chosen])
+        noise = np.empty(0, np.float32)
+        if self.noise is not None:
+            noise = self.noise.crops(len(chosen), features.shape[2], np.random.default_rng([self.seed, number, 2]))
+        parts = features, mask.sum(axis=1), self.examples.labels[chosen], noise
+        return tuple(torch.from_numpy(part) for part in parts)  # type: ignore[return-value]
 
 
 class Objective(nn.Module):
@@ -149,19 +166,21 @@ class Objective(nn.Module):
         self.model, self.recipe = model, recipe
         self.angular_margin = AngularMargin(speakers, recipe.model.embedding_dim, recipe.loss.angular_margin_scale)
 
-    def forward(self, features: Tensor, n_frames: Tensor, labels: Tensor, step: int, seed: int) -> dict[str, Tensor]:
+    def forward(
+        self, features: Tensor, n_frames: Tensor, labels: Tensor, noise: Tensor, step: int, seed: int
+    ) -> dict[str, Tensor]:
         """The losses of a batch, each a scalar: `loss` is the weighted sum, the others have a weight above 0.
 
-        features: (batch, 80, frames). n_frames, labels: (batch,). seed: of the augmentations.
+        features: (batch, 80, frames). n_frames, labels: (batch,). noise: as CropBatches gives it. seed: of the augmentations.
         """
         loss, augmentation = self.recipe.loss, self.recipe.augmentation
         generator = torch.Generator(features.device).manual_seed(seed)
         triplet = augmentation.triplet
-        views = [augment(features, n_frames, triplet.kinds, triplet.kinds_per_clip, augmentation, generator)]
+        views = [augment(features, n_frames, triplet.kinds, triplet.kinds_per_clip, augmentation, generator, noise)]
         if loss.ntxent_weight:
             drawn = augmentation.ntxent
             views += [
-                augment(features, n_frames, drawn.kinds, drawn.kinds_per_view, augmentation, generator)
+                augment(features, n_frames, drawn.kinds, drawn.kinds_per_view, augmentation, generator, noise)
                 for _ in range(drawn.views)
             ]
         batch, longest = torch.cat(views), features.shape[2]
@@ -392,7 +411,7 @@ def initial_model(settings: Model, init_from: str | Path) -> SpeakerModel:
 
 
 @torch.inference_mode()
-def start_from_discriminant(objective: Objective, data: TrainingSet, examples: Examples) -> None:
+def start_from_discriminant(objective: Objective, data: TrainingSet, noise: Noise | None, examples: Examples) -> None:
     """Set the projection to the linear discriminant analysis of the pooled statistics, and the speakers' centres to their means.
 
     The statistics are those of a central crop of each recording and of augmented ones, placed at random. Of a speaker at another
@@ -415,7 +434,11 @@ def start_from_discriminant(objective: Objective, data: TrainingSet, examples: E
             padded, mask = pad_batch(crops)
             features, lengths = torch.from_numpy(padded).to(device), torch.from_numpy(mask.sum(axis=1)).to(device)
             if view:
-                features = augment(features, lengths, drawn.kinds, drawn.kinds_per_view, recipe.augmentation, generator)
+                heard = None if noise is None else noise.crops(len(chosen), features.shape[2], rng)
+                background = None if heard is None else torch.from_numpy(heard).to(device)
+                features = augment(
+                    features, lengths, drawn.kinds, drawn.kinds_per_view, recipe.augmentation, generator, background
+                )
             rows.append(model.pool(*model.encode(features, None if mask.all() else lengths)).float().cpu().numpy())
             speakers.append(examples.labels[chosen])
             passes.update(len(chosen))
@@ -441,8 +464,27 @@ def mean_embedding(model: SpeakerModel, data: TrainingSet, recordings: np.ndarra
     return torch.from_numpy(embed_crops(model, (data.crop(index, n_frames, 0.5) for index in chosen)).mean(axis=0))
 
 
-def train(features: dict[str, Path], recipe: Recipe, out: str | Path, log: str | Path, checkpoints: str | Path) -> None:
-    """Train a model on the feature stores of the named corpora.
+def without_recorded_noise(augmentation: Augmentation) -> Augmentation:
+    """The augmentation with `recorded_noise` taken from what is drawn, and as many kinds drawn as before or as are left."""
+    ntxent, triplet = augmentation.ntxent, augmentation.triplet
+    of_view, of_clip = ([kind for kind in drawn.kinds if kind != "recorded_noise"] for drawn in (ntxent, triplet))
+    return augmentation.model_copy(
+        update={
+            "ntxent": ntxent.model_copy(update={"kinds": of_view, "kinds_per_view": min(ntxent.kinds_per_view, len(of_view))}),
+            "triplet": triplet.model_copy(update={"kinds": of_clip, "kinds_per_clip": min(triplet.kinds_per_clip, len(of_clip))}),
+        }
+    )
+
+
+def train(
+    features: dict[str, Path],
+    noises: dict[str, Path],
+    recipe: Recipe,
+    out: str | Path,
+    log: str | Path,
+    checkpoints: str | Path,
+) -> None:
+    """Train a model on the feature stores of the named corpora, with the noise of others mixed in.
 
     Writes the model and the recipe (`params.yaml`) to `out` and the curves (DVCLive's) to `log` when it is done; until then a
     checkpoint and the curves so far are in `checkpoints`. Runs under `accelerate launch` too: each process then takes batches of
@@ -463,6 +505,11 @@ def train(features: dict[str, Path], recipe: Recipe, out: str | Path, log: str |
     world, rank, accumulation = accelerator.num_processes, accelerator.process_index, settings.gradient_accumulation
 
     data = TrainingSet({name: FeatureStore(folder) for name, folder in features.items()})
+    noise = Noise({name: FeatureStore(folder) for name, folder in noises.items()}) if noises else None
+    run = fingerprint(recipe, features | noises, world)
+    if noise is None and "recorded_noise" in [*recipe.augmentation.ntxent.kinds, *recipe.augmentation.triplet.kinds]:
+        accelerator.print("no corpus has role: noise, so recorded_noise is not drawn")
+        recipe = replace(recipe, augmentation=without_recorded_noise(recipe.augmentation))
     recordings, validation = split_recordings(data, recipe)
     examples = Examples.at_speeds(data, recordings, recipe.sampling.speeds)
     accelerator.print(
@@ -477,7 +524,6 @@ def train(features: dict[str, Path], recipe: Recipe, out: str | Path, log: str |
     optimiser = make_optimiser(objective, settings)
 
     progress, start = Progress(), {}
-    run = fingerprint(recipe, features, world)
     checkpoint = Checkpoint(Path(checkpoints), run)
     if state := checkpoint.load():
         objective.load_state_dict(state["objective"])
@@ -491,13 +537,13 @@ def train(features: dict[str, Path], recipe: Recipe, out: str | Path, log: str |
     elif recipe.model.projection == "discriminant":
         objective.to(accelerator.device)
         with accelerator.autocast():
-            start_from_discriminant(objective, data, examples)
+            start_from_discriminant(objective, data, noise, examples)
     if settings.start_weight and not start:
         start = copy_of_weights(model)
     wrapped, optimiser = accelerator.prepare(objective, optimiser)
 
     batches = DataLoader(
-        CropBatches(data, examples, recipe, accumulation * world),
+        CropBatches(data, noise, examples, recipe, accumulation * world),
         batch_size=None,
         sampler=range(progress.step * accumulation * world + rank, settings.steps * accumulation * world, world),
         num_workers=0 if data.in_memory else 2,
@@ -531,9 +577,9 @@ def train(features: dict[str, Path], recipe: Recipe, out: str | Path, log: str |
                 group["lr"] = group["peak"] * schedule(step, group["start"], settings.warmup_steps, settings.steps)
             for _ in range(accumulation):
                 number, batch = next(feed)
-                crops, n_frames, speaker = (tensor.to(accelerator.device) for tensor in batch)
+                crops, n_frames, speaker, background = (tensor.to(accelerator.device) for tensor in batch)
                 seed = settings.seed * 1_000_003 + number * world + rank
-                terms = wrapped(crops, n_frames, speaker, step, seed)
+                terms = wrapped(crops, n_frames, speaker, background, step, seed)
                 accelerator.backward(terms["loss"] / accumulation)
                 progress.recent.append({name: value.detach() for name, value in terms.items()})
                 clips += len(speaker) * world
