@@ -16,6 +16,7 @@ from speakerprint.augment import (
     frequency_mask,
     gaussian_noise,
     low_frequency_noise,
+    recorded_noise,
     reverberation,
     time_mask,
 )
@@ -35,6 +36,7 @@ def settings():
             "time_mask": {"max_frames": 20},
             "frequency_mask": {"max_bands": 10},
             "low_frequency_noise": {"bands": 10, "std": 0.5},
+            "recorded_noise": {"min_snr_db": 0.0, "max_snr_db": 20.0},
             "background_speech": {"min_snr_db": 5.0, "max_snr_db": 20.0},
             "coloured_noise": {"min_snr_db": 0.0, "max_snr_db": 20.0},
             "reverberation": {"min_decay_s": 0.2, "max_decay_s": 1.0, "min_direct_db": 0.0, "max_direct_db": 15.0},
@@ -146,6 +148,27 @@ def test_background_speech_is_another_clip_at_the_asked_level(snr_db):
     torch.testing.assert_close(gain, gain.mean().expand_as(gain), rtol=1e-2, atol=0)
     ratio = power(features[0]).mean() / (gain.mean() * other.mean())
     assert 10 * ratio.log10().item() == pytest.approx(snr_db, abs=0.05)
+
+
+@pytest.mark.parametrize("snr_db", [0.0, 10.0])
+def test_recorded_noise_is_mixed_in_at_the_asked_level(snr_db):
+    (features, n_frames), (noise, _) = batch(clips=3), batch(clips=3)
+    features, noise = 0.2 * features.double(), 0.1 * noise.double().flip(2)
+    added = power(recorded_noise(features, n_frames, noise, snr_db, snr_db, generator())) - power(features)
+    gain = added / power(noise)
+    torch.testing.assert_close(gain, gain.mean(dim=(1, 2), keepdim=True).expand_as(gain))
+    ratio_db = 10 * (power(features).mean(dim=(1, 2)) / added.mean(dim=(1, 2))).log10()
+    torch.testing.assert_close(ratio_db, torch.full_like(ratio_db, snr_db))
+
+
+def test_each_clip_that_is_drawn_for_recorded_noise_gets_its_own(settings):
+    (features, n_frames), (noise, _) = batch(clips=16), batch(clips=16)
+    features, noise = 0.2 * features.double(), 0.1 * noise.double().flip(2)
+    mixed = augment(features, n_frames, ["recorded_noise", "channel"], 1, settings, generator(), noise)
+    gain = (power(mixed) - power(features)) / power(noise)
+    alike = (gain / gain.mean(dim=(1, 2), keepdim=True) - 1).abs().amax(dim=(1, 2)) < 1e-3
+    in_every_frame_alike = (mixed - features).std(dim=2).amax(dim=1) < 1e-6  # a channel's
+    assert 0 < alike.sum() < 16 and torch.equal(alike, ~in_every_frame_alike)
 
 
 def test_a_batch_of_one_has_no_background():

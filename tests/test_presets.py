@@ -116,6 +116,17 @@ def test_root_is_written_as_an_absolute_path_to_every_source(project):
     assert roots == {str(odd)}
 
 
+def test_a_corpus_of_noise_is_listed_as_such_and_forgotten_with_its_features(project):
+    for name in ("french", "english", "locales", "speechocean", "librispeech", "noise"):
+        (project / name).mkdir()
+    features = project / "data/features/noise/recorded_noise"
+    use_preset("corpora/protocol", root=project)
+    assert load_params("params.yaml").noise_corpora == ["recorded_noise"]
+    features.mkdir(parents=True)
+    assert use_preset("corpora/demo").removed == [features]
+    assert load_params("params.yaml").noise_corpora == [] and not features.exists()
+
+
 def test_add_keeps_the_corpora_that_are_there_and_replaces_those_of_the_same_name(project):
     before = texts(project)[0]
     for root in ("first", "second"):
@@ -127,6 +138,7 @@ def test_add_keeps_the_corpora_that_are_there_and_replaces_those_of_the_same_nam
     assert texts(project)[0].startswith(before.split("\n\n# --- pretrained")[0])
     assert load_params("params.yaml").train_corpora == ["demo_train"]
     assert load_params("params.yaml").evaluation.corpora == ["demo_dev", "voxceleb2"]
+    assert load_params("params.yaml").noise_corpora == []
     assert [plot[title]["y"] for plot in load(project / "dvc.yaml")["plots"] for title in plot if title in ("DET", "ROC")] == [
         {f"metrics/plots/{corpus}/{file}": rate for corpus in ("demo_dev", "voxceleb2")}
         for file, rate in (("det.csv", "miss_rate"), ("roc.csv", "true_accept_rate"))

@@ -46,10 +46,10 @@ class Run:
     folder: Path
     recipe: Recipe
 
-    def __call__(self, name: str = "run", **train_settings) -> dict[str, torch.Tensor]:
+    def __call__(self, name: str = "run", noises: dict[str, Path] | None = None, **train_settings) -> dict[str, torch.Tensor]:
         recipe = Recipe(**{**self.recipe.sections(), "train": self.recipe.train.model_copy(update=train_settings)})
         out = self.folder / name
-        train({"a": self.folder / "a"}, {}, recipe, out / "model", out / "log", out / "checkpoint")
+        train({"a": self.folder / "a"}, noises or {}, recipe, out / "model", out / "log", out / "checkpoint")
         return load_file(out / "model/model.safetensors")
 
 
@@ -97,17 +97,17 @@ def test_a_killed_run_resumes_to_the_same_weights_and_curves(run, monkeypatch):
     whole = run("whole", start_weight=0.25)
     real = training.Objective.forward
 
-    def dies_at_step_4(self, features, n_frames, labels, step, *rest, **named):
+    def dies_at_step_4(self, features, n_frames, labels, noise, step, *rest, **named):
         if step == 4:
             raise KeyboardInterrupt
-        return real(self, features, n_frames, labels, step, *rest, **named)
+        return real(self, features, n_frames, labels, noise, step, *rest, **named)
 
     monkeypatch.setattr(training.Objective, "forward", dies_at_step_4)
     with pytest.raises(KeyboardInterrupt):
         run("killed", start_weight=0.25)
     assert (run.folder / "killed/checkpoint/checkpoint.pt").exists()
     steps = []
-    monkeypatch.setattr(training.Objective, "forward", lambda self, *a, **k: steps.append(a[3]) or real(self, *a, **k))
+    monkeypatch.setattr(training.Objective, "forward", lambda self, *a, **k: steps.append(a[4]) or real(self, *a, **k))
     assert same(run("killed", start_weight=0.25), whole)
     assert steps == [4, 5]
     for curve in ("validation/eer.tsv", "train/loss.tsv"):
@@ -123,7 +123,7 @@ def test_a_checkpoint_of_another_recipe_is_not_resumed(run, monkeypatch):
     monkeypatch.setattr(training, "load_encoder", lambda path, layers: WhisperEncoder(1))
     steps = []
     real = training.Objective.forward
-    monkeypatch.setattr(training.Objective, "forward", lambda self, *a, **k: steps.append(a[3]) or real(self, *a, **k))
+    monkeypatch.setattr(training.Objective, "forward", lambda self, *a, **k: steps.append(a[4]) or real(self, *a, **k))
     run("run", head_learning_rate=0.01)
     assert steps[0] == 0
 
@@ -179,6 +179,40 @@ def test_training_at_several_speeds_has_a_centre_for_each_speaker_at_each(run):
         Run(run.folder, replace(run.recipe, sampling=several))("speeds", steps=2)
     assert len(centres[0].centres) == 2 * 6  # 8 speakers, 2 of them held out
     assert torch.isfinite(centres[0].centres).all()
+
+
+def with_recorded_noise(run: Run) -> Run:
+    drawn = run.recipe.augmentation.ntxent.model_copy(update={"kinds": ["recorded_noise", "channel"], "kinds_per_view": 2})
+    return Run(run.folder, replace(run.recipe, augmentation=run.recipe.augmentation.model_copy(update={"ntxent": drawn})))
+
+
+def test_recordings_of_a_noise_corpus_are_mixed_into_the_views(run, monkeypatch):
+    write_store(run.folder / "wind", speakers=1, seed=5)
+    store, mixed = FeatureStore(run.folder / "wind"), []
+    frames = {store.frames(i)[j].astype(np.float32).tobytes() for i in range(len(store)) for j in range(len(store.frames(i)))}
+    real = training.augment
+    monkeypatch.setattr(training, "augment", lambda *given: mixed.append(given[-1]) or real(*given))
+    noisy = with_recorded_noise(run)
+    first = noisy("first", {"wind": run.folder / "wind"}, steps=2)
+    assert mixed and all(row.numpy().tobytes() in frames for noise in mixed for clip in noise for row in clip.T)
+    assert same(first, noisy("again", {"wind": run.folder / "wind"}, steps=2))
+    assert not same(first, noisy("without", steps=2))
+
+
+def test_without_a_noise_corpus_no_recorded_noise_is_drawn_and_that_is_said(run, capsys):
+    silent = with_recorded_noise(run)("without", steps=2)
+    assert "no corpus has role: noise, so recorded_noise is not drawn" in capsys.readouterr().out
+    assert all(tensor.isfinite().all() for tensor in silent.values())
+
+
+def test_noise_that_is_shorter_than_a_crop_is_repeated(run):
+    write_store(run.folder / "wind", speakers=1, recordings=1)
+    noise = training.Noise({"wind": FeatureStore(run.folder / "wind")})
+    length = int(noise.data.stores[0].n_frames[0])
+    crop = noise.crops(1, 2 * length + 3, np.random.default_rng(0))[0]
+    assert crop.shape == (80, 2 * length + 3) and crop.dtype == np.float32
+    np.testing.assert_array_equal(crop[:, length : 2 * length], crop[:, :length])
+    np.testing.assert_array_equal(crop[:, 2 * length :], crop[:, :3])
 
 
 def test_weights_are_averaged_with_those_at_the_start(run):
@@ -262,7 +296,7 @@ def test_early_stopping_stops_after_validations_without_gain(run, monkeypatch):
 
 def test_gradient_accumulation_takes_as_many_batches_a_step(run, monkeypatch):
     real, steps = training.Objective.forward, []
-    monkeypatch.setattr(training.Objective, "forward", lambda self, *a, **k: steps.append(a[3]) or real(self, *a, **k))
+    monkeypatch.setattr(training.Objective, "forward", lambda self, *a, **k: steps.append(a[4]) or real(self, *a, **k))
     run(steps=2, gradient_accumulation=3)
     assert steps == [0, 0, 0, 1, 1, 1]
 
@@ -353,7 +387,7 @@ def test_losses_are_computed_in_float32_under_autocast(run):
     objective.model.project = lambda pooled: close.flatten(0, 1)
     batch = torch.zeros(6, 80, 20), torch.full((6,), 20), torch.tensor([0, 0, 1, 1, 2, 2])
     with torch.autocast("cpu", torch.bfloat16):
-        terms = objective(*batch, 99, 1)
+        terms = objective(*batch, torch.empty(0), 99, 1)
     weights = recipe.loss
     assert terms["triplet"].item() == training.batch_hard_triplet(close[0], batch[2], weights.triplet_margin).item()
     assert terms["ntxent"].item() == training.ntxent(close, weights.ntxent_temperature).item()
