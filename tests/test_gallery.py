@@ -208,7 +208,7 @@ def test_neighbours_behind_a_crowd_of_removed_ones_are_found(tmp_path, monkeypat
 
 
 def index_file(folder):
-    (path,) = folder.glob("index-*.usearch")
+    (path,) = folder.glob("index-*.faiss")
     return path
 
 
@@ -247,7 +247,7 @@ def test_search_agrees_with_exact_search_while_the_gallery_grows_and_shrinks(tmp
     for speaker in speakers[80:200:4]:
         gallery.remove(speaker)
     assert_exact(reader, rows[200:], list(zip(speakers, recordings, strict=True))[200:], queries)
-    assert not list(tmp_path.glob("index-*.usearch"))  # 40 are left
+    assert not list(tmp_path.glob("index-*.faiss"))  # 40 are left
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "flipped", "empty"])
@@ -276,9 +276,9 @@ def test_an_index_of_later_than_a_restored_database_is_not_used(tmp_path, indexe
 
 def test_what_a_killed_process_left_of_an_index_is_removed(tmp_path, indexed):
     gallery, _, _, rows = filled(tmp_path)
-    (tmp_path / "index-of-a-killed-process.usearch").write_bytes(b"half of it")
+    (tmp_path / "index-of-a-killed-process.faiss").write_bytes(b"half of it")
     gallery.search(rows[0])
-    assert index_file(tmp_path).name != "index-of-a-killed-process.usearch"
+    assert index_file(tmp_path).name != "index-of-a-killed-process.faiss"
 
 
 def test_of_two_that_make_the_index_one_waits_for_the_other(tmp_path, indexed, monkeypatch):
@@ -298,7 +298,7 @@ def test_of_two_that_make_the_index_one_waits_for_the_other(tmp_path, indexed, m
 def test_an_index_that_nobody_needs_is_not_made(tmp_path, indexed):
     gallery, *_ = filled(tmp_path, 10)
     gallery.update_index()
-    assert not list(tmp_path.glob("index-*.usearch"))
+    assert not list(tmp_path.glob("index-*.faiss"))
     gallery.enrol(*[voices(40, 4)[i] for i in (0, 2, 1)])
     gallery.update_index()
     index = index_file(tmp_path)
@@ -387,11 +387,11 @@ operations = st.lists(
 @settings(max_examples=30, deadline=None)
 @given(operations)
 def test_it_does_what_a_dictionary_does(tmp_path_factory, operations):
-    """Any order of enrolments, removals and searches, with an index as soon as there are more than four recordings."""
+    """Any order of enrolments, removals and searches, with an index as soon as there are more than 20 recordings."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "UNINDEXED", 4)
-        gallery = Gallery(tmp_path_factory.mktemp("gallery"), "model", DIM)
-        known = {}
+        patch.setattr(module, "UNINDEXED", 20)
+        gallery, *_, rows = filled(tmp_path_factory.mktemp("gallery"), 1, 20)
+        known = {("s000", f"{number}.wav"): row for number, row in enumerate(rows)}
         for what, name, number in operations:
             vector = np.random.default_rng([ord(name), number]).normal(size=DIM)
             if what == "enrol":

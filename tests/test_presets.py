@@ -119,7 +119,7 @@ def test_root_is_written_as_an_absolute_path_to_every_source(project):
 def test_a_corpus_of_noise_is_listed_as_such_and_forgotten_with_its_features(project):
     for name in ("french", "english", "locales", "speechocean", "librispeech", "noise"):
         (project / name).mkdir()
-    features = project / "data/features/noise/recorded_noise"
+    features = Path("data/features/noise/recorded_noise")
     use_preset("corpora/protocol", root=project)
     assert load_params("params.yaml").noise_corpora == ["recorded_noise"]
     features.mkdir(parents=True)

@@ -193,8 +193,8 @@ def augment(
 ) -> Tensor:
     """Apply `count` different augmentations, drawn from `kinds` for each clip by itself, with the settings of params.yaml.
 
-    features: (batch, mels, frames). n_frames: (batch,) valid frames. Frames beyond them stay 0. noise: what `recorded_noise` mixes
-    in, of the features' shape. Returns that shape.
+    features: (batch, mels, frames). n_frames: (batch,) valid frames. Frames beyond them stay 0. noise: what `recorded_noise`
+    mixes in, of the features' shape. Returns that shape.
     """
     if count == 0:
         return features

@@ -4,8 +4,9 @@ A gallery is a folder. ``gallery.sqlite`` is the truth: every speaker, every enr
 one transaction, durable when `Gallery.enrol` returns; any number of processes may write and read at the same time (on a local
 disk: the database's write-ahead log does not work over a network), and one that is killed leaves nothing half done.
 
-``index-….usearch``, in galleries of more than UNINDEXED recordings, is a cache that the database names, with its digest: a graph
-of nearest neighbours (HNSW: Malkov and Yashunin, arXiv 1603.09320) of 8-bit copies of the embeddings, memory-mapped. Recordings
+``index-….faiss``, in galleries of more than UNINDEXED recordings, is a cache that the database names, with its digest: copies of
+the embeddings at two bits a number, all of which a search compares (product quantisation with tables that fit in registers:
+André, Kermarrec and Le Scouarnec, arXiv 1704.07355; after a random rotation, so that all numbers weigh alike). Recordings
 enrolled since are compared one by one, until they are so many that the index is extended. What it finds is looked up in the
 database, where removed recordings are no longer found, and scored with the embeddings there. Lost or damaged, it is made again.
 """
@@ -21,13 +22,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
+import faiss
 import numpy as np
 from filelock import FileLock
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
-from usearch.index import Index
 
 from speakerprint.errors import InputError
 from speakerprint.trials import unit_vectors
@@ -38,12 +39,12 @@ if TYPE_CHECKING:
 DATABASE = "gallery.sqlite"
 FORMAT = 1
 UNINDEXED = 20_000  # as many embeddings of 256 numbers are compared one by one in some 2 ms
-HNSW: dict[str, Any] = {"connectivity": 32, "expansion_add": 128, "expansion_search": 1024}  # by benchmarks/bench_gallery.py
-ROUNDED = 50  # recordings looked up beyond those asked for: in 8 bits a cosine is off by some 0.003
+RESCORED = 500  # recordings looked up beyond those asked for, as two bits a number are rough: by benchmarks/bench_gallery.py
 IDENTIFIED_AMONG = 100  # the nearest recordings, whose speakers are compared
 STALE_FRACTION = 0.1  # of the indexed recordings removed since: the index is made again
 BUSY_TIMEOUT_S = 60.0
 ROWS = 10_000  # read at once to be indexed
+LEARNED_FROM = 50_000  # recordings, at most, that the index's code is learned from
 DTYPE = np.dtype("<f4")
 
 SCHEMA = f"""
@@ -118,10 +119,10 @@ class _State(NamedTuple):
 
 
 class _Vectors(NamedTuple):
-    """The recordings of a state, ready to be searched: the index's graph of the first, and a matrix of those enrolled since."""
+    """The recordings of a state, ready to be searched: the index of the first, and a matrix of those enrolled since."""
 
     state: _State
-    graph: Index | None
+    indexed: faiss.Index | None
     ids: NDArray[np.int64]
     embeddings: NDArray[np.float32]
 
@@ -129,9 +130,10 @@ class _Vectors(NamedTuple):
         """Ids of the `count` nearest of either part, or all of it if it has fewer; the index may find removed ones."""
         scores = self.embeddings @ query
         found = self.ids[np.argpartition(-scores, count)[:count]] if count < len(scores) else self.ids
-        if self.graph is None:
+        if self.indexed is None:
             return found.tolist()
-        return found.tolist() + self.graph.search(query, count, threads=1).keys.tolist()
+        likely = self.indexed.search(query[None], min(count, self.indexed.ntotal))[1][0]
+        return found.tolist() + likely[likely >= 0].tolist()
 
 
 class Gallery:
@@ -253,10 +255,12 @@ class Gallery:
         """
         query = self._query(embedding)
         with self._searchable() as (db, vectors):
-            rows = self._nearest(db, vectors, query, k)
-        scores = self._arrays([row[:2] for row in rows])[1] @ query
-        matches = [Match(*row[3:], score) for row, score in zip(rows, scores.tolist(), strict=True)]
-        return sorted(matches, key=lambda match: (-match.score, match))[:k]
+            ids, _, scores = self._nearest(db, vectors, query, k)
+            sql = """SELECT recordings.id, speakers.name, recordings.name FROM recordings JOIN speakers ON speakers.id = speaker
+                     WHERE recordings.id IN (SELECT value FROM json_each(?))"""
+            names = {id: (speaker, recording) for id, speaker, recording in db.execute(sql, (json.dumps(ids.tolist()),))}
+        matches = [Match(*names[id], score) for id, score in zip(ids.tolist(), scores.tolist(), strict=True)]
+        return sorted(matches, key=lambda match: (-match.score, match))
 
     def identify(self, embedding: ArrayLike, threshold: float, n_candidates: int = 5) -> Identification:
         """Tell whose voice an embedding (dim,) is, or that it is nobody's, if no speaker's score reaches the threshold.
@@ -274,7 +278,7 @@ class Gallery:
         """
         query = self._query(embedding)
         with self._searchable() as (db, vectors):
-            speakers = {row[2] for row in self._nearest(db, vectors, query, IDENTIFIED_AMONG)}
+            speakers = set(self._nearest(db, vectors, query, IDENTIFIED_AMONG)[1].tolist())
             sql = "SELECT id, mean, name FROM speakers WHERE id IN (SELECT value FROM json_each(?))"
             rows = db.execute(sql, (json.dumps(list(speakers)),)).fetchall()
         scores = self._arrays([row[:2] for row in rows])[1] @ query
@@ -284,14 +288,14 @@ class Gallery:
         return Identification(name if score >= threshold else None, score, threshold, candidates)
 
     def update_index(self) -> None:
-        """Bring the index file up to date, anew if it is missing, damaged or stale: half a millisecond a recording, or more.
+        """Bring the index file up to date, anew if it is missing, damaged or stale: a million recordings take some 20 seconds.
 
         Searches do so when more than UNINDEXED recordings are not in it. After a large enrolment this does it ahead of them.
         """
         with FileLock(self.folder / "index.lock"):  # the system lets go of it if this process is killed
             with self._transaction() as db:
                 state = self._state(db)
-            index = self._load_index(state, view=False)
+            index = self._load_index(state)
             last, removed = (0, state.removed) if index is None else (state.index_last, state.index_removed)
             with self._transaction() as db:
                 due = self._many_after(db, last)
@@ -300,14 +304,14 @@ class Gallery:
             file, digest, size = None, None, 0
             if due:
                 if index is None:
-                    index = Index(ndim=self.embedding_dim, metric="ip", dtype="i8", **HNSW)
+                    index = self._new_index()
                 last = self._add_after(last, index)
-                file = f"index-{uuid.uuid4().hex}.usearch"
-                digest, size = self._save_index(index, self.folder / file), len(index)
+                file = f"index-{uuid.uuid4().hex}.faiss"
+                digest, size = self._save_index(index, self.folder / file), index.ntotal
             with self._transaction("IMMEDIATE") as db:
                 sql = "UPDATE gallery SET (index_file, index_sha256, index_size, index_last, index_removed) = (?, ?, ?, ?, ?)"
                 db.execute(sql, (file, digest, size, last, removed))
-            for path in self.folder.glob("index-*.usearch"):  # the one before, and what killed processes left
+            for path in self.folder.glob("index-*.faiss"):  # the one before, and what killed processes left
                 if path.name != file:
                     path.unlink()
 
@@ -362,49 +366,62 @@ class Gallery:
             if state.stale or self._many_after(db, state.index_last):
                 return None
             if held is None or held.state.index_file != state.index_file:
-                held = _Vectors(state, self._load_index(state, view=True), *self._arrays([]))
-                if held.graph is None and state.index_file is not None:
+                held = _Vectors(state, self._load_index(state), *self._arrays([]))
+                if held.indexed is None and state.index_file is not None:
                     return None
             elif held.state.removed != state.removed or held.state.last > state.last:
-                held = _Vectors(state, held.graph, *self._arrays([]))
+                held = _Vectors(state, held.indexed, *self._arrays([]))
             after = int(held.ids[-1]) if len(held.ids) else state.index_last
             sql = "SELECT id, embedding FROM recordings WHERE id > ? ORDER BY id"
             ids, embeddings = self._arrays(db.execute(sql, (after,)).fetchall())
             tail = np.concatenate([held.ids, ids]), np.concatenate([held.embeddings, embeddings])
-            self._vectors = _Vectors(state, held.graph, *tail)
+            self._vectors = _Vectors(state, held.indexed, *tail)
             return self._vectors
 
     def _nearest(
         self, db: sqlite3.Connection, vectors: _Vectors, query: NDArray[np.float32], count: int
-    ) -> list[tuple[int, bytes, int, str, str]]:
-        """id, embedding, speaker's id and both names of recordings, among them the nearest `count`."""
-        sql = """SELECT recordings.id, embedding, speaker, speakers.name, recordings.name FROM recordings
-                 JOIN speakers ON speakers.id = speaker WHERE recordings.id IN (SELECT value FROM json_each(?))"""
-        wanted = count + ROUNDED
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        """Ids, speakers' ids and scores of the nearest `count` recordings, best first."""
+        sql = "SELECT id, embedding, speaker FROM recordings WHERE id IN (SELECT value FROM json_each(?))"
+        wanted = count + RESCORED
         while True:
             rows = db.execute(sql, (json.dumps(vectors.nearest(query, wanted)),)).fetchall()
-            from_index = sum(row[0] <= vectors.state.index_last for row in rows)
-            if from_index >= count or wanted >= vectors.state.index_size:
-                return rows
+            ids, embeddings = self._arrays([row[:2] for row in rows])
+            from_index = np.count_nonzero(ids <= vectors.state.index_last)
+            if from_index >= count + RESCORED // 2 or wanted >= vectors.state.index_size:
+                break
             wanted *= 4  # too many of those that the index found were removed
+        scores = embeddings @ query
+        best = np.lexsort((ids, -scores))[:count]
+        return ids[best], np.array([row[2] for row in rows], dtype=np.int64)[best], scores[best]
 
     def _many_after(self, db: sqlite3.Connection, last: int) -> bool:
         sql = "SELECT count(*) FROM (SELECT 1 FROM recordings WHERE id > ? LIMIT ?)"
         return bool(db.execute(sql, (last, UNINDEXED + 1)).fetchone()[0] > UNINDEXED)
 
-    def _load_index(self, state: _State, view: bool) -> Index | None:
-        """The index that the database names, memory-mapped or in memory; None if there is none, it is damaged, or stale."""
+    def _load_index(self, state: _State) -> faiss.Index | None:
+        """The index that the database names; None if there is none, it is damaged, or stale."""
         if state.index_file is None or state.stale:
             return None
         path = self.folder / state.index_file
         try:
-            if _sha256(path) != state.index_sha256:  # following a damaged graph can end the process
-                return None
+            content = path.read_bytes()
         except OSError:
             return None
-        return Index.restore(path, view=view, **HNSW)
+        if hashlib.sha256(content).hexdigest() != state.index_sha256:
+            return None
+        return faiss.deserialize_index(np.frombuffer(content, dtype=np.uint8))
 
-    def _add_after(self, last: int, index: Index) -> int:
+    def _new_index(self) -> faiss.Index:
+        """An empty index, whose code is learned from recordings drawn from the whole gallery."""
+        pairs = -(-self.embedding_dim // 2)  # of numbers, four bits each
+        index = faiss.index_factory(self.embedding_dim, f"IDMap,RR{2 * pairs},PQ{pairs}x4fs", faiss.METRIC_INNER_PRODUCT)
+        sql = "SELECT id, embedding FROM recordings WHERE id % max(1, (SELECT max(id) FROM recordings) / ?) = 0"
+        with self._transaction() as db:
+            index.train(self._arrays(db.execute(sql, (LEARNED_FROM,)).fetchall())[1])
+        return index
+
+    def _add_after(self, last: int, index: faiss.Index) -> int:
         """Add all recordings after an id to an index, and return the last one's."""
         sql = "SELECT id, embedding FROM recordings WHERE id > ? ORDER BY id LIMIT ?"
         with tqdm(desc="index", unit="recording", disable=None) as progress:
@@ -413,17 +430,19 @@ class Gallery:
                     ids, embeddings = self._arrays(db.execute(sql, (last, ROWS)).fetchall())
                 if not len(ids):
                     return last
-                index.add(ids, embeddings, threads=1)  # several at once lose links, and a search then misses neighbours
+                index.add_with_ids(embeddings, ids)
                 last = int(ids[-1])
                 progress.update(len(ids))
 
     @staticmethod
-    def _save_index(index: Index, path: Path) -> str:
+    def _save_index(index: faiss.Index, path: Path) -> str:
         """Write an index to disk for good, and return its digest."""
-        index.save(path)
-        with path.open("rb+") as file:
+        content = faiss.serialize_index(index).tobytes()
+        with path.open("wb") as file:
+            file.write(content)
+            file.flush()
             os.fsync(file.fileno())
-        return _sha256(path)
+        return hashlib.sha256(content).hexdigest()
 
     def _units(self, embeddings: ArrayLike) -> NDArray[np.float32]:
         rows = np.asarray(embeddings)
@@ -441,8 +460,3 @@ class Gallery:
         """ids (n,) and vectors (n, dim) of rows of both."""
         vectors = np.frombuffer(b"".join(vector for _, vector in rows), dtype=DTYPE)
         return np.array([id for id, _ in rows], dtype=np.int64), vectors.reshape(-1, self.embedding_dim)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
