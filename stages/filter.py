@@ -1,8 +1,9 @@
-"""Which recordings of a corpus are used, by votes, speaker and duration; opens no audio.
+"""Which recordings of a corpus are used, by votes, speaker, duration and language; opens no audio.
 
 python -m stages.filter demo_train
 """
 
+from speakerprint.languages import read_languages
 from speakerprint.params import corpus_params, load_params
 from speakerprint.recordings import read_recordings, write_recordings
 from speakerprint.selection import select
@@ -12,7 +13,9 @@ from stages import run, write_json
 def main(corpus: str) -> None:
     params = load_params()
     recordings = read_recordings(f"data/recordings/{corpus}/recordings.parquet")
-    selection, report = select(recordings, corpus_params(params, corpus).filter)
+    languages = read_languages(f"data/languages/{corpus}.parquet")
+    languages = languages[languages["probability"] >= params.language.min_probability]
+    selection, report = select(recordings, corpus_params(params, corpus).filter, languages)
     write_recordings(selection, f"data/selection/{corpus}.parquet")
     write_json(report, f"metrics/data/{corpus}.filter.json")
 

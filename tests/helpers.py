@@ -12,6 +12,7 @@ KEEP_EVERYTHING: dict[str, Any] = {  # a corpus's `filter` section without any r
     "max_duration_s": None,
     "genders": None,
     "locales": None,
+    "languages": None,
     "speaker_range": [0.0, 1.0],
     "min_recordings_per_speaker": 1,
     "max_recordings_per_speaker": None,

@@ -16,7 +16,7 @@ def tree():
     """The project's params with two corpora of our own."""
     tree = YAML(typ="safe").load((PROJECT / "presets/recipes/quick.yaml").read_text(encoding="utf-8"))
     shipped = YAML(typ="safe").load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
-    tree |= {section: shipped[section] for section in ("pretrained", "resample", "features", "evaluation")}
+    tree |= {section: shipped[section] for section in ("pretrained", "language", "resample", "features", "evaluation")}
     tree["corpora"] = {
         "learn": {"role": "train", "source": {"kind": "folder", "root": "/audio"}, "filter": dict(KEEP_EVERYTHING)},
         "judge": {"role": "evaluate", "source": {"kind": "voxceleb", "root": "/vox"}, "filter": dict(KEEP_EVERYTHING)},
@@ -75,6 +75,10 @@ def test_valid_params_keep_their_values(tree):
         ("augmentation.ntxent.kinds", ["hiss"], "augmentation.ntxent.kinds.0: Input should be 'gaussian_noise'"),
         ("augmentation.ntxent.kinds_per_view", 9, "augmentation.ntxent: kinds_per_view is 9 but kinds lists 8"),
         ("augmentation.triplet.kinds_per_clip", 5, "augmentation.triplet: kinds_per_clip is 5 but kinds lists 4"),
+        ("corpora.judge.filter.languages", ["eng"], "corpora.judge.filter.languages: 'eng' is no language that Whisper knows"),
+        ("corpora.judge.filter.languages", ["en", "German"], "did you mean de? It takes codes"),
+        ("corpora.judge.filter.languages", [], "corpora.judge.filter.languages: List should have at least 1 item"),
+        ("language.sure_probability", 90, "language.sure_probability: Input should be less than or equal to 1, found 90"),
         ("evaluation.corpora", [], "evaluation.corpora is [], but the corpora with role: evaluate are ['judge']"),
         ("evaluation.corpora", ["judge", "learn"], "evaluation.corpora is ['judge', 'learn']"),
         ("evaluation.corpora", ["judge", "judge"], "evaluation.corpora is ['judge', 'judge']"),

@@ -4,6 +4,7 @@ Every key, its unit and its meaning are commented in ``params.yaml`` itself.
 """
 
 import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -103,11 +104,26 @@ class Filter(Section):
     max_duration_s: Positive | None
     genders: Annotated[list[Literal["male", "female", "other"]], Field(min_length=1)] | None
     locales: Annotated[list[str], Field(min_length=1)] | None
+    languages: Annotated[list[str], Field(min_length=1)] | None
     speaker_range: Annotated[list[Fraction], Field(min_length=2, max_length=2)]
     min_recordings_per_speaker: PositiveInt
     max_recordings_per_speaker: PositiveInt | None
     when_too_many: Literal["drop", "sample"]
     seed: Count
+
+    @field_validator("languages")
+    @classmethod
+    def _known(cls, languages: list[str] | None) -> list[str] | None:
+        if languages is not None:
+            from transformers.models.whisper.tokenization_whisper import LANGUAGES  # a second to import
+
+            for code in languages:
+                if code not in LANGUAGES:
+                    names = {name: known for known, name in LANGUAGES.items()} | {known: known for known in LANGUAGES}
+                    near = get_close_matches(code.lower(), names, n=1)
+                    hint = f"did you mean {names[near[0]]}? It" if near else "it"
+                    raise ValueError(f"{code!r} is no language that Whisper knows; {hint} takes codes such as en, de, zh")
+        return languages
 
     @model_validator(mode="after")
     def _ranges(self) -> "Filter":
@@ -131,6 +147,13 @@ class Corpus(Section):
 
 class Pretrained(Section):
     source: str
+
+
+class Language(Section):
+    clips: PositiveInt
+    sure_probability: Fraction
+    min_probability: Fraction
+    batch: PositiveInt
 
 
 class Resample(Section):
@@ -322,6 +345,7 @@ class Evaluation(Section):
 class Params(Section):
     corpora: dict[str, Corpus]
     pretrained: Pretrained
+    language: Language
     resample: Resample
     features: Features
     train_corpora: list[str]

@@ -7,14 +7,17 @@ from typing import Any
 import pandas as pd
 
 from speakerprint.errors import InputError
+from speakerprint.languages import empty_table, languages_of
 from speakerprint.params import Filter
 
 
-def select(recordings: pd.DataFrame, filter: Filter) -> tuple[pd.DataFrame, dict[str, Any]]:
+def select(recordings: pd.DataFrame, filter: Filter, languages: pd.Series | None = None) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Apply the filter's rules one after the other; return the rows that are left, in their order, and a report.
 
-    A rule on votes or duration keeps recordings whose votes or duration are unknown; a list of genders or locales does not
-    keep unknown ones. The report says, in plain JSON types, how many recordings and speakers each rule left
+    ``languages`` is the table (see `languages`) that says the language of recordings without a locale; without it, it is unknown.
+
+    A rule on votes or duration keeps recordings whose votes or duration are unknown; a list of genders, locales or languages does
+    not keep unknown ones. The report says, in plain JSON types, how many recordings and speakers each rule left
     (``rules``) and what the selection is made of (``selected``; ``hours`` is None unless all durations are known, a range of
     votes unless some are).
 
@@ -22,11 +25,22 @@ def select(recordings: pd.DataFrame, filter: Filter) -> tuple[pd.DataFrame, dict
     """
     rules = [{"rule": "all", **_count(recordings)}]
     left = recordings
-    for rule, left in _apply(recordings, filter):
+    for rule, left in _apply(recordings, filter, empty_table() if languages is None else languages):
         rules.append({"rule": rule, **_count(left)})
     if left.empty:
         raise InputError(f"the filter leaves no recording; relax the rule after which none is left:\n{_as_text(rules)}")
     return left.reset_index(drop=True), {"rules": rules, "selected": _describe(left)}
+
+
+def candidates(recordings: pd.DataFrame, filter: Filter) -> pd.DataFrame:
+    """The rows that their language alone can still keep out of the selection, if the filter asks for languages; else none.
+
+    They pass the rules on single recordings and are of speakers with enough of them.
+    """
+    if filter.languages is None:
+        return recordings[:0]
+    *_, (_, left) = _single(recordings, filter)
+    return left[_recordings_of_speaker(left) >= filter.min_recordings_per_speaker]
 
 
 def speaker_position(speaker_id: str) -> float:
@@ -42,8 +56,8 @@ def _hash(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
-def _apply(rows: pd.DataFrame, filter: Filter) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield (rule, the rows it leaves) for every rule that is set."""
+def _single(rows: pd.DataFrame, filter: Filter) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield (rule, the rows it leaves) for every rule on single recordings that is set, but for that on languages."""
     rows = rows[rows["up_votes"].isna() | (rows["up_votes"] >= filter.min_up_votes)]
     yield f"min_up_votes >= {filter.min_up_votes}", rows
     if filter.max_down_votes is not None:
@@ -65,6 +79,16 @@ def _apply(rows: pd.DataFrame, filter: Filter) -> Iterator[tuple[str, pd.DataFra
     rows = rows[rows["speaker_id"].map(position).astype(float).between(start, stop, inclusive="left")]
     yield f"speaker_range in [{start}, {stop})", rows
 
+
+def _apply(rows: pd.DataFrame, filter: Filter, languages: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield (rule, the rows it leaves) for every rule that is set."""
+    left = rows
+    for rule, left in _single(rows, filter):
+        yield rule, left
+    rows = left
+    if filter.languages is not None:
+        rows = rows[languages_of(rows, languages).isin(filter.languages)]
+        yield f"languages in [{', '.join(filter.languages)}]", rows
     rows = rows[_recordings_of_speaker(rows) >= filter.min_recordings_per_speaker]
     yield f"min_recordings_per_speaker >= {filter.min_recordings_per_speaker}", rows
     if filter.max_recordings_per_speaker is not None:

