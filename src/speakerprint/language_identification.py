@@ -32,7 +32,6 @@ from speakerprint.whisper import DIMS, MAX_FRAMES, WHISPER, WhisperEncoder, chec
 LANGUAGES = list(WHISPERS_LANGUAGES)[:99]  # in the order of their tokens; later models know one more
 START = 50258  # the token that every transcript starts with; those of the languages follow it
 MAX_S = 30.0
-SILENCE_S = 0.0
 CHECKPOINT_CLIPS = 512  # heard between two files that a killed run goes on from
 
 HEARD = pa.schema(
@@ -188,8 +187,9 @@ def identify_languages(
         clips = recordings[asked]
         heard = memory.hear(clips, f"languages, clip {turn + 1} of {settings.clips}")
         good = heard["problem"].isna().to_numpy()
-        total[number[asked][good]] += np.exp(np.stack([np.zeros((0, len(LANGUAGES))), *heard["log_probabilities"][good]]))
-        n_heard[number[asked][good]] += 1
+        group = number[asked][good]
+        total[group] += np.exp(np.reshape(heard["log_probabilities"][good].tolist(), (-1, len(LANGUAGES))))
+        n_heard[group] += 1
         for clip, reason in zip(clips[~good].itertuples(), heard["problem"][~good], strict=True):
             bad.append({"recording_id": clip.recording_id, "location": clip.location, "reason": reason})
     probabilities = total / np.maximum(n_heard, 1)[:, None]
@@ -260,5 +260,4 @@ def _features_or_problem(clip: tuple[int, bytes | None, str]) -> tuple[int, np.n
     samples = resample(samples[: int(MAX_S * sample_rate_hz)], sample_rate_hz, SAMPLE_RATE_HZ)
     if not samples.any():
         return index, "digital silence, or nothing"
-    silence = np.zeros(int(SILENCE_S * SAMPLE_RATE_HZ), np.float32)
-    return index, log_mel(np.concatenate([samples, silence]))[:MAX_FRAMES].astype(DTYPE)
+    return index, log_mel(samples)[:MAX_FRAMES].astype(DTYPE)

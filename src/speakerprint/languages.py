@@ -25,7 +25,7 @@ SCHEMA = pa.schema(
 def groups_of(recordings: pd.DataFrame, source_kind: str) -> pd.Series:
     """The group of each recording: its video if the corpus has videos, else its own id."""
     ids = recordings["recording_id"]
-    return ids.astype("string").str.rpartition("/")[0] if source_kind == "voxceleb" else ids
+    return ids.astype("string").str.rsplit("/", n=1).str[0] if source_kind == "voxceleb" else ids
 
 
 def languages_of(recordings: pd.DataFrame, table: pd.DataFrame) -> pd.Series:
@@ -35,7 +35,7 @@ def languages_of(recordings: pd.DataFrame, table: pd.DataFrame) -> pd.Series:
     """
     known = table.set_index("group")["language"]
     ids, locales = (recordings[column].astype("string") for column in ("recording_id", "locale"))
-    named = [names.map(known).astype("string") for names in (ids, ids.str.rpartition("/")[0])]
+    named = [names.map(known).astype("string") for names in (ids, ids.str.rsplit("/", n=1).str[0])]
     return locales.str.split("-").str[0].fillna(named[0]).fillna(named[1])
 
 

@@ -19,7 +19,8 @@ from tests.end_to_end.conftest import stages_that_ran
 
 pytestmark = pytest.mark.slow
 
-DATA = {f"{stage}@{corpus}" for stage in ("download", "filter", "resample", "features") for corpus in ("demo_train", "demo_dev")}
+SELECTION = ("identify_language", "filter", "resample", "features")
+DATA = {f"{stage}@{corpus}" for stage in ("download", *SELECTION) for corpus in ("demo_train", "demo_dev")}
 TRAIN_AND_EVALUATE = {"train", "evaluate@demo_dev"}
 
 
@@ -42,13 +43,13 @@ def test_nothing_changed_runs_nothing(project):
 def test_a_vote_threshold_reruns_that_corpus_from_filter_on(project):
     project.set_params({"corpora.demo_train.filter.min_up_votes": 1})
     ran = project.repro()
-    of_corpus = {f"{stage}@demo_train" for stage in ("filter", "resample", "features")}
+    of_corpus = {f"{stage}@demo_train" for stage in SELECTION}
     assert ran == of_corpus | TRAIN_AND_EVALUATE
 
 
 def test_a_filter_of_an_evaluation_corpus_does_not_train(project):
     project.set_params({"corpora.demo_dev.filter.max_down_votes": 9})
-    assert project.repro() == {f"{stage}@demo_dev" for stage in ("filter", "resample", "features", "evaluate")}
+    assert project.repro() == {f"{stage}@demo_dev" for stage in (*SELECTION, "evaluate")}
 
 
 @pytest.mark.parametrize(
@@ -147,7 +148,7 @@ def test_a_train_corpus_that_is_taken_out_by_hand_reruns_train(project):
     corpus = before.split("  demo_train:\n")[1].split("  demo_dev:\n")[0]
     added = before.replace("  demo_dev:\n", f"  demo_extra:\n{corpus}  demo_dev:\n")
     path.write_text(added.replace("\n- demo_train\n", "\n- demo_train\n- demo_extra\n"))
-    of_corpus = {f"{stage}@demo_extra" for stage in ("download", "filter", "resample", "features")}
+    of_corpus = {f"{stage}@demo_extra" for stage in ("download", *SELECTION)}
     assert project.repro() == of_corpus | TRAIN_AND_EVALUATE
     path.write_text(before)
     assert "data/features/train/demo_extra belongs to no corpus" in project.run("dvc", "repro", fails=True)
