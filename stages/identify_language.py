@@ -22,7 +22,7 @@ def main(corpus: str) -> None:
     recordings = candidates(recordings, corpus_params(params, corpus).filter)
     recordings = recordings[languages_of(recordings, table).isna()]
     recordings = recordings.assign(group=groups_of(recordings, corpus_params(params, corpus).source.kind))
-    report = {"given": len(table), "groups": 0}
+    report = {"given": len(table), "groups": 0, "clips": 0, "by_language": {}, "bad": []}
     if len(recordings):
         from speakerprint.language_identification import identify_languages, load_language_model  # seconds to import
 
