@@ -12,10 +12,13 @@ def labels_with(*recordings_per_speaker):
     return np.repeat(np.arange(len(recordings_per_speaker)), recordings_per_speaker)
 
 
-def sampler(labels, speakers=3, utterances=2, genders=None, single_gender=False, seed=1):
+def sampler(labels, speakers=3, utterances=2, genders=None, single_gender=False, seed=1, corpora=None, weights=None):
     genders = np.full(len(labels), None, dtype=object) if genders is None else genders
-    settings = Sampling(speakers=speakers, utterances=utterances, single_gender=single_gender, speeds=[1.0])
-    return SpeakerBatches(labels, genders, settings, seed)
+    corpora = np.full(len(labels), "a") if corpora is None else corpora
+    settings = Sampling(
+        speakers=speakers, utterances=utterances, single_gender=single_gender, speeds=[1.0], corpus_weights=weights
+    )
+    return SpeakerBatches(labels, genders, corpora, settings, seed)
 
 
 def test_a_batch_has_the_asked_speakers_and_utterances():

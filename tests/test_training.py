@@ -387,7 +387,7 @@ def test_losses_are_computed_in_float32_under_autocast(run):
     objective.model.project = lambda pooled: close.flatten(0, 1)
     batch = torch.zeros(6, 80, 20), torch.full((6,), 20), torch.tensor([0, 0, 1, 1, 2, 2])
     with torch.autocast("cpu", torch.bfloat16):
-        terms = objective(*batch, torch.empty(0), 99, 1)
+        terms = objective(*batch, torch.empty(0), 99, 1, False)
     weights = recipe.loss
     assert terms["triplet"].item() == training.batch_hard_triplet(close[0], batch[2], weights.triplet_margin).item()
     assert terms["ntxent"].item() == training.ntxent(close, weights.ntxent_temperature).item()

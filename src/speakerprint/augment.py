@@ -190,20 +190,24 @@ def augment(
     settings: Augmentation,
     generator: Generator,
     noise: Tensor | None = None,
+    chooser: Generator | None = None,
 ) -> Tensor:
     """Apply `count` different augmentations, drawn from `kinds` for each clip by itself, with the settings of params.yaml.
 
     features: (batch, mels, frames). n_frames: (batch,) valid frames. Frames beyond them stay 0. noise: what `recorded_noise`
-    mixes in, of the features' shape. Returns that shape.
+    mixes in, of the features' shape. chooser: draws which clips get which kind, where not `generator` does; one of the CPU spares
+    waiting for an accelerator. Returns the features' shape.
     """
     if count == 0:
         return features
-    draw = torch.rand(len(features), len(kinds), generator=generator, device=features.device)
+    chooser = chooser or generator
+    draw = torch.rand(len(features), len(kinds), generator=chooser, device=chooser.device)
     gets = draw.argsort(dim=1).argsort(dim=1) < count  # (batch, kinds), `count` of them true in each row
     augmented = features.clone()
     for column, kind in enumerate(kinds):
         chosen = gets[:, column].nonzero()[:, 0]
         if len(chosen):
+            chosen = chosen.to(features.device, non_blocking=True)
             change, values = AUGMENTATIONS[kind], getattr(settings, kind).model_dump()
             if kind == "recorded_noise":
                 assert noise is not None, "recorded_noise was asked for without noise"

@@ -1,7 +1,10 @@
 """What training minimises: batch-hard triplet, NT-Xent, supervised contrastive, additive angular margin.
 
-All take unit-length embeddings; all are defined (0, with a gradient of 0) on batches that hold nothing to compare.
+All take unit-length embeddings; all are defined (0, with a gradient of 0) on batches that hold nothing to compare. None asks an
+accelerator for a value before it goes on.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -26,10 +29,8 @@ def batch_hard_triplet(embeddings: Tensor, labels: Tensor, margin: float) -> Ten
     positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     farthest_positive = distance.masked_fill(~positive, -torch.inf).amax(dim=1)
     nearest_negative = distance.masked_fill(same, torch.inf).amin(dim=1)
-    valid = positive.any(dim=1) & ~same.all(dim=1)
-    if not valid.any():
-        return embeddings.sum() * 0.0
-    return F.relu(margin + farthest_positive[valid] - nearest_negative[valid]).mean()
+    valid = positive.any(dim=1) & ~same.all(dim=1)  # others are infinitely far below the margin
+    return F.relu(margin + farthest_positive - nearest_negative).sum() / valid.sum().clamp(min=1)
 
 
 def ntxent(views: Tensor, temperature: float) -> Tensor:
@@ -61,14 +62,14 @@ def supervised_contrastive(embeddings: Tensor, labels: Tensor, temperature: floa
 
     embeddings: (batch, dim) of unit length. labels: (batch,) int64. Returns a scalar.
     """
+    if len(labels) < 2:
+        return embeddings.sum() * 0.0
     itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     positive = (labels[:, None] == labels[None, :]) & ~itself
     similarity = (embeddings @ embeddings.T / temperature).masked_fill(itself, -torch.inf)
     surprise = (similarity.logsumexp(dim=1, keepdim=True) - similarity).masked_fill(~positive, 0.0).sum(dim=1)
     count = positive.sum(dim=1)
-    if not count.any():
-        return embeddings.sum() * 0.0
-    return (surprise[count > 0] / count[count > 0]).mean()
+    return (surprise / count.clamp(min=1)).sum() / (count > 0).sum().clamp(min=1)
 
 
 class AngularMargin(nn.Module):
@@ -90,7 +91,5 @@ class AngularMargin(nn.Module):
         cosine = embeddings @ F.normalize(self.centres).T
         own = cosine.gather(1, labels[:, None]).clamp(-1 + 1e-7, 1 - 1e-7)
         angle = own.acos()
-        with_margin = torch.where(
-            angle + margin < torch.pi, (angle + margin).cos(), own - margin * torch.sin(own.new_tensor(margin))
-        )
+        with_margin = torch.where(angle + margin < torch.pi, (angle + margin).cos(), own - margin * math.sin(margin))
         return F.cross_entropy(self.scale * cosine.scatter(1, labels[:, None], with_margin), labels)

@@ -202,6 +202,7 @@ class Sampling(Section):
     speakers: Annotated[int, Field(ge=2)]
     utterances: PositiveInt
     speeds: Annotated[list[Annotated[float, Field(ge=0.5, le=2.0)]], Field(min_length=1)]
+    corpus_weights: dict[str, Positive] | None
     single_gender: bool
 
     @field_validator("speeds")
@@ -323,6 +324,7 @@ class Train(Section):
     warmup_steps: Count
     weight_decay: NonNegative
     gradient_accumulation: PositiveInt
+    gradient_cache_clips: PositiveInt | None
     gradient_clip: Positive
     start_weight: Fraction
     mixed_precision: Literal["auto", "bf16", "no"]
@@ -372,6 +374,18 @@ class Params(Section):
                 )
         if not self.train_corpora:
             raise ValueError("no corpus has role: train, so there is nothing to learn from; give one corpus that role")
+        strange = sorted(set(self.sampling.corpus_weights or {}) - set(self.train_corpora))
+        if strange:
+            raise ValueError(
+                f"sampling.corpus_weights.{strange[0]} weighs no corpus that is trained on: name some of {self.train_corpora}, "
+                "or leave sampling.corpus_weights empty"
+            )
+        if self.train.gradient_cache_clips and (self.model.projection == "linear" or self.model.convolution_channels):
+            raise ValueError(
+                "train.gradient_cache_clips embeds a batch in parts, but with model.projection linear, or convolution_channels, "
+                "clips are normalised by all of their batch: set the projection to discriminant or mlp and the channels to 0, "
+                "or leave train.gradient_cache_clips empty"
+            )
         if self.loss.ntxent_weight > 0 and self.augmentation.ntxent.views == 0:
             raise ValueError(
                 "loss.ntxent_weight is above 0 but augmentation.ntxent.views is 0: ask for a view or set the weight to 0"

@@ -10,16 +10,20 @@ class SpeakerBatches:
     """Batches of recordings, numbered: batch ``i`` is a function of the seed and ``i`` alone, so a run resumes anywhere.
 
     An epoch visits every speaker once in a random order (those left over when `speakers` does not divide their number sit it
-    out). A speaker with fewer recordings than `utterances` gives each as often as needed.
+    out), or, with `corpus_weights`, as often as the weight of the speaker's corpus says. A speaker with fewer recordings than
+    `utterances` gives each as often as needed.
 
-    speaker_ids: (n,) any hashable labels. genders: (n,) str or None. Raises InputError for settings that no batch can meet.
+    speaker_ids: (n,) any hashable labels. genders: (n,) str or None. corpora: (n,) names. Raises InputError for settings that no
+    batch can meet.
     """
 
-    def __init__(self, speaker_ids: np.ndarray, genders: np.ndarray, settings: Sampling, seed: int):
+    def __init__(self, speaker_ids: np.ndarray, genders: np.ndarray, corpora: np.ndarray, settings: Sampling, seed: int):
         self.settings, self.seed = settings, seed
         speakers, labels = np.unique(speaker_ids, return_inverse=True)
         order = np.argsort(labels, kind="stable")
         self.recordings = np.split(order, np.cumsum(np.bincount(labels))[:-1])  # of each speaker
+        corpus = [corpora[recordings[0]] for recordings in self.recordings]
+        self.weights = np.array([(settings.corpus_weights or {}).get(name, 1.0) for name in corpus])
         if settings.single_gender:
             gender = np.array([str(genders[recordings[0]]) for recordings in self.recordings])
             groups = [np.flatnonzero(gender == name) for name in ("female", "male")]
@@ -32,6 +36,14 @@ class SpeakerBatches:
             raise InputError(
                 f"sampling.speakers is {settings.speakers}, but only {found} {kind}; lower it, loosen the filter, or add a corpus"
             )
+        for group in self.groups if settings.corpus_weights else []:
+            times = settings.speakers * self.weights[group] / self.weights[group].sum()  # that each speaker is in a batch
+            if times.max() > 1 - 1e-9:
+                raise InputError(
+                    f"sampling.corpus_weights is {settings.corpus_weights}, so that every batch would need each speaker of "
+                    f"{corpus[group[times.argmax()]]} {times.max():.2f} times; bring the weights closer together, or lower "
+                    "sampling.speakers"
+                )
         self.per_epoch = sum(len(group) // settings.speakers for group in self.groups)
         self._epoch: tuple[int, list[np.ndarray]] = (-1, [])
 
@@ -41,8 +53,15 @@ class SpeakerBatches:
             batches = []
             for group in self.groups:
                 shuffled = rng.permutation(group)
-                whole = len(group) // self.settings.speakers * self.settings.speakers
-                batches += np.split(shuffled[:whole], whole // self.settings.speakers)
+                n_batches = len(group) // self.settings.speakers
+                whole = n_batches * self.settings.speakers
+                if self.settings.corpus_weights:
+                    # so many points, evenly over the speakers laid end to end, each as long as its weight; a speaker's points
+                    # follow one another, so dealt in turn they come to different batches
+                    ends = self.weights[shuffled].cumsum()
+                    points = (np.arange(whole) + rng.random()) * ends[-1] / whole
+                    shuffled = shuffled[np.searchsorted(ends, points, side="right")].reshape(-1, n_batches).T.ravel()
+                batches += np.split(shuffled[:whole], n_batches)
             self._epoch = (epoch, [batches[i] for i in rng.permutation(len(batches))])
         return self._epoch[1]
 

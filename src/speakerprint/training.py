@@ -11,6 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -19,11 +20,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather
 from dvclive import Live
 from ruamel.yaml import YAML
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as embedded_again
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -69,6 +72,7 @@ class TrainingSet:
         self.speaker_ids = np.concatenate(
             [[f"{name}/{speaker}" for speaker in store.speaker_ids] for name, store in stores.items()]
         )
+        self.corpora = np.repeat(list(stores), [len(store) for store in self.stores])
         self.genders = np.concatenate([store.genders for store in self.stores])
         self.in_memory = sum(int(store.n_frames.sum()) for store in self.stores) * BYTES_PER_FRAME <= IN_MEMORY_BYTES
         if self.in_memory:
@@ -135,7 +139,8 @@ def crop_frames(settings: Train, step: int) -> int:
 
 
 class CropBatches(Dataset):
-    """Batch `i` of random crops: features (batch, 80, frames) float32, valid frames (batch,), speaker labels (batch,), noise.
+    """Batch `i` of random crops: features (batch, 80, frames) float32, valid frames (batch,), speaker labels (batch,), noise, and
+    whether some frames are padding.
 
     `per_step` batches make an optimiser step. The noise has the features' shape; without a noise corpus it is empty.
     """
@@ -143,9 +148,10 @@ class CropBatches(Dataset):
     def __init__(self, data: TrainingSet, noise: Noise | None, examples: Examples, recipe: Recipe, per_step: int):
         self.data, self.noise, self.examples = data, noise, examples
         self.settings, self.per_step, self.seed = recipe.train, per_step, recipe.train.seed
-        self.batches = SpeakerBatches(examples.labels, data.genders[examples.recordings], recipe.sampling, recipe.train.seed)
+        genders, corpora = data.genders[examples.recordings], data.corpora[examples.recordings]
+        self.batches = SpeakerBatches(examples.labels, genders, corpora, recipe.sampling, recipe.train.seed)
 
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor, bool]:
         chosen = self.batches.batch(number)
         positions = np.random.default_rng([self.seed, number, 1]).random(len(chosen))
         n_frames = crop_frames(self.settings, number // self.per_step)
@@ -154,38 +160,94 @@ class CropBatches(Dataset):
         noise = np.empty(0, np.float32)
         if self.noise is not None:
             noise = self.noise.crops(len(chosen), features.shape[2], np.random.default_rng([self.seed, number, 2]))
-        parts = features, mask.sum(axis=1), self.examples.labels[chosen], noise
-        return tuple(torch.from_numpy(part) for part in parts)  # type: ignore[return-value]
+        crops, n_frames, labels, background = map(
+            torch.from_numpy, (features, mask.sum(axis=1), self.examples.labels[chosen], noise)
+        )
+        return crops, n_frames, labels, background, not mask.all()
+
+
+def ahead(batches: Iterable[Any]) -> Iterator[Any]:
+    """The same batches, each made by a thread while the one before it is learned from."""
+    waiting = iter(batches)
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(next, waiting, None)
+        while (batch := following.result()) is not None:
+            following = pool.submit(next, waiting, None)
+            yield batch
+
+
+def place() -> tuple[int, int]:
+    """Which of the processes that train together this one is, from 0, and how many they are."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+
+
+def gathered(own: Tensor) -> Tensor:
+    """The embeddings of all processes, (views, batch, dim), of this one's, (views, batch / processes, dim).
+
+    Each process has the whole batch's losses, so the gradient of its own embeddings is known to it alone. It is multiplied by the
+    number of processes, because DistributedDataParallel gives the parameters the mean over processes where the sum is meant.
+    """
+    rank, processes = place()
+    if processes == 1:
+        return own
+    parts = list(gather(own.detach()[None].contiguous()))
+    parts[rank] = parts[rank] + processes * (own - own.detach())
+    return torch.cat(parts, dim=1)
 
 
 class Objective(nn.Module):
-    """The model and the weighted sum of its losses on a batch."""
+    """The model and the weighted sum of its losses on a batch.
+
+    Under `accelerate launch` each process embeds its share of the batch's speakers, and all have the losses of the whole batch.
+    """
 
     def __init__(self, model: SpeakerModel, speakers: int, recipe: Recipe):
         super().__init__()
         self.model, self.recipe = model, recipe
         self.angular_margin = AngularMargin(speakers, recipe.model.embedding_dim, recipe.loss.angular_margin_scale)
 
+    def embed(self, features: Tensor, n_frames: Tensor | None) -> Tensor:
+        """The embeddings, (batch, dim), of features (batch, 80, frames), `train.gradient_cache_clips` of them at once.
+
+        In parts, only the embeddings are kept; once the losses' gradient with respect to them is known, each part is embedded
+        again for its own. Gao et al.: "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", 2021.
+        """
+        at_once = self.recipe.train.gradient_cache_clips or len(features)
+        if at_once >= len(features):
+            return self.model(features, n_frames)
+        parts = features.split(at_once)
+        lengths = [None] * len(parts) if n_frames is None else n_frames.split(at_once)
+        return torch.cat(
+            [
+                embedded_again(self.model, *part, use_reentrant=False, preserve_rng_state=False)
+                for part in zip(parts, lengths, strict=True)
+            ]
+        )
+
     def forward(
-        self, features: Tensor, n_frames: Tensor, labels: Tensor, noise: Tensor, step: int, seed: int
+        self, features: Tensor, n_frames: Tensor, labels: Tensor, noise: Tensor, step: int, seed: int, padded: bool
     ) -> dict[str, Tensor]:
         """The losses of a batch, each a scalar: `loss` is the weighted sum, the others have a weight above 0.
 
         features: (batch, 80, frames). n_frames, labels: (batch,). noise: as CropBatches gives it. seed: of the augmentations.
+        padded: whether some clip is shorter than the others; told, because an accelerator would have to be waited for to ask.
         """
         loss, augmentation = self.recipe.loss, self.recipe.augmentation
         generator = torch.Generator(features.device).manual_seed(seed)
+        chooser = generator if features.device.type == "cpu" else torch.Generator().manual_seed(seed)
         triplet = augmentation.triplet
-        views = [augment(features, n_frames, triplet.kinds, triplet.kinds_per_clip, augmentation, generator, noise)]
+        views = [augment(features, n_frames, triplet.kinds, triplet.kinds_per_clip, augmentation, generator, noise, chooser)]
         if loss.ntxent_weight:
             drawn = augmentation.ntxent
             views += [
-                augment(features, n_frames, drawn.kinds, drawn.kinds_per_view, augmentation, generator, noise)
+                augment(features, n_frames, drawn.kinds, drawn.kinds_per_view, augmentation, generator, noise, chooser)
                 for _ in range(drawn.views)
             ]
-        batch, longest = torch.cat(views), features.shape[2]
-        lengths = None if bool((n_frames == longest).all()) else n_frames.repeat(len(views))
-        embeddings = self.model(batch, lengths).unflatten(0, (len(views), -1))  # (views, batch, dim)
+        rank, processes = place()
+        share = len(labels) // processes
+        own = slice(rank * share, (rank + 1) * share)
+        lengths = n_frames[own].repeat(len(views)) if padded else None
+        embeddings = gathered(self.embed(torch.cat([view[own] for view in views]), lengths).unflatten(0, (len(views), -1)))
 
         terms = {}
         with torch.autocast(features.device.type, enabled=False):  # 8 bits are too few for distances of near neighbours
@@ -232,10 +294,17 @@ def schedule(step: int, start: int, warmup_steps: int, steps: int) -> float:
 
 
 def embed_crops(model: SpeakerModel, crops: Iterable[np.ndarray]) -> np.ndarray:
-    """Embeddings of crops, each (frames, 80), in `eval` mode: (crops, dim); the model is left in `train` mode."""
+    """Embeddings of crops, each (frames, 80), in `eval` mode: (crops, dim); the model is left in `train` mode.
+
+    Crops of about one length are embedded together, so that little is padded.
+    """
     model.eval()
-    waiting = iter(crops)
-    embeddings = [model.embed_frames(batch) for batch in iter(lambda: list(islice(waiting, VALIDATION_BATCH)), [])]
+    waiting, embeddings = iter(crops), []
+    for block in iter(lambda: list(islice(waiting, 16 * VALIDATION_BATCH)), []):
+        order = np.argsort([len(crop) for crop in block], kind="stable")
+        together = np.split(order, range(VALIDATION_BATCH, len(order), VALIDATION_BATCH))
+        rows = np.concatenate([model.embed_frames([block[i] for i in batch]) for batch in together])
+        embeddings.append(rows[order.argsort()])
     model.train()
     return np.concatenate(embeddings)
 
@@ -246,9 +315,9 @@ def validate(model: SpeakerModel, data: TrainingSet, recordings: np.ndarray, n_f
     return equal_error_rate(embed_crops(model, crops), data.speaker_ids[recordings])
 
 
-def fingerprint(recipe: Recipe, features: dict[str, Path], processes: int) -> str:
+def fingerprint(recipe: Recipe, features: dict[str, Path]) -> str:
     """Digest of what decides a run: params, the code that is loaded, data. A run resumes only from a checkpoint with the same."""
-    decided = {name: section.model_dump() for name, section in recipe.sections().items()} | {"processes": processes}
+    decided = {name: section.model_dump() for name, section in recipe.sections().items()}
     digest = hashlib.sha256(json.dumps(decided).encode())
     for module in sorted(name for name in sys.modules if name.startswith("speakerprint.")):
         digest.update(inspect.getsource(sys.modules[module]).encode())
@@ -487,8 +556,8 @@ def train(
     """Train a model on the feature stores of the named corpora, with the noise of others mixed in.
 
     Writes the model and the recipe (`params.yaml`) to `out` and the curves (DVCLive's) to `log` when it is done; until then a
-    checkpoint and the curves so far are in `checkpoints`. Runs under `accelerate launch` too: each process then takes batches of
-    its own and gradients are averaged.
+    checkpoint and the curves so far are in `checkpoints`. Runs under `accelerate launch` too: the processes share each batch, and
+    the result is that of one process, but for rounding.
 
     Raises InputError where the data cannot meet the settings, or the loss is no longer a number.
     """
@@ -502,11 +571,16 @@ def train(
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # a frozen encoder's, or those of a loss without weight
     precision = settings.mixed_precision if settings.mixed_precision != "auto" else "bf16" if native_bf16() else "no"
     accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[unused])
-    world, rank, accumulation = accelerator.num_processes, accelerator.process_index, settings.gradient_accumulation
+    accumulation, (_, processes) = settings.gradient_accumulation, place()
+    if recipe.sampling.speakers % processes:
+        raise InputError(
+            f"sampling.speakers is {recipe.sampling.speakers}, which {processes} processes cannot share evenly; make it a "
+            "multiple of them, or start another number of processes"
+        )
 
     data = TrainingSet({name: FeatureStore(folder) for name, folder in features.items()})
     noise = Noise({name: FeatureStore(folder) for name, folder in noises.items()}) if noises else None
-    run = fingerprint(recipe, features | noises, world)
+    run = fingerprint(recipe, features | noises)
     if noise is None and "recorded_noise" in [*recipe.augmentation.ntxent.kinds, *recipe.augmentation.triplet.kinds]:
         accelerator.print("no corpus has role: noise, so recorded_noise is not drawn")
         recipe = replace(recipe, augmentation=without_recorded_noise(recipe.augmentation))
@@ -525,7 +599,7 @@ def train(
 
     progress, start = Progress(), {}
     checkpoint = Checkpoint(Path(checkpoints), run)
-    if state := checkpoint.load():
+    if state := broadcast_object_list([checkpoint.load() if accelerator.is_main_process else None])[0]:
         objective.load_state_dict(state["objective"])
         optimiser.load_state_dict(state["optimiser"])
         progress, start = Progress(**state["progress"]), state["start"]
@@ -543,13 +617,14 @@ def train(
     wrapped, optimiser = accelerator.prepare(objective, optimiser)
 
     batches = DataLoader(
-        CropBatches(data, noise, examples, recipe, accumulation * world),
+        CropBatches(data, noise, examples, recipe, accumulation),
         batch_size=None,
-        sampler=range(progress.step * accumulation * world + rank, settings.steps * accumulation * world, world),
+        sampler=range(progress.step * accumulation, settings.steps * accumulation),
         num_workers=0 if data.in_memory else 2,
         multiprocessing_context=None if data.in_memory else "spawn",
+        pin_memory=accelerator.device.type == "cuda",
     )
-    feed = enumerate(batches, progress.step * accumulation)
+    feed = enumerate(ahead(batches), progress.step * accumulation)
     quiet = None if accelerator.is_main_process else True
     steps = tqdm(range(progress.step, settings.steps), initial=progress.step, total=settings.steps, desc="train", disable=quiet)
     curves = Path(checkpoints) / "curves"
@@ -562,7 +637,7 @@ def train(
 
         def judge(row: dict[str, float]) -> None:
             with averaged_with_start(model, start, settings.start_weight):
-                eer = [validate(model, data, validation, window)]  # normalisation statistics differ between processes
+                eer = [validate(model, data, validation, window)]  # rounding, and normalisation, differ between processes
                 row["validation/eer"] = broadcast_object_list(eer)[0]
                 progress.judge(row["validation/eer"], model)
 
@@ -575,14 +650,15 @@ def train(
             model.encoder.requires_grad_(train_encoder)
             for group in optimiser.param_groups:
                 group["lr"] = group["peak"] * schedule(step, group["start"], settings.warmup_steps, settings.steps)
-            for _ in range(accumulation):
-                number, batch = next(feed)
-                crops, n_frames, speaker, background = (tensor.to(accelerator.device) for tensor in batch)
-                seed = settings.seed * 1_000_003 + number * world + rank
-                terms = wrapped(crops, n_frames, speaker, background, step, seed)
-                accelerator.backward(terms["loss"] / accumulation)
+            for left in reversed(range(accumulation)):
+                number, (*tensors, padded) = next(feed)
+                crops, n_frames, speaker, background = (tensor.to(accelerator.device, non_blocking=True) for tensor in tensors)
+                with accelerator.no_sync(wrapped) if left else nullcontext():
+                    seed = settings.seed * 1_000_003 + number
+                    terms = wrapped(crops, n_frames, speaker, background, step, seed, padded)
+                    accelerator.backward(terms["loss"] / accumulation)
                 progress.recent.append({name: value.detach() for name, value in terms.items()})
-                clips += len(speaker) * world
+                clips += len(speaker)
             norm = accelerator.clip_grad_norm_(wrapped.parameters(), settings.gradient_clip)
             optimiser.step()
             optimiser.zero_grad()
