@@ -27,7 +27,7 @@ def main() -> None:
 def stores(role: str, corpora: list[str]) -> dict[str, Path]:
     """Where the features of each corpus of a role are. Raises InputError if another corpus has some there."""
     folder = Path("data/features", role)
-    strangers = sorted({path.name for path in folder.iterdir() if path.is_dir()} - set(corpora))
+    strangers = sorted({path.name for path in folder.glob("*/")} - set(corpora))
     if strangers:
         raise InputError(
             f"{folder}/{strangers[0]} belongs to no corpus of params.yaml, and everything in {folder} is trained with; "

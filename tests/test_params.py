@@ -86,6 +86,8 @@ def test_valid_params_keep_their_values(tree):
         ("noise_corpora", ["learn"], "noise_corpora is ['learn'], but the corpora with role: noise are []"),
         ("train_corpora", [], "train_corpora is [], but the corpora with role: train are ['learn']"),
         ("augmentation.ntxent.views", 0, "loss.ntxent_weight is above 0 but augmentation.ntxent.views is 0"),
+        ("sampling.corpus_weights", {"lern": 2.0}, "sampling.corpus_weights.lern weighs no corpus that is trained on"),
+        ("sampling.corpus_weights", {"learn": 0.0}, "sampling.corpus_weights.learn: Input should be greater than 0, found 0.0"),
         ("sampling.utterances", 1, "loss.triplet_weight is above 0 but sampling.utterances is 1"),
     ],
 )
@@ -126,6 +128,16 @@ def test_a_range_of_recordings_or_durations_that_nobody_can_have_is_refused(tree
 def test_a_loss_without_any_weight_is_refused(tree):
     tree["loss"] |= {name: 0.0 for name in tree["loss"] if name.endswith("_weight")}
     with pytest.raises(InputError, match="loss: every weight is 0"):
+        parse_params(tree)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"model.projection": "linear"}, {"model.convolution_channels": 8, "model.projection": "mlp"}]
+)
+def test_a_batch_in_parts_is_refused_where_all_of_it_is_normalised(tree, changes):
+    for key, value in {"train.gradient_cache_clips": 4, **changes}.items():
+        tree = edited(tree, key, value)
+    with pytest.raises(InputError, match="gradient_cache_clips embeds a batch in parts"):
         parse_params(tree)
 
 

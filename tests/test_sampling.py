@@ -72,3 +72,28 @@ def test_too_few_speakers_of_one_gender_are_refused_with_both_counts():
     genders = np.repeat(np.array(["female", "female", "male"], dtype=object), 2)
     with pytest.raises(InputError, match="only 2 and 1 female and male"):
         sampler(labels_with(2, 2, 2), genders=genders, single_gender=True)
+
+
+@pytest.mark.parametrize("single_gender", [False, True])
+def test_speakers_are_drawn_in_proportion_to_the_weights_of_their_corpora(single_gender):
+    labels = labels_with(*[2] * 60)
+    corpora = np.array(["a", "b", "c"])[labels // 20]  # 20 speakers each
+    genders = np.array(["female", "male"], dtype=object)[labels % 2]
+    weights = {"a": 3.0, "b": 0.5}  # and 1 for c
+    batches = sampler(labels, genders=genders, single_gender=single_gender, speakers=5, corpora=corpora, weights=weights)
+    drawn = [np.unique(labels[batches.batch(number)]) for number in range(30 * batches.per_epoch)]
+    assert {len(speakers) for speakers in drawn} == {5}
+    times = np.bincount(np.concatenate(drawn), minlength=60)
+    expected = times.sum() * np.repeat([3.0, 0.5, 1.0], 20) / (20 * 4.5)
+    per_corpus = times.reshape(3, 20).sum(axis=1) / expected.reshape(3, 20).sum(axis=1)
+    assert np.abs(per_corpus - 1).max() < 0.05
+    assert np.abs(times - expected).max() < 15  # a speaker's: 60, 10 and 20 times in 30 epochs
+    again = sampler(labels, genders=genders, single_gender=single_gender, speakers=5, corpora=corpora, weights=weights)
+    assert np.array_equal(again.batch(7), batches.batch(7))
+
+
+def test_a_weight_that_a_batch_of_different_speakers_cannot_have_is_refused():
+    labels = labels_with(*[2] * 10)
+    corpora = np.where(labels < 2, "few", "many")
+    with pytest.raises(InputError, match=r"each speaker of few 1\.25 times; bring the weights closer"):
+        sampler(labels, speakers=5, corpora=corpora, weights={"few": 8.0, "many": 2.0})

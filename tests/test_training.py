@@ -1,5 +1,10 @@
 """The loop: it learns, it resumes to the same numbers, it refuses what cannot work."""
 
+import os
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -7,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
 import speakerprint.training as training
@@ -16,6 +22,8 @@ from speakerprint.recordings import as_recordings, write_recordings
 from speakerprint.store import FeatureStore, write_features
 from speakerprint.training import Recipe, TrainingSet, held_out_speakers, schedule, split_recordings, spread_over_speakers, train
 from speakerprint.whisper import WhisperEncoder
+from stages.train import main
+from tests.joint_batch import CASES, LABELS, LOSSES, batch, losses_and_gradients
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -394,3 +402,172 @@ def test_losses_are_computed_in_float32_under_autocast(run):
     both = close.flatten(0, 1), batch[2].repeat(2)
     assert recipe.loss.angular_margin_on_views
     assert terms["angular_margin"].item() == objective.angular_margin(*both, weights.angular_margin).item()
+
+
+def started(*words: str, folder: Path) -> subprocess.CompletedProcess:
+    """Python with these words, in a folder, with the project's code."""
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def in_two_processes(*words: str, folder: Path) -> subprocess.CompletedProcess:
+    """A module under `accelerate launch`; --multi_gpu is its word for several processes, with or without a GPU."""
+    launch = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--mixed_precision", "no")
+    return started("-m", *launch, "-m", *words, folder=folder)
+
+
+@pytest.fixture(scope="module")
+def of_two_processes(tmp_path_factory) -> dict:
+    folder = tmp_path_factory.mktemp("two")
+    launched = in_two_processes("tests.joint_batch", "results.pt", folder=folder)
+    assert launched.returncode == 0, launched.stderr
+    return torch.load(folder / "results.pt")
+
+
+def agree(gradients: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float = 1e-5) -> bool:
+    """Whether all gradients are equal but for a fraction of the parameter's largest one (or of 1)."""
+    assert gradients.keys() == expected.keys()
+    return all((gradients[name] - g).abs().max() <= tolerance * max(1.0, g.abs().max()) for name, g in expected.items())
+
+
+@pytest.mark.parametrize("case", [*LOSSES, "all"])
+def test_two_processes_have_the_losses_and_gradients_of_one(of_two_processes, case):
+    one, two = losses_and_gradients(**CASES[case]), of_two_processes[case]
+    torch.testing.assert_close(two["losses"], one["losses"], atol=1e-5, rtol=1e-6)
+    assert agree(two["gradients"], one["gradients"])
+    assert max(gradient.abs().max() for gradient in one["gradients"].values()) > 1e-2
+
+
+def test_processes_share_a_batch_by_speakers(of_two_processes):
+    first, second = of_two_processes["triplet"]["clips"]
+    features, *_ = batch(0)
+    assert torch.equal(torch.cat([first, second]), features[:, 0, 0])
+    assert set(LABELS[: len(first)].tolist()).isdisjoint(LABELS[len(first) :].tolist())
+
+
+@pytest.mark.parametrize("changes", [{}, {"frozen": True}, {"batches": 2}, {"bf16": True}], ids=str)
+def test_a_batch_in_parts_has_the_gradients_of_the_whole_in_one_process_or_two(of_two_processes, changes):
+    whole = losses_and_gradients(**changes)
+    (case,) = (name for name, settings in CASES.items() if settings == {"parts": 3, **changes})
+    tolerance = 0.05 if "bf16" in changes else 1e-5  # bfloat16 itself is as far from float32
+    for in_parts in (losses_and_gradients(**CASES[case]), of_two_processes[case]):
+        torch.testing.assert_close(in_parts["losses"], whole["losses"], atol=1e-5, rtol=1e-6)
+        assert agree(in_parts["gradients"], whole["gradients"], tolerance)
+
+
+def test_a_batch_in_parts_is_never_embedded_whole():
+    sizes = []
+    real = training.SpeakerModel.forward
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.SpeakerModel, "forward", lambda self, x, n: sizes.append((len(x), n is None)) or real(self, x, n))
+        losses_and_gradients(parts=3)
+    once = [(3, False)] * 5 + [(1, False)]  # of 8 clips and a view of each
+    assert sizes == once + once[::-1]  # and a second time for the gradients, the last part first
+
+
+KILLED = """
+import speakerprint.training as training
+from stages.train import main
+real = training.Objective.forward
+def dies(self, *batch):
+    if batch[4] == 4:
+        raise SystemExit(9)
+    return real(self, *batch)
+training.Objective.forward = dies
+main()
+"""
+
+
+def test_a_run_killed_in_one_process_resumes_in_two_to_what_one_makes(run, tmp_path, monkeypatch):
+    tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    tree |= {name: section.model_dump() for name, section in run.recipe.sections().items()}
+    tree["sampling"]["speakers"] = 4
+    tree["train"]["init_from"] = "models/tiny"
+    (corpus,) = tree["train_corpora"]
+    torch.manual_seed(0)
+    tiny = training.SpeakerModel(run.recipe.model)
+    for name in ("whole", "killed"):
+        write_store(tmp_path / name / "data/features/train" / corpus)
+        tiny.save(tmp_path / name / "models/tiny", "start")
+        with (tmp_path / name / "params.yaml").open("w") as file:
+            YAML(typ="safe", pure=True).dump(tree, file)
+    monkeypatch.chdir(tmp_path / "whole")
+    main()
+    assert started("-c", KILLED, folder=tmp_path / "killed").returncode == 9
+    resumed = in_two_processes("stages.train", folder=tmp_path / "killed")
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout.count("resuming at step 4 of 6") == 1
+    loss, eer = ("metrics/training/plots/metrics/train/loss.tsv", "metrics/training/plots/metrics/validation/eer.tsv")
+    for curve in (loss, eer):
+        one, two = (pd.read_csv(tmp_path / name / curve, sep="\t") for name in ("whole", "killed"))
+        pd.testing.assert_frame_equal(one, two, rtol=1e-4)
+    clips = [np.random.default_rng(i).normal(size=(50, 80)).astype(np.float32) for i in range(8)]
+    one, two = (
+        training.SpeakerModel.load(tmp_path / name / "models/speakerprint").embed_frames(clips) for name in ("whole", "killed")
+    )
+    np.testing.assert_allclose(one, two, atol=1e-3)
+
+
+def test_processes_that_cannot_share_a_batch_evenly_are_refused(run, monkeypatch):
+    monkeypatch.setattr(training, "place", lambda: (0, 2))
+    with pytest.raises(InputError, match=r"sampling\.speakers is 3, which 2 processes cannot share"):
+        run()
+
+
+def test_the_next_batch_is_made_while_this_one_is_learned_from():
+    made = []
+
+    def batches():
+        for number in range(3):
+            made.append(number)
+            yield number
+
+    feed = training.ahead(batches())
+    assert next(feed) == 0
+    deadline = time.monotonic() + 10
+    while len(made) < 2 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert made == [0, 1]
+    assert list(feed) == [1, 2]
+
+
+def test_an_error_in_making_a_batch_is_the_loops_error():
+    def batches():
+        yield 0
+        raise InputError("a damaged store")
+
+    feed = training.ahead(batches())
+    assert next(feed) == 0
+    with pytest.raises(InputError, match="a damaged store"):
+        next(feed)
+
+
+def test_crops_are_embedded_with_those_of_about_their_length_and_returned_in_order(run):
+    torch.manual_seed(0)
+    model, lengths = training.SpeakerModel(run.recipe.model), []
+    real = model.embed_frames
+    model.embed_frames = lambda clips: lengths.append([len(clip) for clip in clips]) or real(clips)
+    rng = np.random.default_rng(0)
+    crops = [rng.normal(size=(n, 80)).astype(np.float32) for n in rng.permutation(np.repeat([10, 20], training.VALIDATION_BATCH))]
+    rows = training.embed_crops(model, iter(crops))
+    assert [set(batch) for batch in lengths] == [{10}, {20}]
+    for i in (0, 1, 77):
+        np.testing.assert_allclose(rows[i], real([crops[i]])[0], atol=1e-5)
+
+
+def test_the_objective_asks_its_device_for_nothing(run, monkeypatch):
+    """On the device "meta", where tensors have no values, whatever needs one to go on is an error."""
+
+    class OnHost(torch.Generator):
+        def __new__(cls, *_):
+            return super().__new__(cls)
+
+    monkeypatch.setattr(torch, "Generator", OnHost)  # "meta" has no generator and no autocast
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    objective = training.Objective(training.SpeakerModel(run.recipe.model), 4, run.recipe).to("meta")
+    features, n_frames, labels, noise = (tensor.to("meta") for tensor in batch(0))
+    terms = objective(features, n_frames, labels, noise, 99, 1, True)
+    terms["loss"].backward()
+    assert objective.model.encoder.conv1.weight.grad.shape == (512, 80, 3)
+    with pytest.raises(RuntimeError, match="cannot be called on meta"):
+        features.mean().item()

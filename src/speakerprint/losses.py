@@ -50,8 +50,8 @@ def ntxent(views: Tensor, temperature: float) -> Tensor:
     negatives = similarity.masked_fill(same_clip, -torch.inf).flatten(2).logsumexp(dim=2)  # (views, batch)
     positives = torch.einsum("vbwb->vwb", similarity)  # (views, views, batch)
     loss = torch.logaddexp(positives, negatives[:, None, :]) - positives
-    other_view = ~torch.eye(n_views, dtype=torch.bool, device=views.device)
-    return loss[other_view].mean()
+    same_view = torch.eye(n_views, dtype=torch.bool, device=views.device)[:, :, None]
+    return loss.masked_fill(same_view, 0.0).sum() / (n_views * (n_views - 1) * batch)
 
 
 def supervised_contrastive(embeddings: Tensor, labels: Tensor, temperature: float) -> Tensor:

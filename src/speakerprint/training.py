@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import json
 import math
+import os
 import shutil
 import sys
 import time
@@ -45,6 +46,7 @@ BYTES_PER_FRAME = N_MELS * 2  # float16
 LOG_EVERY_STEPS = 10
 VALIDATION_BATCH = 64
 CENTRE_RECORDINGS = 4000
+READERS = max(2, min(8, (os.cpu_count() or 1) // 2))  # processes that read what is not in memory
 IN_MEMORY_BYTES = 4 << 30  # features of corpora smaller than this are read once, larger ones as batches need them
 
 
@@ -160,10 +162,24 @@ class CropBatches(Dataset):
         noise = np.empty(0, np.float32)
         if self.noise is not None:
             noise = self.noise.crops(len(chosen), features.shape[2], np.random.default_rng([self.seed, number, 2]))
-        crops, n_frames, labels, background = map(
-            torch.from_numpy, (features, mask.sum(axis=1), self.examples.labels[chosen], noise)
-        )
-        return crops, n_frames, labels, background, not mask.all()
+        lengths, labels = torch.from_numpy(mask.sum(axis=1)), torch.from_numpy(self.examples.labels[chosen])
+        return torch.from_numpy(features), lengths, labels, torch.from_numpy(noise), not mask.all()
+
+
+def read_ahead(
+    batches: CropBatches, numbers: range, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, bool]]:
+    """The numbered batches, each read while those before it are learned from: by a thread from memory, by processes from disk."""
+    in_memory = batches.data.in_memory
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=numbers,
+        num_workers=0 if in_memory else READERS,
+        multiprocessing_context=None if in_memory else "spawn",
+        pin_memory=device.type == "cuda",
+    )
+    return ahead(loader)
 
 
 def ahead(batches: Iterable[Any]) -> Iterator[Any]:
@@ -570,7 +586,8 @@ def train(
     torch.manual_seed(settings.seed)
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # a frozen encoder's, or those of a loss without weight
     precision = settings.mixed_precision if settings.mixed_precision != "auto" else "bf16" if native_bf16() else "no"
-    accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[unused])
+    on_cpu = not torch.accelerator.is_available()  # told, or several processes on CPUs would each train alone
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision=precision, kwargs_handlers=[unused])
     accumulation, (_, processes) = settings.gradient_accumulation, place()
     if recipe.sampling.speakers % processes:
         raise InputError(
@@ -616,15 +633,9 @@ def train(
         start = copy_of_weights(model)
     wrapped, optimiser = accelerator.prepare(objective, optimiser)
 
-    batches = DataLoader(
-        CropBatches(data, noise, examples, recipe, accumulation),
-        batch_size=None,
-        sampler=range(progress.step * accumulation, settings.steps * accumulation),
-        num_workers=0 if data.in_memory else 2,
-        multiprocessing_context=None if data.in_memory else "spawn",
-        pin_memory=accelerator.device.type == "cuda",
-    )
-    feed = enumerate(ahead(batches), progress.step * accumulation)
+    numbers = range(progress.step * accumulation, settings.steps * accumulation)
+    batches = read_ahead(CropBatches(data, noise, examples, recipe, accumulation), numbers, accelerator.device)
+    feed = zip(numbers, batches, strict=True)
     quiet = None if accelerator.is_main_process else True
     steps = tqdm(range(progress.step, settings.steps), initial=progress.step, total=settings.steps, desc="train", disable=quiet)
     curves = Path(checkpoints) / "curves"

@@ -1,0 +1,153 @@
+"""Does training wait for its data? Steps on batches that are there already, read from memory, and read from disk.
+
+    python -m benchmarks.bench_training_loop
+    python -m benchmarks.bench_training_loop --speakers 8 --steps 3 --profile
+
+The store is random features in the form of a real one, the recipe is recipes/default with random weights. The three kinds of
+batches take turns, step by step, so that what else the machine does slows each alike. `alone` is how many clips a second are read
+when nothing is learned from them: a device that learns faster would wait.
+With --profile the last table is torch.profiler's, over the steps that read from memory.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from ruamel.yaml import YAML
+
+from speakerprint import training
+from speakerprint.model import SpeakerModel
+from speakerprint.params import parse_params
+from speakerprint.recordings import as_recordings, write_recordings
+from speakerprint.store import FeatureStore, write_features
+from speakerprint.training import CropBatches, Examples, Objective, Recipe, TrainingSet, make_optimiser, native_bf16, read_ahead
+
+PROJECT = Path(__file__).parents[1]
+RECORDINGS = 6  # of each speaker
+
+
+def default_recipe(**train: Any) -> Recipe:
+    """recipes/default without recorded noise, with some keys of its section `train` changed."""
+    read = YAML(typ="safe").load
+    params = parse_params(read(PROJECT / "params.yaml") | read(PROJECT / "presets/recipes/default.yaml"))
+    sections = {name: getattr(params, name) for name in Recipe.__annotations__}
+    sections["augmentation"] = training.without_recorded_noise(params.augmentation)
+    return Recipe(**{**sections, "train": params.train.model_copy(update=train)})
+
+
+def write_store(folder: Path, speakers: int) -> Path:
+    """Recordings of 3 to 8 s, in the order of their speakers."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(300, 800, size=speakers * RECORDINGS)
+    write_features(folder, (rng.normal(scale=0.5, size=(n, 80)).astype(np.float16) for n in lengths), {})
+    rows = pd.DataFrame({"recording_id": [f"{i:06}" for i in range(len(lengths))], "location": "none", "gender": "female"})
+    rows["speaker_id"] = [f"{i // RECORDINGS:06}" for i in range(len(lengths))]
+    write_recordings(as_recordings(rows, "benchmark"), folder / "recordings.parquet")
+    return folder
+
+
+def crops(folder: Path, recipe: Recipe, in_memory: bool) -> CropBatches:
+    training.IN_MEMORY_BYTES = 4 << 30 if in_memory else 0
+    data = TrainingSet({"benchmark": FeatureStore(folder)})
+    return CropBatches(data, None, Examples.at_speeds(data, np.arange(len(data.speaker_ids)), recipe.sampling.speeds), recipe, 1)
+
+
+class Loop:
+    """The training loop's step, its parts timed."""
+
+    def __init__(self, recipe: Recipe, speakers: int):
+        torch.manual_seed(0)
+        self.objective = Objective(SpeakerModel(recipe.model), speakers, recipe)
+        self.optimiser = make_optimiser(self.objective, recipe.train)
+        self.bf16 = native_bf16()
+        self.seconds = dict.fromkeys(("data", "augmentation", "forward", "backward", "optimiser"), 0.0)
+        augment = training.augment
+
+        def timed(*arguments: Any) -> torch.Tensor:
+            started = time.perf_counter()
+            augmented = augment(*arguments)
+            self.seconds["augmentation"] += time.perf_counter() - started
+            return augmented
+
+        training.augment = timed  # type: ignore[assignment]
+
+    def step(self, feed: Iterator, number: int) -> float:
+        """Take a batch and learn from it: the seconds of both."""
+        marks = [time.perf_counter()]
+        augmented = self.seconds["augmentation"]
+        features, n_frames, labels, noise, padded = next(feed)
+        marks.append(time.perf_counter())
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            loss = self.objective(features, n_frames, labels, noise, 0, number, padded)["loss"]
+        marks.append(time.perf_counter())
+        loss.backward()
+        marks.append(time.perf_counter())
+        torch.nn.utils.clip_grad_norm_(self.objective.parameters(), 5.0)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        marks.append(time.perf_counter())
+        for name, seconds in zip(("data", "forward", "backward", "optimiser"), np.diff(marks), strict=True):
+            self.seconds[name] += seconds
+        self.seconds["forward"] -= self.seconds["augmentation"] - augmented
+        return marks[-1] - marks[0]
+
+
+def rate(batches: CropBatches, numbers: range) -> float:
+    """Clips a second that are read when nothing is learned from them, once the readers have started."""
+    feed = read_ahead(batches, numbers, torch.device("cpu"))
+    next(feed)
+    started = time.perf_counter()
+    clips = sum(len(batch[2]) for batch in feed)
+    return clips / (time.perf_counter() - started)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--speakers", type=int, default=32, help="speakers of a batch")
+    parser.add_argument("--steps", type=int, default=10, help="of each kind")
+    parser.add_argument("--profile", action="store_true", help="where the time goes, too")
+    arguments = parser.parse_args()
+    recipe = default_recipe(steps=10 * arguments.steps)
+    recipe = Recipe(**{**recipe.sections(), "sampling": recipe.sampling.model_copy(update={"speakers": arguments.speakers})})
+    numbers, device = range(1, 2 + arguments.steps), torch.device("cpu")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = write_store(Path(temporary), 4 * arguments.speakers)
+        batches = {name: crops(folder, recipe, in_memory=name == "memory") for name in ("memory", "disk")}
+        feeds = {"there already": cycle([batches["memory"][number] for number in numbers])}
+        feeds |= {name: read_ahead(one, numbers, device) for name, one in batches.items()}
+        loop = Loop(recipe, batches["disk"].examples.n_speakers)
+        for feed in feeds.values():
+            loop.step(feed, 0)  # the first of each starts its readers
+        loop.seconds = dict.fromkeys(loop.seconds, 0.0)
+        seconds: dict[str, list[float]] = {name: [] for name in feeds}
+        waited: dict[str, float] = dict.fromkeys(feeds, 0.0)
+        for number in numbers[1:]:
+            for name, feed in feeds.items():
+                before = loop.seconds["data"]
+                seconds[name].append(loop.step(feed, number))
+                waited[name] += loop.seconds["data"] - before
+        table = pd.DataFrame({"seconds a step": {name: np.mean(values) for name, values in seconds.items()}})
+        table["of them waited"] = pd.Series(waited) / arguments.steps
+        table["step / step on batches there"] = table["seconds a step"] / table["seconds a step"].iloc[0]
+        table["1 + waited / rest"] = 1 + table["of them waited"] / (table["seconds a step"] - table["of them waited"])
+        table["alone, clips a second"] = pd.Series({name: rate(one, range(1, 22)) for name, one in batches.items()})
+        print(table.round(3).to_string())
+        shares = pd.Series(loop.seconds) / sum(loop.seconds.values())
+        print(f"\nshares of all steps: {', '.join(f'{name} {share:.1%}' for name, share in shares.items())}")
+        if arguments.profile:
+            feed = read_ahead(batches["memory"], numbers, device)
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+                for number in range(min(3, arguments.steps)):
+                    loop.step(feed, number)
+            print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=10, max_name_column_width=50))
+
+
+if __name__ == "__main__":
+    main()
