@@ -1,11 +1,11 @@
 """Does training wait for its data? Steps on batches that are there already, read from memory, and read from disk.
 
     python -m benchmarks.bench_training_loop
-    python -m benchmarks.bench_training_loop --speakers 8 --steps 3 --profile
+    python -m benchmarks.bench_training_loop --speakers 8 --steps 5 --compile --profile
 
 The store is random features in the form of a real one, the recipe is recipes/default with random weights. The three kinds of
-batches take turns, step by step, so that what else the machine does slows each alike. `alone` is how many clips a second are read
-when nothing is learned from them: a device that learns faster would wait.
+batches take turns, step by step, so that what else the machine does slows each alike. The last column says how fast a device may
+learn before it waits for one reader.
 With --profile the last table is torch.profiler's, over the steps that read from memory.
 """
 
@@ -99,19 +99,19 @@ class Loop:
         return marks[-1] - marks[0]
 
 
-def rate(batches: CropBatches, numbers: range) -> float:
-    """Clips a second that are read when nothing is learned from them, once the readers have started."""
-    feed = read_ahead(batches, numbers, torch.device("cpu"))
-    next(feed)
-    started = time.perf_counter()
-    clips = sum(len(batch[2]) for batch in feed)
-    return clips / (time.perf_counter() - started)
+def cost(batches: CropBatches, numbers: range) -> float:
+    """Milliseconds of the CPU that a clip takes to be read, by one reader."""
+    batches[0]
+    started = time.process_time()
+    clips = sum(len(batches[number][2]) for number in numbers)
+    return 1000 * (time.process_time() - started) / clips
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--speakers", type=int, default=32, help="speakers of a batch")
     parser.add_argument("--steps", type=int, default=10, help="of each kind")
+    parser.add_argument("--compile", action="store_true", help="and steps of a model under torch.compile")
     parser.add_argument("--profile", action="store_true", help="where the time goes, too")
     arguments = parser.parse_args()
     recipe = default_recipe(steps=10 * arguments.steps)
@@ -123,21 +123,26 @@ def main() -> None:
         feeds = {"there already": cycle([batches["memory"][number] for number in numbers])}
         feeds |= {name: read_ahead(one, numbers, device) for name, one in batches.items()}
         loop = Loop(recipe, batches["disk"].examples.n_speakers)
-        for feed in feeds.values():
-            loop.step(feed, 0)  # the first of each starts its readers
+        loops = dict.fromkeys(feeds, loop)
+        if arguments.compile:
+            feeds["there already, compiled"] = cycle([batches["memory"][number] for number in numbers])
+            loops["there already, compiled"] = Loop(recipe, batches["disk"].examples.n_speakers)
+            loops["there already, compiled"].objective.model.compile(dynamic=True)
+        for name, feed in feeds.items():
+            loops[name].step(feed, 0)  # the first of each starts its readers, or compiles
         loop.seconds = dict.fromkeys(loop.seconds, 0.0)
         seconds: dict[str, list[float]] = {name: [] for name in feeds}
         waited: dict[str, float] = dict.fromkeys(feeds, 0.0)
         for number in numbers[1:]:
             for name, feed in feeds.items():
                 before = loop.seconds["data"]
-                seconds[name].append(loop.step(feed, number))
+                seconds[name].append(loops[name].step(feed, number))
                 waited[name] += loop.seconds["data"] - before
-        table = pd.DataFrame({"seconds a step": {name: np.mean(values) for name, values in seconds.items()}})
+        table = pd.DataFrame({"seconds a step": {name: np.median(values) for name, values in seconds.items()}})
         table["of them waited"] = pd.Series(waited) / arguments.steps
         table["step / step on batches there"] = table["seconds a step"] / table["seconds a step"].iloc[0]
         table["1 + waited / rest"] = 1 + table["of them waited"] / (table["seconds a step"] - table["of them waited"])
-        table["alone, clips a second"] = pd.Series({name: rate(one, range(1, 22)) for name, one in batches.items()})
+        table["CPU ms to read a clip"] = pd.Series({name: cost(one, numbers) for name, one in batches.items()})
         print(table.round(3).to_string())
         shares = pd.Series(loop.seconds) / sum(loop.seconds.values())
         print(f"\nshares of all steps: {', '.join(f'{name} {share:.1%}' for name, share in shares.items())}")
