@@ -199,7 +199,7 @@ def test_recordings_of_a_noise_corpus_are_mixed_into_the_views(run, monkeypatch)
     store, mixed = FeatureStore(run.folder / "wind"), []
     frames = {store.frames(i)[j].astype(np.float32).tobytes() for i in range(len(store)) for j in range(len(store.frames(i)))}
     real = training.augment
-    monkeypatch.setattr(training, "augment", lambda *given: mixed.append(given[-1]) or real(*given))
+    monkeypatch.setattr(training, "augment", lambda *given: mixed.append(given[6]) or real(*given))
     noisy = with_recorded_noise(run)
     first = noisy("first", {"wind": run.folder / "wind"}, steps=2)
     assert mixed and all(row.numpy().tobytes() in frames for noise in mixed for clip in noise for row in clip.T)
