@@ -1,7 +1,7 @@
 """Does training wait for its data? Steps on batches that are there already, read from memory, and read from disk.
 
     python -m benchmarks.bench_training_loop
-    python -m benchmarks.bench_training_loop --speakers 8 --steps 5 --compile --profile
+    python -m benchmarks.bench_training_loop --speakers 8 --steps 9 --profile
 
 The store is random features in the form of a real one, the recipe is recipes/default with random weights. The three kinds of
 batches take turns, step by step, so that what else the machine does slows each alike. The last column says how fast a device may
@@ -111,7 +111,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--speakers", type=int, default=32, help="speakers of a batch")
     parser.add_argument("--steps", type=int, default=10, help="of each kind")
-    parser.add_argument("--compile", action="store_true", help="and steps of a model under torch.compile")
     parser.add_argument("--profile", action="store_true", help="where the time goes, too")
     arguments = parser.parse_args()
     recipe = default_recipe(steps=10 * arguments.steps)
@@ -123,20 +122,15 @@ def main() -> None:
         feeds = {"there already": cycle([batches["memory"][number] for number in numbers])}
         feeds |= {name: read_ahead(one, numbers, device) for name, one in batches.items()}
         loop = Loop(recipe, batches["disk"].examples.n_speakers)
-        loops = dict.fromkeys(feeds, loop)
-        if arguments.compile:
-            feeds["there already, compiled"] = cycle([batches["memory"][number] for number in numbers])
-            loops["there already, compiled"] = Loop(recipe, batches["disk"].examples.n_speakers)
-            loops["there already, compiled"].objective.model.compile(dynamic=True)
-        for name, feed in feeds.items():
-            loops[name].step(feed, 0)  # the first of each starts its readers, or compiles
+        for feed in feeds.values():
+            loop.step(feed, 0)  # the first of each starts its readers
         loop.seconds = dict.fromkeys(loop.seconds, 0.0)
         seconds: dict[str, list[float]] = {name: [] for name in feeds}
         waited: dict[str, float] = dict.fromkeys(feeds, 0.0)
         for number in numbers[1:]:
             for name, feed in feeds.items():
                 before = loop.seconds["data"]
-                seconds[name].append(loops[name].step(feed, number))
+                seconds[name].append(loop.step(feed, number))
                 waited[name] += loop.seconds["data"] - before
         table = pd.DataFrame({"seconds a step": {name: np.median(values) for name, values in seconds.items()}})
         table["of them waited"] = pd.Series(waited) / arguments.steps
