@@ -6,6 +6,7 @@ from typing import Any
 from speakerprint.params import Model
 
 KEEP_EVERYTHING: dict[str, Any] = {  # a corpus's `filter` section without any rule
+    "exclude": None,
     "min_up_votes": 0,
     "max_down_votes": None,
     "min_duration_s": 0.0,

@@ -16,7 +16,8 @@ def tree():
     """The project's params with two corpora of our own."""
     tree = YAML(typ="safe").load((PROJECT / "presets/recipes/quick.yaml").read_text(encoding="utf-8"))
     shipped = YAML(typ="safe").load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
-    tree |= {section: shipped[section] for section in ("pretrained", "language", "resample", "features", "evaluation")}
+    sections = ("pretrained", "language", "resample", "features", "evaluation", "audit")
+    tree |= {section: shipped[section] for section in sections}
     tree["corpora"] = {
         "learn": {"role": "train", "source": {"kind": "folder", "root": "/audio"}, "filter": dict(KEEP_EVERYTHING)},
         "judge": {"role": "evaluate", "source": {"kind": "voxceleb", "root": "/vox"}, "filter": dict(KEEP_EVERYTHING)},

@@ -97,10 +97,10 @@ def expanded(keys: set[str]) -> set[str]:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_depends_on_exactly_the_params_it_reads(stage):
-    # the list that a stage is repeated over decides which stages there are, and no result
+    # the list that a stage is repeated over decides which stages there are, and no result, unless of its own entry
     repeated_over = DVC["stages"][stage].get("foreach", "").removeprefix("${").removesuffix("}")
     read = expanded(params_read(PROJECT / f"stages/{stage}.py")) - {repeated_over}
-    assert expanded(set(STAGES[stage]["params"])) == read
+    assert expanded(set(STAGES[stage]["params"])) - {f"{repeated_over}.${{key}}"} == read
 
 
 @pytest.mark.parametrize("stage", STAGES)

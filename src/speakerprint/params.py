@@ -98,6 +98,7 @@ Source = Annotated[
 
 
 class Filter(Section):
+    exclude: Annotated[str, Field(pattern=r"^exclude/[^/]+\.csv$")] | None  # there, because the filter stage depends on exclude/
     min_up_votes: Count
     max_down_votes: Count | None
     min_duration_s: NonNegative
@@ -344,6 +345,19 @@ class Evaluation(Section):
     seed: Count
 
 
+class Audit(Section):
+    corpora: dict[str, Annotated[list[str], Field(min_length=1)]]
+    model: str
+    batch_s: Positive
+    odd_false_rejects: Annotated[float, Field(gt=0, lt=1)]
+    same_person_false_alarms: Positive
+    duplicate_correlation: Annotated[float, Field(gt=0, le=1)]
+    min_level_dbfs: float
+    max_clipped_fraction: Fraction
+    min_speech_s: NonNegative
+    min_speech_fraction: Fraction
+
+
 class Params(Section):
     corpora: dict[str, Corpus]
     pretrained: Pretrained
@@ -359,6 +373,7 @@ class Params(Section):
     discriminant: Discriminant
     train: Train
     evaluation: Evaluation
+    audit: Audit
 
     @model_validator(mode="after")
     def _consistent(self) -> "Params":
@@ -372,6 +387,9 @@ class Params(Section):
                 raise ValueError(
                     f"{key} is {sorted(listed)}, but the corpora with role: {role} are {expected}: list exactly those"
                 )
+        for report, names in self.audit.corpora.items():
+            if unknown := sorted(set(names) - set(self.corpora)):
+                raise ValueError(f"audit.corpora.{report} lists {unknown[0]!r}, but the corpora are {list(self.corpora)}")
         if not self.train_corpora:
             raise ValueError("no corpus has role: train, so there is nothing to learn from; give one corpus that role")
         strange = sorted(set(self.sampling.corpus_weights or {}) - set(self.train_corpora))

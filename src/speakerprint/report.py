@@ -307,7 +307,7 @@ def _listenable(voices: Voices, groups: Sequence[Sequence[int]]) -> dict[int, st
     with tqdm(total=sum(map(len, groups)), desc="audio", unit="recording", disable=None) as progress:
         for indices in groups:
             for index, (samples, sample_rate_hz) in zip(indices, voices.audio(indices), strict=True):
-                opus = _encode_opus(samples[: round(MAX_LISTEN_S * sample_rate_hz)], sample_rate_hz)
+                opus = encode_opus(samples[: round(MAX_LISTEN_S * sample_rate_hz)], sample_rate_hz)
                 room -= len(opus)
                 if room < 0:
                     return texts
@@ -316,7 +316,8 @@ def _listenable(voices: Voices, groups: Sequence[Sequence[int]]) -> dict[int, st
     return texts
 
 
-def _encode_opus(samples: NDArray[np.float32], sample_rate_hz: int) -> bytes:
+def encode_opus(samples: NDArray[np.float32], sample_rate_hz: int) -> bytes:
+    """(n_samples,) as Ogg Opus at 20 kbit/s, to be listened to."""
     wave = np.clip(resample(samples, sample_rate_hz, SAMPLE_RATE_HZ), -1, 1)
     stream = io.BytesIO()
     # the same recording gives the same bytes: without bitexact, an Ogg stream has a random number

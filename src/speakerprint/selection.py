@@ -1,7 +1,9 @@
 """The filter: which recordings of a corpus are used, decided from the table alone; no audio is opened."""
 
+import csv
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,10 +13,43 @@ from speakerprint.languages import empty_table, languages_of
 from speakerprint.params import Filter
 
 
-def select(recordings: pd.DataFrame, filter: Filter, languages: pd.Series | None = None) -> tuple[pd.DataFrame, dict[str, Any]]:
+def read_exclude_list(path: str | Path, recordings: pd.DataFrame) -> set[str]:
+    """The recording_ids of a CSV with that column, and any others: recordings to leave out.
+
+    Raises InputError, with the line, for one that is not among ``recordings``, and for a file that is missing or has no such column.
+    """
+    known, excluded = set(recordings["recording_id"]), set()
+    try:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file)
+            if "recording_id" not in (rows.fieldnames or []):
+                raise InputError(
+                    f"{path}: columns {', '.join(rows.fieldnames or []) or 'none'}; expected recording_id and any others"
+                )
+            for row in rows:
+                name = row["recording_id"].strip()
+                if name not in known:
+                    raise InputError(
+                        f"{path}, line {rows.line_num}: the corpus has no recording {name!r} (its recordings are called as "
+                        f"{recordings['recording_id'].iloc[0]!r}); mend the line or remove it"
+                    )
+                excluded.add(name)
+    except FileNotFoundError:
+        raise InputError(
+            f"{path} does not exist, but the corpus's filter.exclude names it; put it there or empty that key"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from None
+    return excluded
+
+
+def select(
+    recordings: pd.DataFrame, filter: Filter, languages: pd.DataFrame | None = None, excluded: Collection[str] = ()
+) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Apply the filter's rules one after the other; return the rows that are left, in their order, and a report.
 
     ``languages`` is the table (see `languages`) that says the language of recordings without a locale; without it, it is unknown.
+    ``excluded`` are the recording_ids that the file ``filter.exclude`` lists (`read_exclude_list`): they go first.
 
     A rule on votes or duration keeps recordings whose votes or duration are unknown; a list of genders, locales or languages does
     not keep unknown ones. The report says, in plain JSON types, how many recordings and speakers each rule left
@@ -25,7 +60,11 @@ def select(recordings: pd.DataFrame, filter: Filter, languages: pd.Series | None
     """
     rules = [{"rule": "all", **_count(recordings)}]
     left = recordings
-    for rule, left in _apply(recordings, filter, empty_table() if languages is None else languages):
+    if filter.exclude is not None:
+        listed = recordings["recording_id"].isin(excluded)
+        left = recordings[~listed]
+        rules.append({"rule": f"not in {filter.exclude} ({int(listed.sum())} recordings)", **_count(left)})
+    for rule, left in _apply(left, filter, empty_table() if languages is None else languages):
         rules.append({"rule": rule, **_count(left)})
     if left.empty:
         raise InputError(f"the filter leaves no recording; relax the rule after which none is left:\n{_as_text(rules)}")

@@ -1,0 +1,29 @@
+"""Wrong labels, unusable audio and copies in some corpora: a report, a page to listen, and lists of what to leave out.
+
+python -m stages.audit mine
+"""
+
+from pathlib import Path
+
+import torch
+
+from speakerprint.audit_report import audit_corpora, read_shown, render, write_exclude_lists
+from speakerprint.model import SpeakerModel
+from speakerprint.params import load_params
+from stages import run, write_json
+
+
+def main(report: str) -> None:
+    params = load_params()
+    settings = params.audit
+    model = SpeakerModel.load(settings.model).to("cuda" if torch.cuda.is_available() else "cpu")
+    found = audit_corpora(settings.corpora[report], model, settings)
+    folder = Path(f"data/audit/{report}")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_exclude_lists(found, folder)
+    (folder / "report.html").write_text(render(found, report, read_shown(found)), encoding="utf-8")
+    write_json(found.report, f"metrics/audit/{report}.json")
+
+
+if __name__ == "__main__":
+    run(main)
