@@ -89,6 +89,13 @@ def test_valid_params_keep_their_values(tree):
         ("augmentation.ntxent.views", 0, "loss.ntxent_weight is above 0 but augmentation.ntxent.views is 0"),
         ("sampling.corpus_weights", {"lern": 2.0}, "sampling.corpus_weights.lern weighs no corpus that is trained on"),
         ("sampling.corpus_weights", {"learn": 0.0}, "sampling.corpus_weights.learn: Input should be greater than 0, found 0.0"),
+        (
+            "audit.corpora",
+            {"all": ["judge", "learn", "gone"]},
+            "audit.corpora.all lists 'gone', but the corpora are ['learn', 'judge']",
+        ),
+        ("audit.corpora", {"all": []}, "audit.corpora.all: List should have at least 1 item"),
+        ("corpora.learn.filter.exclude", "mine.csv", "corpora.learn.filter.exclude: expected a file in exclude/"),
         ("sampling.utterances", 1, "loss.triplet_weight is above 0 but sampling.utterances is 1"),
     ],
 )

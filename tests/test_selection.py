@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from speakerprint.errors import InputError
 from speakerprint.params import Filter
 from speakerprint.recordings import as_recordings
-from speakerprint.selection import select, speaker_position
+from speakerprint.selection import read_exclude_list, select, speaker_position
 from tests.helpers import KEEP_EVERYTHING
 
 
@@ -50,6 +50,41 @@ def test_speakers_with_too_few_or_too_many_recordings_are_dropped() -> None:
     recordings = table(speaker_id=["one", "two", "two", "three", "three", "three"])
     assert kept(recordings, min_recordings_per_speaker=2) == ["r001", "r002", "r003", "r004", "r005"]
     assert kept(recordings, max_recordings_per_speaker=2) == ["r000", "r001", "r002"]
+
+
+def test_what_a_list_excludes_goes_first_and_is_counted() -> None:
+    recordings = table(speaker_id=["one", "one", "two", "two"])
+    rules = filter_with(exclude="exclude/mine.csv", min_recordings_per_speaker=2)
+    selection, report = select(recordings, rules, {"r001"})
+    assert selection["recording_id"].tolist() == ["r002", "r003"]
+    assert report["rules"][:2] == [
+        {"rule": "all", "recordings": 4, "speakers": 2},
+        {"rule": "not in exclude/mine.csv (1 recordings)", "recordings": 3, "speakers": 2},
+    ]
+
+
+def test_an_exclude_list_has_a_column_of_recordings_and_any_others(tmp_path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("\ufeffreason,recording_id\nodd, r001\n\nclipped,r000\nodd,r001\n", encoding="utf-8")
+    assert read_exclude_list(path, table(speaker_id=["anna"] * 2)) == {"r000", "r001"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"recording_id,reason\nr000,odd\nr9,odd\n", r"mine.csv, line 3: the corpus has no recording 'r9' \(.* as 'r000'\)"),
+        (b'recording_id\n""\n', r"mine.csv, line 2: the corpus has no recording ''"),
+        (b"recording\nr000\n", "mine.csv: columns recording; expected recording_id"),
+        (b"", "mine.csv: columns none; expected recording_id"),
+        (b"recording_id\n\xff\n", "mine.csv is not UTF-8"),
+        (None, "mine.csv does not exist, but the corpus's filter.exclude names it"),
+    ],
+)
+def test_an_exclude_list_that_cannot_be_meant_is_refused_with_its_line(tmp_path, content, message) -> None:
+    if content is not None:
+        (tmp_path / "mine.csv").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_exclude_list(tmp_path / "mine.csv", table(speaker_id=["anna"]))
 
 
 def test_recordings_per_speaker_are_counted_after_the_other_rules() -> None:

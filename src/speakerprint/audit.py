@@ -1,6 +1,6 @@
 """Label quality: recordings that are not what their corpus says, from a trained model and from the audio itself.
 
-It is about data, never about who somebody is: every finding is a recording, or two ids of the corpus, to listen to and to decide on.
+It is about data, never about who somebody is: a finding is a recording, or two ids of the corpus, to listen to and decide on.
 """
 
 import functools
@@ -149,12 +149,13 @@ class AlikeIds(NamedTuple):
     n_pairs: int
 
 
-def alike_ids(units: NDArray[np.float64], speakers: NDArray[np.intp], false_alarms: float) -> AlikeIds:
+def alike_ids(units: NDArray[np.float64], speakers: NDArray[np.intp], false_alarms: float, least: float = -1.0) -> AlikeIds:
     """Ids whose recordings score, on average over all pairs, as those of different people do not.
 
     The threshold stands for a false-accept rate of ``false_alarms`` / number of pairs of ids, so that so many pairs of different
     people are expected above it, however many pairs there are (Bonferroni). It is the quantile of a normal distribution with the
-    pairs' median and, since the rate lies far out, the spread between that and their 90 % quantile.
+    pairs' median and, since the rate lies far out, the spread between that and their 90 % quantile; or ``least``, where that
+    is higher.
     """
     codes, speakers = np.unique(speakers, return_inverse=True)
     n_pairs = len(codes) * (len(codes) - 1) // 2
@@ -164,7 +165,8 @@ def alike_ids(units: NDArray[np.float64], speakers: NDArray[np.intp], false_alar
     firsts, seconds = np.triu_indices(len(codes), k=1)
     scores = (means @ means.T)[firsts, seconds]
     middle, upper = np.quantile(scores, [0.5, UPPER_TAIL])
-    threshold = float(middle + norm.isf(min(0.5, false_alarms / n_pairs)) * (upper - middle) / norm.ppf(UPPER_TAIL))
+    rare = middle + norm.isf(min(0.5, false_alarms / n_pairs)) * (upper - middle) / norm.ppf(UPPER_TAIL)
+    threshold = float(max(rare, least))
     found = np.flatnonzero(scores >= threshold)
     found = found[np.argsort(-scores[found], kind="stable")]
     pairs = zip(codes[firsts[found]].tolist(), codes[seconds[found]].tolist(), scores[found].tolist(), strict=True)
@@ -190,8 +192,8 @@ def candidates(units: NDArray[np.float64], durations_s: NDArray[np.float64], thr
 def correlation(first: NDArray, second: NDArray) -> float:
     """How far two recordings' log-mel features, each (frames, mels), are the same movement in time: up to 1, for copies.
 
-    Pearson's correlation over time and groups of mels, each group's mean removed (a gain, or a filter, adds one number to each),
-    at the best of all shifts of at most 0.2 s.
+    Pearson's correlation over time and groups of mels, at the best of all shifts of at most 0.2 s. Each group's mean is removed
+    (a gain, or a filter, adds one number to it), then each moment's (or where speech and pauses are would say it all).
     """
     a, b = _movement(first), _movement(second)
     n = next_fast_len(len(a) + len(b), real=True)
@@ -201,11 +203,12 @@ def correlation(first: NDArray, second: NDArray) -> float:
 
 
 def _movement(features: NDArray) -> NDArray[np.float64]:
-    """Pooled features (frames / 2, mels / 4), each column of mean 0, all of them together of length 1."""
-    frames = max(len(features) // FRAMES_POOLED, 1)
+    """Pooled features (frames / 2, mels / 4), columns and rows of mean 0, all of them together of length 1."""
+    frames = len(features) // FRAMES_POOLED
     whole = features[: frames * FRAMES_POOLED].astype(np.float64)
     pooled = whole.reshape(frames, -1, features.shape[1] // MELS_POOLED, MELS_POOLED).mean(axis=(1, 3))
     moved = pooled - pooled.mean(axis=0)
+    moved -= moved.mean(axis=1, keepdims=True)
     return moved / max(float(np.linalg.norm(moved)), np.finfo(float).tiny)
 
 
@@ -241,20 +244,21 @@ def audit(
     """Look for wrong labels, unusable audio and copies in the recordings of one or several corpora.
 
     recordings: rows with columns corpus, recording_id and speaker_id (an id is a speaker of its corpus). sounds and embeddings
-    (n, dim): of each. features: gives the log-mel features, (frames, mels), of a row. What is near silent or holds little speech
-    is left out of the rest, and what is a copy out of what is said of speakers.
+    (n, dim): of each. features: gives the log-mel features, (frames, mels), of a row. What is unusable as audio
+    is left out of the rest, and a copy out of what is said of speakers.
     """
     units = unit_vectors(embeddings)
     speakers = recordings.groupby(["corpus", "speaker_id"]).ngroup().to_numpy()
     corpora = recordings["corpus"].to_numpy()
     findings = list(_unusable(sounds, settings))
-    usable = np.setdiff1d(np.arange(len(units)), [one.recording for one in findings if one.kind != "clipped"])
+    usable = np.setdiff1d(np.arange(len(units)), [one.recording for one in findings])
 
     scores = np.full(len(units), np.nan)
     scores[usable] = own_scores(units[usable], speakers[usable])
     thresholds = {name: odd_threshold(scores[corpora == name], settings.odd_false_rejects) for name in dict.fromkeys(corpora)}
+    lowest = min(thresholds.values())  # that recordings of one speaker should reach
     rank = np.argsort(np.argsort(-np.nan_to_num(scores, nan=-2.0), kind="stable"))  # by how well it fits its speaker
-    findings += _copies(usable, sounds, units, speakers, features, rank, min(thresholds.values()), settings.duplicate_correlation)
+    findings += _copies(usable, sounds, units, speakers, features, rank, lowest, settings.duplicate_correlation)
 
     kept = np.setdiff1d(usable, [row for one in findings if one.kind.endswith("duplicate") for row in one.excluded])
     own_thresholds = np.array([thresholds[name] for name in corpora[kept]])
@@ -264,12 +268,12 @@ def audit(
         findings.append(Finding("odd", at, _typical(units, mates[mates != at]), score, (at,)))
 
     kept = np.delete(kept, list(odd))
-    alike = alike_ids(units[kept], speakers[kept], settings.same_person_false_alarms)
+    alike = alike_ids(units[kept], speakers[kept], settings.same_person_false_alarms, lowest)
     members = {code: kept[rows] for code, rows in pd.Series(speakers[kept]).groupby(speakers[kept]).indices.items()}
     for first, second, score in alike.pairs:
         fewer, more = sorted((second, first), key=lambda code: len(members[code]))
-        shown = (_typical(units, members[code]) for code in (fewer, more))
-        findings.append(Finding("same_person", *shown, score, tuple(members[fewer].tolist())))
+        one, other = (_typical(units, members[code]) for code in (fewer, more))
+        findings.append(Finding("same_person", one, other, score, tuple(members[fewer].tolist())))
 
     counted = Counter((one.kind, corpora[one.recording]) for one in findings)
     report = {

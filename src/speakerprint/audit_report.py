@@ -79,7 +79,7 @@ def write_exclude_lists(found: Audit, folder: Path) -> None:
 
 
 def render(found: Audit, title: str, audio: dict[int, bytes]) -> str:
-    """The page of the worst findings of each kind, whole in itself; ``audio`` has Opus of rows, others are said to be left out."""
+    """The page of the worst findings of each kind, whole in itself; ``audio`` has Opus of rows, or some of them."""
 
     def side(row: int) -> str:
         name, speaker = name_of(found.recordings, row), found.recordings["speaker_id"].iat[row]
@@ -101,9 +101,8 @@ def render(found: Audit, title: str, audio: dict[int, bytes]) -> str:
         if of_kind:
             shown = "" if len(of_kind) <= WORST else f" The worst {WORST} of {len(of_kind):,} are shown."
             cases = "".join(map(case, of_kind[:WORST]))
-            sections.append(
-                f'<section class="card"><h2>{heading}</h2><p class="quiet">{about}{shown}</p><ol class="pairs">{cases}</ol></section>'
-            )
+            head = f'<h2>{heading}</h2><p class="quiet">{about}{shown}</p>'
+            sections.append(f'<section class="card">{head}<ol class="pairs">{cases}</ol></section>')
     parts = {
         "page.css": (PAGES / "page.css").read_text(encoding="utf-8"),
         "title": html.escape(title),

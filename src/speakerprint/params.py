@@ -98,7 +98,7 @@ Source = Annotated[
 
 
 class Filter(Section):
-    exclude: Annotated[str, Field(pattern=r"^exclude/[^/]+\.csv$")] | None  # there, because the filter stage depends on exclude/
+    exclude: str | None
     min_up_votes: Count
     max_down_votes: Count | None
     min_duration_s: NonNegative
@@ -125,6 +125,13 @@ class Filter(Section):
                     hint = f"did you mean {names[near[0]]}? It" if near else "it"
                     raise ValueError(f"{code!r} is no language that Whisper knows; {hint} takes codes such as en, de, zh")
         return languages
+
+    @field_validator("exclude")
+    @classmethod
+    def _watched(cls, path: str | None) -> str | None:
+        if path is not None and not re.fullmatch(r"exclude/[^/]+", path):
+            raise ValueError("expected a file in exclude/, as in exclude/mine.csv: only there a change reruns the filter")
+        return path
 
     @model_validator(mode="after")
     def _ranges(self) -> "Filter":

@@ -16,7 +16,7 @@ from speakerprint.params import Filter
 def read_exclude_list(path: str | Path, recordings: pd.DataFrame) -> set[str]:
     """The recording_ids of a CSV with that column, and any others: recordings to leave out.
 
-    Raises InputError, with the line, for one that is not among ``recordings``, and for a file that is missing or has no such column.
+    Raises InputError, with the line, for one that is not among ``recordings``, and for a missing file or column.
     """
     known, excluded = set(recordings["recording_id"]), set()
     try:
