@@ -7,8 +7,8 @@ The folder is one that `resample` made. Each time, of every kind of fault, as ma
 * odd: a recording goes to another speaker's id (of at least three recordings, both);
 * same_person: half of a speaker's recordings (of at least four) go to a new id;
 * near_silent: at -80 dB; clipped: 20 dB beyond full scale, cut off there and halved; little_speech: white noise as loud instead;
-* exact_duplicate: a copy under another speaker's id; near_duplicate: such a copy, at a quarter to all of its level, through Opus at
-  16 kbit/s or MP3 at 32 kbit/s.
+* exact_duplicate: a copy under another speaker's id; near_duplicate: such a copy, at a quarter to all of its level, through Opus
+  at 16 kbit/s or MP3 at 32 kbit/s.
 
 What the audit says of the corpus as it is, is not counted as wrong (nobody knows), but printed beside it: `before`. `other` is
 what it says only once the faults are there, and of no planted one.
@@ -112,7 +112,8 @@ def main() -> None:
     parser.add_argument("audio", type=Path, help="a folder that `resample` made")
     parser.add_argument("--model", type=Path, help="folder of a trained model; without it, the shipped one")
     parser.add_argument("--faults", type=int, default=5, help="of each kind, each time")
-    parser.add_argument("--repeats", type=int, default=5, help="times, from the seeds 0, 1, …")
+    parser.add_argument("--repeats", type=int, default=5, help="times, each from another seed")
+    parser.add_argument("--seed", type=int, default=0, help="the first of them")
     arguments = parser.parse_args()
     model = SpeakerEmbedder.load(arguments.model).model
     settings = load_params().audit
@@ -133,7 +134,7 @@ def main() -> None:
     before = audited(rows, heard)
     counts = pd.DataFrame(0, index=list(KINDS), columns=["planted", "found", "other", "before"])
     counts["before"] = [len(said(before, kind)) for kind in KINDS]
-    for seed in range(arguments.repeats):
+    for seed in range(arguments.seed, arguments.seed + arguments.repeats):
         faulty, changed, truth = plant(rows, encoded, arguments.faults, np.random.default_rng(seed))
         now = heard + [heard[0]] * (len(faulty) - len(heard))
         for row, samples in changed.items():

@@ -200,3 +200,11 @@ def test_copies_are_found_across_corpora():
     copies = [{one.recording, one.other} for one in found.findings if one.kind == "exact_duplicate"]
     assert copies == [{0, 11}]
     assert found.report["corpora"]["b"]["found"]["exact_duplicate"] == 1
+
+
+def test_a_corpus_without_anything_usable_has_no_thresholds_and_no_findings_but_that():
+    sounds = [hear(np.zeros(1600, np.float32))] * 3
+    rows = pd.DataFrame({"corpus": ["c"] * 3, "recording_id": list("abc"), "speaker_id": ["x", "x", "y"]})
+    found = audit(rows, sounds, np.eye(3), lambda row: np.zeros((10, 80)), Audit(**SETTINGS))
+    assert [one.kind for one in found.findings] == ["near_silent"] * 3
+    assert found.report["corpora"]["c"]["would_be_found"] is None

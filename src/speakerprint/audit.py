@@ -84,7 +84,7 @@ def own_scores(units: NDArray[np.float64], speakers: NDArray[np.intp]) -> NDArra
 
 
 def _sums(units: NDArray[np.float64], speakers: NDArray[np.intp]) -> NDArray[np.float64]:
-    sums = np.zeros((speakers.max() + 1, units.shape[1]))
+    sums = np.zeros((int(speakers.max(initial=-1)) + 1, units.shape[1]))
     np.add.at(sums, speakers, units)
     return sums
 
