@@ -207,4 +207,4 @@ def test_a_corpus_without_anything_usable_has_no_thresholds_and_no_findings_but_
     rows = pd.DataFrame({"corpus": ["c"] * 3, "recording_id": list("abc"), "speaker_id": ["x", "x", "y"]})
     found = audit(rows, sounds, np.eye(3), lambda row: np.zeros((10, 80)), Audit(**SETTINGS))
     assert [one.kind for one in found.findings] == ["near_silent"] * 3
-    assert found.report["corpora"]["c"]["would_be_found"] is None
+    assert found.report["corpora"]["c"]["would_be_found"] is None and found.report["corpora"]["c"]["odd_threshold"] is None

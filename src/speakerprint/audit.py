@@ -93,11 +93,11 @@ def odd_threshold(scores: NDArray[np.float64], false_rejects: float) -> float:
     """The score below which that share of good recordings would fall, if their `own_scores` (n,) are normal.
 
     Median and median absolute deviation stand for mean and spread, so that the odd ones have no say (Iglewicz & Hoaglin: "How to
-    detect and handle outliers", 1993). NaN scores are left out.
+    detect and handle outliers", 1993). NaN scores are left out; of nothing else the threshold is NaN.
     """
     known = scores[~np.isnan(scores)]
     if not len(known):
-        return -1.0
+        return float("nan")
     middle = np.median(known)
     return float(middle + norm.ppf(false_rejects) * np.median(np.abs(known - middle)) / norm.ppf(0.75))
 
@@ -256,7 +256,9 @@ def audit(
     scores = np.full(len(units), np.nan)
     scores[usable] = own_scores(units[usable], speakers[usable])
     thresholds = {name: odd_threshold(scores[corpora == name], settings.odd_false_rejects) for name in dict.fromkeys(corpora)}
-    lowest = min(thresholds.values())  # that recordings of one speaker should reach
+    lowest = min(
+        (known for known in thresholds.values() if not np.isnan(known)), default=-1.0
+    )  # that recordings of one speaker should reach
     rank = np.argsort(np.argsort(-np.nan_to_num(scores, nan=-2.0), kind="stable"))  # by how well it fits its speaker
     findings += _copies(usable, sounds, units, speakers, features, rank, lowest, settings.duplicate_correlation)
 
@@ -283,8 +285,8 @@ def audit(
         "corpora": {
             name: {
                 "recordings": int((corpora == name).sum()),
-                "odd_threshold": round(threshold, 4),
-                "would_be_found": _share(would_be_found(units[mine], speakers[mine], threshold)),
+                "odd_threshold": _known(threshold),
+                "would_be_found": _known(would_be_found(units[mine], speakers[mine], threshold)),
                 "found": {kind: counted[kind, name] for kind in KINDS},
             }
             for name, threshold in thresholds.items()
@@ -359,7 +361,7 @@ def _of_kind(findings: Sequence[Finding], kind: str) -> list[Finding]:
     return [one for one in findings if one.kind == kind]
 
 
-def _share(value: float) -> float | None:
+def _known(value: float) -> float | None:
     return None if np.isnan(value) else round(value, 4)
 
 
