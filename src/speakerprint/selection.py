@@ -62,9 +62,9 @@ def select(
     left = recordings
     if filter.exclude is not None:
         listed = recordings["recording_id"].isin(excluded)
-        left = recordings[~listed]
+        recordings = left = recordings[~listed]
         rules.append({"rule": f"not in {filter.exclude} ({int(listed.sum())} recordings)", **_count(left)})
-    for rule, left in _apply(left, filter, empty_table() if languages is None else languages):
+    for rule, left in _apply(recordings, filter, empty_table() if languages is None else languages):
         rules.append({"rule": rule, **_count(left)})
     if left.empty:
         raise InputError(f"the filter leaves no recording; relax the rule after which none is left:\n{_as_text(rules)}")
