@@ -55,7 +55,7 @@ def test_speakers_with_too_few_or_too_many_recordings_are_dropped() -> None:
 def test_what_a_list_excludes_goes_first_and_is_counted() -> None:
     recordings = table(speaker_id=["one", "one", "two", "two"])
     rules = filter_with(exclude="exclude/mine.csv", min_recordings_per_speaker=2)
-    selection, report = select(recordings, rules, {"r001"})
+    selection, report = select(recordings, rules, excluded={"r001"})
     assert selection["recording_id"].tolist() == ["r002", "r003"]
     assert report["rules"][:2] == [
         {"rule": "all", "recordings": 4, "speakers": 2},
