@@ -30,7 +30,7 @@ def run(stage: Callable[..., None]) -> None:
             "(`dvc gc -w` drops cached results that the workspace does not use) and run `dvc repro` again"
         )
     except KeyboardInterrupt:
-        sys.exit("interrupted; `dvc repro` goes on from the last whole stage (training: from its last checkpoint)")
+        sys.exit("interrupted; `dvc repro` goes on from the last whole shard (training: from its last checkpoint)")
 
 
 def write_json(tree: dict, path: str | Path) -> None:

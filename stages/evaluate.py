@@ -32,8 +32,8 @@ def trial_list_of(corpus: str, store: FeatureStore) -> TrialList | None:
     if not path.is_file():
         print(f"{corpus}: all pairs of recordings ({path} would replace them)")
         return None
-    reports = [json.loads(Path(f"metrics/data/{corpus}.{stage}.json").read_text()) for stage in ("resample", "features")]
-    trials = read_trial_list(path, store.recordings, [bad["recording_id"] for report in reports for bad in report["bad"]])
+    report = json.loads(Path(f"metrics/data/{corpus}.resample.json").read_text())
+    trials = read_trial_list(path, store.recordings, [bad["recording_id"] for bad in report["bad"]])
     print(f"{corpus}: {len(trials.first):,} trials of {path}, {trials.skipped:,} skipped")
     return trials
 

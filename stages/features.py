@@ -15,7 +15,8 @@ def main(corpus: str) -> None:
     role = corpus_params(params, corpus).role
     for other in {"train", "noise", "evaluate"} - {role}:  # what is left from before the role was changed must not be trained on
         shutil.rmtree(f"data/features/{other}/{corpus}", ignore_errors=True)
-    report = extract_corpus(f"data/audio/{corpus}", f"data/features/{role}/{corpus}", params.features)
+    out, unfinished = f"data/features/{role}/{corpus}", f"data/unfinished/features/{corpus}"
+    report = extract_corpus(f"data/audio/{corpus}", out, unfinished)
     write_json(report, f"metrics/data/{corpus}.features.json")
 
 

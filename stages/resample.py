@@ -12,7 +12,7 @@ from stages import run, write_json
 def main(corpus: str) -> None:
     params = load_params()
     selection = read_recordings(f"data/selection/{corpus}.parquet")
-    report = resample_corpus(selection, f"data/audio/{corpus}", params.resample)
+    report = resample_corpus(selection, f"data/audio/{corpus}", params.resample, f"data/unfinished/audio/{corpus}")
     write_json(report, f"metrics/data/{corpus}.resample.json")
 
 

@@ -16,7 +16,7 @@ def tree():
     """The project's params with two corpora of our own."""
     tree = YAML(typ="safe").load((PROJECT / "presets/recipes/quick.yaml").read_text(encoding="utf-8"))
     shipped = YAML(typ="safe").load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
-    sections = ("pretrained", "language", "resample", "features", "evaluation", "audit")
+    sections = ("pretrained", "language", "resample", "evaluation", "audit")
     tree |= {section: shipped[section] for section in sections}
     tree["corpora"] = {
         "learn": {"role": "train", "source": {"kind": "folder", "root": "/audio"}, "filter": dict(KEEP_EVERYTHING)},

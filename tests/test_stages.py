@@ -82,8 +82,7 @@ def test_evaluate_runs_all_pairs_or_the_corpus_own_list(tmp_path, monkeypatch, c
     store = SimpleNamespace(recordings=pd.DataFrame({"recording_id": ids, "speaker_id": [id[0] for id in ids]}))
     assert evaluate.trial_list_of("mine", store) is None
     assert capsys.readouterr().out == "mine: all pairs of recordings (trials/mine.txt would replace them)\n"
-    for stage, bad in (("resample", [{"recording_id": "b/2"}]), ("features", [{"recording_id": "b/3"}])):
-        write_json({"bad": bad}, tmp_path / f"metrics/data/mine.{stage}.json")
+    write_json({"bad": [{"recording_id": "b/2"}, {"recording_id": "b/3"}]}, tmp_path / "metrics/data/mine.resample.json")
     (tmp_path / "trials").mkdir()
     (tmp_path / "trials/mine.txt").write_text("1 a/1.wav a/2.wav\n0 a/1.wav b/1.wav\n0 a/1.wav b/2.wav\n1 b/1.wav b/3.wav\n")
     assert evaluate.trial_list_of("mine", store).second.tolist() == [1, 2]

@@ -19,7 +19,7 @@ import speakerprint.training as training
 from speakerprint.errors import InputError
 from speakerprint.params import load_params
 from speakerprint.recordings import as_recordings, write_recordings
-from speakerprint.store import FeatureStore, write_features
+from speakerprint.store import FeatureStore, create_store, write_shard
 from speakerprint.training import Recipe, TrainingSet, held_out_speakers, schedule, split_recordings, spread_over_speakers, train
 from speakerprint.whisper import WhisperEncoder
 from stages.train import main
@@ -34,7 +34,8 @@ def write_store(folder: Path, speakers: int = 8, recordings: int = 4, seed: int 
     envelopes = rng.normal(size=(speakers, 80)) * 0.5
     lengths = rng.integers(60, 120, size=speakers * recordings)
     clips = [envelopes[i // recordings] + 0.2 * rng.normal(size=(n, 80)) + 0.3 * rng.normal() for i, n in enumerate(lengths)]
-    write_features(folder, [clip.astype(np.float16) for clip in clips], {})
+    create_store(folder, np.cumsum([0, *map(len, clips)]), {})
+    write_shard(folder, 0, np.concatenate(clips).astype(np.float16))
     rows = pd.DataFrame(
         {
             "recording_id": [f"clip{i:03d}" for i in range(len(clips))],

@@ -9,7 +9,7 @@ import soundfile
 
 from speakerprint.audio import decode, resample_corpus
 from speakerprint.features import extract_corpus
-from speakerprint.params import Features, Resample
+from speakerprint.params import Resample
 from speakerprint.recordings import as_recordings
 
 
@@ -62,4 +62,4 @@ def write_project(root: Path, corpus: str) -> None:
     audio, features = root / "data/audio" / corpus, root / "data/features/evaluate" / corpus
     with joblib.parallel_config("threading"):  # processes take seconds to start
         resample_corpus(selection, audio, Resample(engine="soxr", min_duration_s=0.1, max_bad_fraction=0.0))
-        extract_corpus(audio, features, Features(max_bad_fraction=0.0))
+        extract_corpus(audio, features)

@@ -4,12 +4,12 @@ The shards open with ``datasets.load_dataset("parquet", data_files="…/part-*.p
 """
 
 import io
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
-from itertools import islice
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, TypeVar
+from typing import IO, Any, Literal, NamedTuple
 
 import av
 import numpy as np
@@ -18,25 +18,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
 import soxr
-from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from speakerprint.errors import InputError
 from speakerprint.params import Resample
 from speakerprint.recordings import SCHEMA
-from speakerprint.sources.clips import read_clips
+from speakerprint.shards import digest, file_state, make_shards, move_whole
+from speakerprint.sources.clips import containers, read_clips, read_file
 
 SAMPLE_RATE_HZ = 16_000  # Whisper's
 HEADER_TOLERANCE_S = 0.1  # a header counts the encoder's delay and padding (up to two MP3 or AAC frames); decoders may cut them
 METADATA_TOLERANCE = 0.1  # of the duration that a corpus's metadata give
 MP3_LENGTH_HEADERS = (b"Xing", b"Info", b"VBRI")
 RIFF_SIZE_UNKNOWN = 0x7FFF_0000  # a WAV written to a pipe says at least this much
-SHARD_BYTES = 256 * 2**20
-ROWS_PER_GROUP = 64  # rows that a reader holds in memory at once
-WAVE = 2048  # recordings under way at once: what bounds memory
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+SHARD_ROWS = 512  # 5 s each: 60 MB
+ROWS_PER_GROUP = 64  # rows that a reader or writer holds in memory at once
+PLAIN_FILE, ABSENT = -1, -2  # in place of where a clip starts
 
 
 class UndecodableAudio(InputError):
@@ -87,7 +84,8 @@ def decode(data: bytes, name: str) -> tuple[np.ndarray, int]:
 def _decode_with_libsndfile(data: bytes) -> _Decoded:
     stream = io.BytesIO(data)
     with soundfile.SoundFile(stream) as file:
-        samples = file.read(dtype="float32", always_2d=True).mean(axis=1)
+        samples = file.read(dtype="float32")
+        samples = samples if samples.ndim == 1 else samples.mean(axis=1)
         declared_s = file.frames / file.samplerate
         if file.format == "MP3" and not any(header in data for header in MP3_LENGTH_HEADERS):
             declared_s = 0.0  # libsndfile guessed it from the first frame's bitrate, and reads no further than its guess
@@ -156,136 +154,214 @@ def encode_flac(samples: np.ndarray) -> bytes:
 # --- a corpus -------------------------------------------------------------------------------------------------------
 
 
-def in_parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yield function(item) in the items' order, from all cores; no more than WAVE items and results are in memory."""
-    source = iter(items)
-    with Parallel(n_jobs=-1, return_as="generator") as parallel:
-        n_done = WAVE
-        while n_done == WAVE:  # joblib alone would run ahead of whoever reads the results
-            n_done = 0
-            wave = parallel(delayed(function)(item) for item in islice(source, WAVE))
-            for n_done, result in enumerate(wave, start=1):  # noqa: B007  # counted, to see the end of the items
-                yield result
-
-
-def refuse_too_many_bad(bad: list[dict[str, str]], n_recordings: int, stage: str, max_bad_fraction: float) -> None:
-    """Raise InputError if more of a corpus's recordings are bad than the stage allows, or none is left."""
+def _refuse_too_many_bad(bad: list[dict[str, str]], n_recordings: int, max_bad_fraction: float) -> None:
+    """Raise InputError if more of a corpus's recordings are bad than is allowed, or none is left."""
     if n_recordings and len(bad) < n_recordings and len(bad) <= max_bad_fraction * n_recordings:
         return
     if not n_recordings:
-        raise InputError(f"{stage}: there are no recordings; loosen the corpus's filter in params.yaml or mend its source")
+        raise InputError("resample: there are no recordings; loosen the corpus's filter in params.yaml or mend its source")
     examples = "".join(f"\n  {row['location']}: {row['reason']}" for row in bad[:5]) + ("\n  …" if len(bad) > 5 else "")
-    remedy = "mend them" if len(bad) == n_recordings else f"mend them or raise {stage}.max_bad_fraction"
+    remedy = "mend them" if len(bad) == n_recordings else "mend them or raise resample.max_bad_fraction"
     raise InputError(
-        f"{stage}: {len(bad)} of {n_recordings} recordings are bad, {stage}.max_bad_fraction allows {max_bad_fraction:g} of them"
-        f" and at least one must be good; {remedy}:{examples}"
+        f"resample: {len(bad)} of {n_recordings} recordings are bad, resample.max_bad_fraction allows {max_bad_fraction:g} of "
+        f"them and at least one must be good; {remedy}:{examples}"
     )
 
 
-def report_of(recordings: pd.DataFrame, bad: list[dict[str, str]]) -> dict[str, Any]:
-    """The report that a stage over recordings leaves in git; ``recordings`` are the good ones."""
-    return {
-        "recordings": len(recordings),
-        "speakers": int(recordings["speaker_id"].nunique()),
-        "hours": round(float(recordings["duration_s"].astype("float64").sum()) / 3600, 3),
-        "bad": bad,
-    }
+def report_of(recordings: pd.DataFrame, duration_s: float) -> dict[str, Any]:
+    """The report that a stage over recordings leaves in git."""
+    speakers = int(recordings["speaker_id"].nunique())
+    return {"recordings": len(recordings), "speakers": speakers, "hours": round(duration_s / 3600, 3)}
 
 
-class _Clip(NamedTuple):
-    row: int  # of the selection
-    data: bytes | None
-    location: str
-    expected_s: float  # from the corpus's metadata; NaN if unknown
-
-
-class _Resampled(NamedTuple):
-    row: int  # of the selection
-    n_samples: int
-    flac: bytes
-    problem: str | None
-
-
-def _resample_clip(clip: _Clip, settings: Resample) -> _Resampled:
-    try:
-        if clip.data is None:
-            raise UndecodableAudio(clip.location, "there is no such file")
-        samples, sample_rate_hz = decode(clip.data, clip.location)
-        found_s = len(samples) / sample_rate_hz
-        if found_s < settings.min_duration_s:
-            raise UndecodableAudio(clip.location, f"lasts {found_s:.2f} s, less than resample.min_duration_s")
-        if found_s < (1 - METADATA_TOLERANCE) * clip.expected_s:
-            raise UndecodableAudio(clip.location, f"truncated: {found_s:.2f} s of the {clip.expected_s:.2f} s in the metadata")
-    except UndecodableAudio as error:
-        return _Resampled(clip.row, 0, b"", error.reason)
-    samples = resample(samples, sample_rate_hz, SAMPLE_RATE_HZ, settings.engine)
-    return _Resampled(clip.row, len(samples), encode_flac(samples), None)
-
-
-def resample_corpus(selection: pd.DataFrame, folder: str | Path, settings: Resample) -> dict[str, Any]:
+def resample_corpus(
+    selection: pd.DataFrame, folder: str | Path, settings: Resample, unfinished: str | Path | None = None
+) -> dict[str, Any]:
     """Write the selected recordings as 16 kHz mono FLAC into ``folder/part-00000.parquet``, …, and return a report.
 
-    A shard has the columns of a recording (``duration_s`` now exact), ``n_samples`` (int64) and ``audio`` (FLAC). Rows stand
-    in the selection's order, whatever the order in which archives yield the clips: encoded clips wait in an unnamed file in
-    ``folder``, which so needs twice the room for a while. A recording that is absent, undecodable, truncated or too short is
-    skipped and listed in the report.
+    A shard holds SHARD_ROWS rows of the selection, in its order, less those that are bad: absent, undecodable, truncated, too
+    short or silent, which the report lists. Its columns are those of a recording (``duration_s`` now exact), ``n_samples``
+    (int64) and ``audio`` (FLAC). Clips that lie in archives or parquet files are first copied into one file.
 
-    Raises InputError if more than ``settings.max_bad_fraction`` of the recordings are bad, or none is left.
+    All is made in the folder ``unfinished`` (``folder`` with that suffix, unless given) and moved when it is whole; a run that
+    was killed goes on from there. Raises InputError if more than ``settings.max_bad_fraction`` of the recordings are bad, or
+    none is left.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob("part-*.parquet"):
+    unfinished = Path(unfinished or f"{folder}.unfinished").resolve()
+    parts = unfinished / "parts"
+    parts.mkdir(parents=True, exist_ok=True)
+    spool, spans = _unpack(selection["location"].tolist(), unfinished)
+    schema = _schema()
+    shards = [
+        _AudioShard(
+            path=parts / f"part-{number:05d}.parquet",
+            recordings=selection.iloc[start : start + SHARD_ROWS],
+            spans=spans[start : start + SHARD_ROWS],
+            spool=spool,
+            root=Path.cwd(),
+            settings=settings,
+            schema=schema,
+        )
+        for number, start in enumerate(range(0, len(selection), SHARD_ROWS))
+    ]
+    for stale in set(parts.iterdir()) - {shard.path for shard in shards}:
         stale.unlink()
-    selection = selection.reset_index(drop=True)
-    locations = selection["location"].tolist()
-    expected_s = selection["duration_s"].to_numpy(dtype="float64", na_value=np.nan)
-    clips = (_Clip(row, data, locations[row], expected_s[row]) for row, data in read_clips(locations))
-    n_samples = np.zeros(len(selection), np.int64)
-    spans = np.zeros((len(selection), 2), np.int64)  # where the spool holds each clip: start, size
-    problems: dict[int, str] = {}
-    with tempfile.TemporaryFile(dir=folder) as spool:
-        results = in_parallel(partial(_resample_clip, settings=settings), clips)
-        for result in tqdm(results, total=len(selection), desc="resample", unit="recording", disable=None):
-            if result.problem is not None:
-                problems[result.row] = result.problem
-                continue
-            n_samples[result.row] = result.n_samples
-            spans[result.row] = spool.tell(), len(result.flac)
-            spool.write(result.flac)
-        bad = [
-            {"recording_id": selection.at[row, "recording_id"], "location": locations[row], "reason": problems[row]}
-            for row in sorted(problems)
-        ]
-        refuse_too_many_bad(bad, len(selection), "resample", settings.max_bad_fraction)
-        good = np.setdiff1d(np.arange(len(selection)), list(problems))
-        recordings = selection.iloc[good].assign(n_samples=n_samples[good], duration_s=n_samples[good] / SAMPLE_RATE_HZ)
-        _write_shards(recordings.reset_index(drop=True), spool, spans[good], folder)
-    return report_of(recordings, bad)
+    bad: list[dict[str, str]] = []
+    n_samples = 0
+    with tqdm(total=len(selection), desc="resample", unit="recording", disable=None) as bar:
+        for shard, report in zip(shards, make_shards(shards, unfinished / "whole"), strict=True):
+            bad += report["bad"]
+            n_samples += report["n_samples"]
+            bar.update(len(shard.recordings))
+    _refuse_too_many_bad(bad, len(selection), settings.max_bad_fraction)
+    move_whole(parts, folder)
+    shutil.rmtree(unfinished)
+    good = selection[~selection["recording_id"].isin([row["recording_id"] for row in bad])]
+    return report_of(good, n_samples / SAMPLE_RATE_HZ) | {"bad": bad}
 
 
-def _write_shards(recordings: pd.DataFrame, spool: IO[bytes], spans: np.ndarray, folder: Path) -> None:
+def _unpack(locations: list[str], folder: Path) -> tuple[Path, np.ndarray]:
+    """Copy the clips that lie in archives or parquet files into one file, where any process can read any of them.
+
+    Returns its path and ``spans`` as in _AudioShard. The index beside it names what is there: a killed run goes on after that.
+    """
+    inside = list(containers(locations))
+    packed = [row for row, container in enumerate(inside) if container is not None]
+    state = [[container, file_state(container)] for container in sorted(set(filter(None, inside)))]
+    spool_path = folder / f"clips-{digest([state, [locations[row] for row in packed]])[:16]}"
+    index_path = spool_path.with_suffix(".index")
+    for stale in set(folder.glob("clips-*")) - {spool_path, index_path}:
+        stale.unlink()
+    spans = np.full((len(locations), 2), PLAIN_FILE, np.int64)
+    with spool_path.open("ab") as spool, index_path.open("a+b") as index:
+        index.seek(0)
+        known = index.read()
+        done = np.frombuffer(known[: len(known) // 24 * 24], np.int64).reshape(-1, 3)  # row, start, size
+        spans[done[:, 0]] = done[:, 1:]
+        end = done[:, 1:].sum(axis=1).max(initial=0)
+        index.truncate(done.nbytes)
+        spool.truncate(end)
+        waiting = np.setdiff1d(packed, done[:, 0]).astype(int).tolist()
+        clips = read_clips([locations[row] for row in waiting])
+        for position, data in tqdm(clips, "unpack", len(waiting), unit="clip", disable=None):
+            row = waiting[position]
+            spans[row] = (ABSENT, 0) if data is None else (end, len(data))
+            if data is not None:
+                end += spool.write(data)
+                spool.flush()
+            index.write(np.array([row, *spans[row]]).tobytes())
+            index.flush()
+    return spool_path, spans
+
+
+def _schema() -> pa.Schema:
     import datasets  # a second to import, and no worker needs it
 
-    schema = datasets.Features(
-        {
-            **datasets.Features.from_arrow_schema(SCHEMA),
-            "n_samples": datasets.Value("int64"),
-            "audio": datasets.Audio(sampling_rate=SAMPLE_RATE_HZ),
-        }
-    ).arrow_schema
-    sizes = spans[:, 1]
-    shard_of_row = (np.cumsum(sizes) - sizes) // SHARD_BYTES
-    for number, shard in enumerate(np.unique(shard_of_row)):
-        rows = np.flatnonzero(shard_of_row == shard)
-        path = folder / f"part-{number:05d}.parquet"
-        with pq.ParquetWriter(path, schema, compression="none", use_dictionary=False) as writer:  # FLAC is dense already
-            for group in np.array_split(rows, range(ROWS_PER_GROUP, len(rows), ROWS_PER_GROUP)):
-                table = recordings.iloc[group]
-                audio = []
-                for (start, size), recording_id in zip(spans[group].tolist(), table["recording_id"], strict=True):
-                    spool.seek(start)
-                    audio.append({"bytes": spool.read(size), "path": f"{recording_id}.flac"})
-                writer.write_table(pa.Table.from_pandas(table.assign(audio=audio), schema=schema, preserve_index=False))
+    columns = {**datasets.Features.from_arrow_schema(SCHEMA), "n_samples": datasets.Value("int64")}
+    return datasets.Features({**columns, "audio": datasets.Audio(sampling_rate=SAMPLE_RATE_HZ)}).arrow_schema
+
+
+@dataclass(frozen=True)
+class _AudioShard:
+    path: Path
+    recordings: pd.DataFrame  # rows of the selection
+    spans: np.ndarray  # (n_rows, 2) int64: start and size of each clip in `spool`; start PLAIN_FILE or ABSENT: it is not there
+    spool: Path
+    root: Path  # of locations that are relative
+    settings: Resample
+    schema: pa.Schema
+
+    def inputs(self) -> Any:
+        rows = json.loads(self.recordings.to_json(orient="values", double_precision=15))
+        located = zip(self.recordings["location"], self.spans.tolist(), strict=True)
+        clips = [file_state(self.root / location) if span[0] == PLAIN_FILE else span for location, span in located]
+        return [rows, clips, self.spool.name, self.settings.engine, self.settings.min_duration_s]
+
+    def make(self) -> dict[str, Any]:
+        bad: list[dict[str, str]] = []
+        total = 0
+        with (
+            self.spool.open("rb") as spool,
+            # FLAC is dense already
+            pq.ParquetWriter(self.path, self.schema, compression="none", use_dictionary=False) as writer,
+        ):
+            for start in range(0, len(self.recordings), ROWS_PER_GROUP):
+                group = self.recordings.iloc[start : start + ROWS_PER_GROUP]
+                good, n_samples, audio = [], [], []
+                for number, row in enumerate(group.itertuples()):
+                    try:
+                        data = self._read(row.location, self.spans[start + number], spool)
+                        samples = _resample_clip(data, row.location, row.duration_s, self.settings)
+                    except UndecodableAudio as error:
+                        bad.append({"recording_id": row.recording_id, "location": row.location, "reason": error.reason})
+                        continue
+                    good.append(number)
+                    n_samples.append(len(samples))
+                    audio.append({"bytes": encode_flac(samples), "path": f"{row.recording_id}.flac"})
+                if not good:
+                    continue
+                total += sum(n_samples)
+                duration_s = np.array(n_samples) / SAMPLE_RATE_HZ
+                table = group.iloc[good].assign(duration_s=duration_s, n_samples=n_samples, audio=audio)
+                writer.write_table(pa.Table.from_pandas(table, schema=self.schema, preserve_index=False))
+        return {"bad": bad, "n_samples": total}
+
+    def _read(self, location: str, span: np.ndarray, spool: IO[bytes]) -> bytes | None:
+        start, size = span
+        if start == PLAIN_FILE:
+            return read_file(self.root / location)
+        if start == ABSENT:
+            return None
+        spool.seek(start)
+        return spool.read(size)
+
+
+def _resample_clip(data: bytes | None, location: str, expected_s: float, settings: Resample) -> np.ndarray:
+    """(n_samples,) float32 at 16 kHz; ``expected_s`` is from the corpus's metadata, NaN if unknown."""
+    if data is None:
+        raise UndecodableAudio(location, "there is no such file")
+    samples, sample_rate_hz = decode(data, location)
+    found_s = len(samples) / sample_rate_hz
+    if found_s < settings.min_duration_s:
+        raise UndecodableAudio(location, f"lasts {found_s:.2f} s, less than resample.min_duration_s")
+    if found_s < (1 - METADATA_TOLERANCE) * expected_s:
+        raise UndecodableAudio(location, f"truncated: {found_s:.2f} s of the {expected_s:.2f} s in the metadata")
+    samples = resample(samples, sample_rate_hz, SAMPLE_RATE_HZ, settings.engine)
+    if np.abs(samples).max(initial=0) * 2**15 <= 0.5:  # 16 bits hold nothing of it
+        raise UndecodableAudio(location, "digital silence")
+    return samples
+
+
+def read_table(folder: str | Path) -> pd.DataFrame:
+    """The recordings that resample_corpus wrote into ``folder``, with ``n_samples``, ``shard`` (a path) and ``row`` in the shard.
+
+    Raises InputError if there are none or a shard is damaged.
+    """
+    paths = sorted(Path(folder).glob("part-*.parquet"))
+    if not paths:
+        raise InputError(f"{folder} holds no part-*.parquet; run `dvc repro` to make it")
+    schema = SCHEMA.append(pa.field("n_samples", pa.int64()))
+    try:
+        tables = [pq.read_table(path, columns=schema.names).cast(schema) for path in paths]
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{folder} is damaged ({error}); delete it and run `dvc repro` to make it again") from None
+    sizes = [len(table) for table in tables]
+    shards = pd.Categorical.from_codes(np.repeat(np.arange(len(paths)), sizes), [str(path) for path in paths])
+    rows = np.concatenate([np.arange(size) for size in sizes])
+    return pa.concat_tables(tables).to_pandas().assign(shard=shards, row=rows)
+
+
+def read_flacs(shard: str | Path, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+    """FLAC files of a shard's rows from ``start`` up to ``stop`` or its end, in order; one row group at a time is in memory."""
+    with pq.ParquetFile(shard) as file:
+        stop = file.metadata.num_rows if stop is None else stop
+        first = 0
+        for group in range(file.num_row_groups):  # not iter_batches, which keeps the whole file
+            last = first + file.metadata.row_group(group).num_rows
+            if start < last and first < stop:
+                cells = file.read_row_group(group, columns=["audio"]).column("audio")
+                yield from (cell["bytes"].as_py() for cell in cells[max(0, start - first) : stop - first])
+            first = last
 
 
 def read_audio(folder: str | Path) -> tuple[pd.DataFrame, Iterator[bytes]]:
@@ -293,18 +369,6 @@ def read_audio(folder: str | Path) -> tuple[pd.DataFrame, Iterator[bytes]]:
 
     Raises InputError if there are none or a shard is damaged.
     """
-    paths = sorted(Path(folder).glob("part-*.parquet"))
-    if not paths:
-        raise InputError(f"{folder} holds no part-*.parquet; run `dvc repro` to make it")
-    try:
-        shards = [pq.ParquetFile(path) for path in paths]
-        recordings = pa.concat_tables([shard.read(columns=SCHEMA.names) for shard in shards]).cast(SCHEMA).to_pandas()
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{folder} is damaged ({error}); delete it and run `dvc repro` to make it again") from None
-    flacs = (
-        row["bytes"]
-        for shard in shards
-        for group in range(shard.num_row_groups)  # not iter_batches, which keeps the whole file
-        for row in shard.read_row_group(group, columns=["audio"]).column("audio").to_pylist()
-    )
-    return recordings, flacs
+    table = read_table(folder)
+    flacs = (flac for shard in table["shard"].cat.categories for flac in read_flacs(shard))
+    return table[SCHEMA.names], flacs

@@ -57,7 +57,7 @@ def describe_corpora(params: Params, pictures: dict[str, str] | None = None) -> 
                 f"{per_speaker['min']} / {per_speaker['median']:g} / {per_speaker['max']}",
                 _votes(selected["up_votes"]),
                 _votes(selected["down_votes"]),
-                f"{len(resampled['bad']) + len(features['bad']):,}",
+                f"{len(resampled['bad']):,}",
             )
         )
         sections.append(f"## {name}\n")

@@ -1,77 +1,121 @@
 """Whisper's log-mel features on a recording's own length, of one recording and of a corpus."""
 
 import functools
-from collections.abc import Iterator
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import torch
 from tqdm import tqdm
 from transformers import WhisperFeatureExtractor
 
-from speakerprint.audio import UndecodableAudio, decode, in_parallel, read_audio, refuse_too_many_bad, report_of
-from speakerprint.params import Features
+from speakerprint.audio import SAMPLE_RATE_HZ, UndecodableAudio, decode, read_flacs, read_table, report_of
+from speakerprint.errors import InputError
 from speakerprint.recordings import write_recordings
-from speakerprint.store import DTYPE, N_MELS, write_features
+from speakerprint.shards import file_state, make_shards, move_whole
+from speakerprint.store import DTYPE, N_MELS, create_store, shard_bounds, shard_path, write_shard
+
+N_FFT = 400
+HOP_LENGTH = 160
 
 
 @functools.cache
-def _extractor() -> WhisperFeatureExtractor:
-    return WhisperFeatureExtractor(feature_size=N_MELS)  # its defaults are Whisper base's
+def _constants() -> tuple[torch.Tensor, torch.Tensor]:
+    """The window, (N_FFT,), and the mel filters, (N_FFT / 2 + 1, mels)."""
+    filters = WhisperFeatureExtractor(feature_size=N_MELS).mel_filters  # its other defaults are Whisper base's
+    return torch.hann_window(N_FFT), torch.from_numpy(filters.astype(np.float32))
 
 
 def log_mel(samples: np.ndarray) -> np.ndarray:
     """Log-mel features of (n_samples,) float32 at 16 kHz: (frames, mels) float32, frames = ceil(n_samples / 160), mels = 80.
 
-    Equal to the frames of WhisperFeatureExtractor's output that its attention mask keeps when it pads the clip to 30 s, but
-    of a clip of any length. The silence appended here stands in for that padding: without it the last frame would see the
-    clip reflected, as Whisper's own does of a clip that leaves no padding, being 30 s long.
+    Within 1e-6 of the frames of WhisperFeatureExtractor's output that its attention mask keeps when it pads the clip to 30 s,
+    but of a clip of any length, at half the time. The silence after the clip stands in for that padding: without it the last
+    frame would see the clip reflected, as Whisper's own does of a clip that leaves no padding, being 30 s long.
     """
-    extractor = _extractor()
-    followed_by_silence = np.concatenate([samples, np.zeros(extractor.n_fft, np.float32)])
-    features = extractor(
-        followed_by_silence, sampling_rate=extractor.sampling_rate, padding="longest", truncation=False, return_tensors="np"
-    )
-    n_frames = -(-len(samples) // extractor.hop_length)
-    return features.input_features[0].T[:n_frames]
+    n_frames = -(-len(samples) // HOP_LENGTH)
+    if not n_frames:
+        return np.zeros((0, N_MELS), np.float32)
+    window, mel_filters = _constants()
+    margin = N_FFT // 2  # so that frames are centred; before the clip it is reflected
+    padded = torch.zeros(margin + len(samples) + N_FFT)
+    padded[margin : margin + len(samples)] = torch.from_numpy(samples)
+    padded[:margin] = padded[margin + 1 : 2 * margin + 1].flip(0)
+    spectrum = torch.fft.rfft(padded.unfold(0, N_FFT, HOP_LENGTH)[:n_frames] * window)
+    power = spectrum.real.square() + spectrum.imag.square()
+    log = (power @ mel_filters).clamp_(min=1e-10).log10_()
+    return log.clamp_(min=log.max() - 8.0).add_(4.0).div_(4.0).numpy()
 
 
-def extract_corpus(audio_folder: str | Path, out_folder: str | Path, settings: Features) -> dict[str, Any]:
+def extract_corpus(audio_folder: str | Path, out_folder: str | Path, unfinished: str | Path | None = None) -> dict[str, Any]:
     """Write the log-mel features of a folder made by audio.resample_corpus as a store that FeatureStore opens; return a report.
 
-    The store is ``out_folder/features.zarr`` (see store.write_features) and ``out_folder/recordings.parquet``, in one order.
-    A recording that cannot be decoded or is digital silence is skipped and listed in the report. Raises InputError if more
-    than ``settings.max_bad_fraction`` of the recordings are bad, or none is left.
+    The store is ``out_folder/features.zarr`` (see store.create_store) and ``out_folder/recordings.parquet``, in one order. How
+    long each recording is is known, so each process writes shards of the store on its own. All is made in the folder
+    ``unfinished`` (``out_folder`` with that suffix, unless given) and moved when it is whole; a run that was killed goes on from
+    there. Raises InputError if the folder is absent or damaged.
     """
-    recordings, flacs = read_audio(audio_folder)
-    problems: dict[int, str] = {}
-
-    def good() -> Iterator[np.ndarray]:
-        results = in_parallel(_features_or_problem, flacs)
-        for row, result in enumerate(tqdm(results, total=len(recordings), desc="features", unit="recording", disable=None)):
-            if isinstance(result, str):
-                problems[row] = result
-            else:
-                yield result
-
-    extractor = _extractor()
-    attributes = {"sample_rate_hz": extractor.sampling_rate, "hop_length": extractor.hop_length, "n_fft": extractor.n_fft}
-    offsets = write_features(out_folder, good(), attributes)
-    bad = [
-        {"recording_id": recordings.at[row, "recording_id"], "location": recordings.at[row, "location"], "reason": reason}
-        for row, reason in problems.items()
-    ]
-    refuse_too_many_bad(bad, len(recordings), "features", settings.max_bad_fraction)
-    recordings = recordings.drop(index=list(problems))
-    write_recordings(recordings, Path(out_folder) / "recordings.parquet")
-    return report_of(recordings, bad) | {"frames": int(offsets[-1])}
+    unfinished = Path(unfinished or f"{out_folder}.unfinished").resolve()
+    store = unfinished / "store"
+    table = read_table(Path(audio_folder).resolve())
+    offsets = np.concatenate([[0], np.cumsum(-(-table["n_samples"].to_numpy() // HOP_LENGTH))])
+    create_store(store, offsets, {"sample_rate_hz": SAMPLE_RATE_HZ, "hop_length": HOP_LENGTH, "n_fft": N_FFT})
+    bounds = shard_bounds(int(offsets[-1]))
+    shards = [_FeatureShard.of(table, offsets, store, number, *of_shard) for number, of_shard in enumerate(bounds)]
+    for stale in set(shard_path(store, 0).parent.glob("*")) - {shard.path for shard in shards}:
+        shutil.rmtree(stale)
+    with tqdm(total=int(offsets[-1]), desc="features", unit="frame", unit_scale=True, disable=None) as bar:
+        for report in make_shards(shards, unfinished / "whole"):
+            bar.update(report["frames"])
+    write_recordings(table, store / "recordings.parquet")
+    move_whole(store, out_folder)
+    shutil.rmtree(unfinished)
+    return report_of(table, table["n_samples"].sum() / SAMPLE_RATE_HZ) | {"frames": int(offsets[-1])}
 
 
-def _features_or_problem(flac: bytes) -> np.ndarray | str:
-    try:
-        samples, _ = decode(flac, "the resampled recording")
-    except UndecodableAudio as error:
-        return error.reason
-    if not samples.any():
-        return "digital silence"
-    return log_mel(samples).astype(DTYPE)
+@dataclass(frozen=True)
+class _FeatureShard:
+    store: Path
+    number: int
+    start: int  # frames of the store that are in it
+    stop: int
+    audio: list[tuple[str, int, int]]  # shards of audio.resample_corpus, and which of their rows: from, to
+    offsets: list[int]  # where those recordings' frames start in the store, and where the last one's end
+
+    @classmethod
+    def of(cls, table: pd.DataFrame, offsets: np.ndarray, store: Path, number: int, start: int, stop: int) -> "_FeatureShard":
+        """The shard with those frames: of the recordings that have some of them, those at its ends in part."""
+        first = int(np.searchsorted(offsets, start, side="right")) - 1
+        last = int(np.searchsorted(offsets, stop, side="left"))
+        rows = table.iloc[first:last].groupby("shard", observed=True)["row"].agg(["min", "max"])
+        audio = [(str(path), int(low), int(high) + 1) for path, low, high in rows.itertuples()]
+        return cls(store, number, start, stop, audio, offsets[first : last + 1].tolist())
+
+    @property
+    def path(self) -> Path:
+        return shard_path(self.store, self.number)
+
+    def inputs(self) -> Any:
+        return [self.start, self.stop, self.audio, [file_state(path) for path, _, _ in self.audio], self.offsets]
+
+    def make(self) -> dict[str, Any]:
+        features = np.empty((self.stop - self.start, N_MELS), DTYPE)
+        flacs = ((path, flac) for path, low, high in self.audio for flac in read_flacs(path, low, high))
+        for begin, end, (path, flac) in zip(self.offsets, self.offsets[1:], flacs, strict=False):
+            try:
+                frames = log_mel(decode(flac, path)[0])
+            except UndecodableAudio as error:
+                raise _damaged(error) from None
+            if len(frames) != end - begin:
+                raise _damaged(f"{path}: {len(frames)} frames of {end - begin}")
+            low, high = max(begin, self.start), min(end, self.stop)
+            features[low - self.start : high - self.start] = frames[low - begin : high - begin]
+        write_shard(self.store, self.start, features)
+        return {"frames": len(features)}
+
+
+def _damaged(why: object) -> InputError:
+    return InputError(f"{why}: the resampled audio is damaged; delete data/audio and run `dvc repro` to make it again")

@@ -170,10 +170,6 @@ class Resample(Section):
     max_bad_fraction: Fraction
 
 
-class Features(Section):
-    max_bad_fraction: Fraction
-
-
 class Model(Section):
     layers: Annotated[int, Field(ge=1, le=6)]
     layer_combination: Literal["concatenate", "mix", "last"]
@@ -370,7 +366,6 @@ class Params(Section):
     pretrained: Pretrained
     language: Language
     resample: Resample
-    features: Features
     train_corpora: list[str]
     noise_corpora: list[str]
     model: Model

@@ -34,38 +34,41 @@ def pad_batch(features: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return batch, mask
 
 
-def write_features(folder: str | Path, features: Iterable[np.ndarray], attributes: dict[str, Any]) -> np.ndarray:
-    """Write ``folder/features.zarr`` from each recording's features, (frames, mels) float16, taken one after the other.
+def create_store(folder: str | Path, offsets: np.ndarray, attributes: dict[str, Any]) -> None:
+    """Make ``folder/features.zarr`` for recordings with frames offsets[i] to offsets[i + 1] each; their features are yet to come.
 
-    It is a zarr v3 group with these attributes, of ``features`` (total_frames, mels) float16 and ``offsets`` (n + 1,) int64:
-    recording i has frames offsets[i] to offsets[i + 1]. It is written in whole shards, in order, so the same features give
-    the same bytes. Returns the offsets.
+    It is a zarr v3 group with these attributes, of ``features`` (total_frames, mels) float16 and ``offsets`` (n + 1,) int64.
+    Shards that are there already stay. Written in whole shards, in any order, the same features give the same bytes.
     """
-    group = zarr.open_group(Path(folder) / "features.zarr", mode="w", zarr_format=3, attributes=attributes)
-    array = group.create_array(
+    root = Path(folder) / "features.zarr"
+    for old in root.rglob("zarr*"):  # metadata, and what a killed process left of some
+        old.unlink()
+    group = zarr.open_group(root, mode="a", zarr_format=3, attributes=attributes)
+    group.create_array(
         "features",
-        shape=(0, N_MELS),
+        shape=(int(offsets[-1]), N_MELS),
         dtype=DTYPE,
         chunks=(CHUNK_FRAMES, N_MELS),
         shards=(SHARD_FRAMES, N_MELS),
         compressors=ZstdCodec(level=3),  # on one thread; Blosc is no denser at this speed, and on several differs in its bytes
         dimension_names=("frame", "mel"),
     )
-    shard, filled = np.empty((SHARD_FRAMES, N_MELS), DTYPE), 0
-    offsets = [0]
-    for piece in features:
-        offsets.append(offsets[-1] + len(piece))
-        while len(piece):
-            taken, piece = np.split(piece, [SHARD_FRAMES - filled])
-            shard[filled : filled + len(taken)] = taken
-            filled += len(taken)
-            if filled == SHARD_FRAMES:
-                array.append(shard)
-                filled = 0
-    if filled:
-        array.append(shard[:filled])
-    group.create_array("offsets", data=np.array(offsets, np.int64), chunks=(len(offsets),))
-    return np.array(offsets)
+    group.create_array("offsets", data=offsets.astype(np.int64), chunks=(len(offsets),))
+
+
+def shard_bounds(n_frames: int) -> list[tuple[int, int]]:
+    """Which frames the shards of a store hold: from, to."""
+    return [(start, min(start + SHARD_FRAMES, n_frames)) for start in range(0, n_frames, SHARD_FRAMES)]
+
+
+def shard_path(folder: str | Path, number: int) -> Path:
+    """The folder that holds a shard's one file."""
+    return Path(folder) / f"features.zarr/features/c/{number}"
+
+
+def write_shard(folder: str | Path, start: int, features: np.ndarray) -> None:
+    """Write the features, (frames, mels) float16, of a whole shard, whose first frame is ``start``."""
+    zarr.open_array(Path(folder) / "features.zarr/features", mode="r+")[start : start + len(features)] = features
 
 
 class FeatureStore:

@@ -178,11 +178,9 @@ def evaluate(
     )
     with tempfile.TemporaryDirectory() as folder:  # the pipeline's own stages, so that its figures come out
         audio, features = Path(folder, "audio"), Path(folder, "features")
-        reports = [
-            resample_corpus(table, audio, params.Resample(engine="soxr", min_duration_s=0.1, max_bad_fraction=1.0)),
-            extract_corpus(audio, features, params.Features(max_bad_fraction=1.0)),
-        ]
-        for bad in (row for report in reports for row in report["bad"]):
+        report = resample_corpus(table, audio, params.Resample(engine="soxr", min_duration_s=0.1, max_bad_fraction=1.0))
+        extract_corpus(audio, features)
+        for bad in report["bad"]:
             typer.echo(f"warning: {bad['location']} is left out: {bad['reason']}", err=True)
         metrics = evaluate(FeatureStore(features), embedder.model, settings).metrics
     if output is not None:

@@ -35,6 +35,17 @@ def source_root(root: str) -> Path:
     return path
 
 
+def containers(locations: Sequence[str]) -> Iterator[str | None]:
+    """Yield the archive or parquet file that each location leads into; None for a plain file."""
+    is_folder = functools.cache(lambda path: Path(path).is_dir())
+    for location in locations:
+        parts = (location[: part.end() - 1] for part in _ARCHIVE_PART.finditer(location))
+        if (cell := _PARQUET_ROW.fullmatch(location)) and not is_folder(cell["file"]):
+            yield cell["file"]
+        else:
+            yield next((part for part in parts if not is_folder(part)), None)
+
+
 def read_clips(locations: Sequence[str]) -> Iterator[tuple[int, bytes | None]]:
     """Yield (index into ``locations``, the clip's bytes; None if it is absent), each index once.
 
@@ -47,20 +58,18 @@ def read_clips(locations: Sequence[str]) -> Iterator[tuple[int, bytes | None]]:
 
     Raises InputError if a file cannot be read, or an archive is missing, damaged or unsafe.
     """
-    is_folder = functools.cache(lambda path: Path(path).is_dir())
     archives: dict[str, dict[str, list[int]]] = {}  # archive -> member -> indices
     columns: dict[tuple[str, str], dict[int, list[int]]] = {}  # parquet file, column -> row -> indices
-    for index, location in enumerate(locations):
-        if (cell := _PARQUET_ROW.fullmatch(location)) and not is_folder(cell["file"]):
-            columns.setdefault((cell["file"], cell["column"]), {}).setdefault(int(cell["row"]), []).append(index)
+    for index, (location, container) in enumerate(zip(locations, containers(locations), strict=True)):
+        if container is None:
+            yield index, read_file(Path(location))
             continue
-        for part in _ARCHIVE_PART.finditer(location):
-            archive, member = location[: part.end() - 1], location[part.end() :]
-            if not is_folder(archive):
-                archives.setdefault(archive, {}).setdefault(member, []).append(index)
-                break
+        member = location[len(container) + 1 :]
+        if container.endswith(".parquet"):
+            column, number = member.split("/")
+            columns.setdefault((container, column), {}).setdefault(int(number), []).append(index)
         else:
-            yield index, _read_file(Path(location))
+            archives.setdefault(container, {}).setdefault(member, []).append(index)
     for (file, column), rows in columns.items():
         for row, data in _read_rows(file, column, sorted(rows)):
             for index in rows[row]:
@@ -77,7 +86,8 @@ def read_clips(locations: Sequence[str]) -> Iterator[tuple[int, bytes | None]]:
                 yield index, None
 
 
-def _read_file(path: Path) -> bytes | None:
+def read_file(path: Path) -> bytes | None:
+    """A plain file's bytes, None if it is absent. Raises InputError if it cannot be read."""
     try:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
