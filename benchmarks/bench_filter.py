@@ -16,6 +16,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -30,7 +31,7 @@ CORPUS = "common_voice_17_train"
 SENTENCE = 'The "benchmark" holds the same sentence again and again, of about the length that others have.'
 
 
-def release(n_rows: int) -> dict[str, pd.DataFrame]:
+def release(n_rows: int, clips: bool) -> dict[str, pd.DataFrame]:
     """Tables of a release whose speakers have from a few to thousands of recordings, as those of English have."""
     rng = np.random.default_rng(1)
     sizes = np.minimum(rng.lognormal(2.0, 1.8, n_rows).astype(int) + 1, 20_000)
@@ -43,42 +44,50 @@ def release(n_rows: int) -> dict[str, pd.DataFrame]:
     train = pd.DataFrame({"client_id": ids[speaker], "path": paths, "sentence_id": "0" * 64, "sentence": SENTENCE})
     train = train.assign(sentence_domain="", up_votes=rng.integers(2, 5, n_rows), down_votes=rng.integers(0, 2, n_rows))
     train = train.assign(age="twenties", gender=genders[speaker], accents="", variant="", locale="en", segment="")
-    durations = pd.DataFrame({"clip": paths, "duration[ms]": rng.integers(2000, 9000, n_rows)})
+    durations = pd.DataFrame({"clip": paths, "duration[ms]": 250 if clips else rng.integers(2000, 9000, n_rows)})
     return {"train": train.iloc[rng.permutation(n_rows)], "clip_durations": durations}
 
 
-def write_folder(tables: dict[str, pd.DataFrame], root: Path) -> Path:
-    (root / "en").mkdir(parents=True)
+def tiny_clip() -> bytes:
+    stream = io.BytesIO()
+    soundfile.write(stream, 0.1 * np.sin(np.arange(8_000) / 20), 32_000, format="MP3")
+    return stream.getvalue()
+
+
+def write_folder(tables: dict[str, pd.DataFrame], root: Path, clips: Sequence[str] = ()) -> Path:
+    (root / "en/clips").mkdir(parents=True)
     for name, table in tables.items():
         text = table.to_csv(sep="\t", index=False, quoting=3, quotechar=None, lineterminator="\n")
         (root / f"en/{name}.tsv").write_text(text, encoding="utf-8")
+    data = tiny_clip()
+    for clip in clips:
+        (root / "en/clips" / clip).write_bytes(data)
     return root
 
 
-def write_archive(tables: dict[str, pd.DataFrame], folder: Path) -> Path:
-    """The same with a clip for each row, all alike, as one .tar.gz; lists first, as they come."""
-    stream = io.BytesIO()
-    soundfile.write(stream, 0.1 * np.sin(np.arange(8_000) / 20), 32_000, format="MP3")
-    tables["clip_durations"]["duration[ms]"] = 250
+def write_archive(tables: dict[str, pd.DataFrame], folder: Path, clips: Sequence[str]) -> Path:
+    """The same as one .tar.gz; lists first, as they come."""
     path = folder.with_suffix(".tar.gz")
+    data = tiny_clip()
     with tarfile.open(path, "w:gz", compresslevel=1) as tar:
         tar.add(write_folder(tables, folder), folder.name)
-        for clip in tables["clip_durations"]["clip"]:
+        for clip in clips:
             member = tarfile.TarInfo(f"{folder.name}/en/clips/{clip}")
-            member.size = stream.getbuffer().nbytes
-            tar.addfile(member, io.BytesIO(stream.getvalue()))
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
     return path
 
 
 def make(n_rows: int, clips: bool, folder: Path) -> tuple[Path, int]:
     """The release's path and its number of speakers."""
-    tables = release(n_rows)
-    write = write_archive if clips else write_folder
-    return write(tables, folder / "cv-corpus-17.0-2024-03-15"), tables["train"]["client_id"].nunique()
+    tables = release(n_rows, clips)
+    root = folder / "cv-corpus-17.0-2024-03-15"
+    path = write_archive(tables, root, tables["clip_durations"]["clip"]) if clips else write_folder(tables, root)
+    return path, tables["train"]["client_id"].nunique()
 
 
 def measure(stage: str, project: Path) -> dict[str, float]:
-    """Run a stage; the clock's and the CPU's seconds and peak GiB of its process, workers of `resample` left out."""
+    """Run a stage: the clock's seconds, the CPU's in all its processes, and the peak GiB of the largest of them."""
     started = time.perf_counter()
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     process = subprocess.Popen([sys.executable, "-m", f"stages.{stage}", CORPUS], cwd=project, env=environment)

@@ -44,7 +44,7 @@ def make_shards(shards: Iterable[Shard], markers: str | Path) -> Iterator[dict[s
     """
     markers = Path(markers).resolve()
     markers.mkdir(parents=True, exist_ok=True)
-    with _engine(), Parallel(n_jobs=-1, batch_size=1, return_as="generator") as parallel:
+    with _engine() as return_as, Parallel(n_jobs=-1, batch_size=1, return_as=return_as) as parallel:
         yield from parallel(delayed(_make)(shard, markers / f"{shard.path.name}.json") for shard in shards)
 
 
@@ -64,24 +64,26 @@ def _make(shard: Shard, marker: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _engine() -> Iterator[None]:
-    """The processes that joblib hands work to, for the time of the ``with``."""
+def _engine() -> Iterator[str]:
+    """The processes that joblib hands work to, for the time of the ``with``; yields how it can return results."""
     name = os.environ.get(ENGINE, "loky")
     try:
         if name == "loky":
-            yield
+            yield "generator"
         elif name == "dask":
+            import dask
             from distributed import Client
 
             # the cluster that DASK_SCHEDULER_ADDRESS names, or one of this machine's cores
-            with Client(threads_per_worker=1, set_as_default=True), parallel_config("dask"):
-                yield
+            address = dask.config.get("scheduler-address", None)
+            with Client(address) if address else Client(threads_per_worker=1), parallel_config("dask"):
+                yield "generator"
         elif name == "ray":
             from ray.util.joblib import register_ray
 
             register_ray()  # the cluster that RAY_ADDRESS names, or one of this machine's cores
             with parallel_config("ray"):
-                yield
+                yield "list"
         else:
             raise InputError(f"{ENGINE} is {name!r}; set it to loky, dask or ray, or to nothing")
     except ModuleNotFoundError as error:

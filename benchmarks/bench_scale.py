@@ -1,0 +1,107 @@
+"""Time and memory of the data stages against the size of the corpus, on synthetic Common Voice releases.
+
+    python -m benchmarks.bench_scale                        # table and docs/pictures/scale.png; an hour of a core
+    python -m benchmarks.bench_scale --sizes 100 1000 --picture scale.png
+    python -m benchmarks.bench_scale --release              # a million rows, 200,000 clips: as .tar.gz, then as a folder
+
+Metadata stages (download, filter) are run on releases of so many rows without clips, audio stages (resample, features) on
+archives with a clip of a quarter of a second for each row, no more than --most-clips. Each row of the table is a stage as `dvc
+repro` runs it; its CPU seconds are of all its processes, its memory that of the largest.
+"""
+
+import argparse
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from benchmarks.bench_filter import CORPUS, PROJECT, measure, release, write_archive, write_folder
+from speakerprint.presets import use_preset
+
+METADATA, AUDIO = ("download", "filter"), ("resample", "features")
+
+
+def make(folder: Path, n_rows: int, n_clips: int, packed: bool) -> Path:
+    """A release of so many rows, the first of which have a clip; the others have no votes, so that the filter drops them."""
+    tables = release(n_rows, n_clips > 0)
+    if n_clips:
+        by_name = tables["train"].sort_values("path")["path"]
+        with_clip = by_name.iloc[:n_clips]
+        tables["train"].loc[~tables["train"]["path"].isin(with_clip), "up_votes"] = 0
+    folder.mkdir(parents=True, exist_ok=True)
+    root = folder / "cv-corpus-17.0-2024-03-15"
+    if not n_clips:
+        return write_folder(tables, root)
+    return write_archive(tables, root, with_clip) if packed else write_folder(tables, root, with_clip)
+
+
+def measure_stages(stages: tuple[str, ...], n_rows: int, n_clips: int, packed: bool = True) -> list[dict[str, Any]]:
+    """A row for each stage: stage, recordings it was given, seconds, CPU seconds, peak GiB."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        with ProcessPoolExecutor(1) as pool:  # a stage's process would count among its peak what this one holds
+            root = pool.submit(make, folder, n_rows, n_clips, packed).result()
+        for name in ("params.yaml", "dvc.yaml"):
+            (folder / name).write_bytes((PROJECT / name).read_bytes())
+        (folder / "presets").symlink_to(PROJECT / "presets")
+        use_preset("corpora/common_voice_17", folder / "params.yaml", root, folder / "dvc.yaml")
+        params = (folder / "params.yaml").read_text(encoding="utf-8")
+        for few in (
+            "min_recordings_per_speaker: 100 ",
+            "min_recordings_per_speaker: 3 ",
+        ):  # else little is left of a small release
+            params = params.replace(few, "min_recordings_per_speaker: 1 ")
+        (folder / "params.yaml").write_text(params, encoding="utf-8")
+        rows = []
+        for stage in stages:
+            selected = folder / f"data/selection/{CORPUS}.parquet"
+            recordings = len(pd.read_parquet(selected)) if selected.exists() else n_rows
+            rows.append({"stage": stage, "recordings": recordings, **measure(stage, folder)})
+    return rows
+
+
+def draw(table: pd.DataFrame, path: Path) -> None:
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for stage, of_stage in table.groupby("stage", sort=False):
+        for axis, quantity in zip(axes, ("CPU seconds", "peak GiB"), strict=True):
+            axis.plot(of_stage["recordings"], of_stage[quantity], marker="o", label=stage)
+    for axis, quantity, scale in zip(axes, ("CPU seconds", "peak memory of a process, GiB"), ("log", "linear"), strict=True):
+        axis.set(xscale="log", yscale=scale, xlabel="recordings", ylabel=quantity)
+        axis.grid(alpha=0.3)
+    axes[1].set_ylim(bottom=0)
+    axes[0].legend()
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 100_000, 1_000_000], help="rows of the releases")
+    parser.add_argument("--most-clips", type=int, default=100_000)
+    parser.add_argument("--picture", type=Path, default=PROJECT / "docs/pictures/scale.png")
+    parser.add_argument("--release", action="store_true", help="instead of the sizes, one release in two forms")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="of --release")
+    parser.add_argument("--clips", type=int, default=200_000, help="of --release")
+    arguments = parser.parse_args()
+    if arguments.release:
+        for packed in (True, False):
+            rows = measure_stages(METADATA + AUDIO, arguments.rows, arguments.clips, packed)
+            print(f"\n{'.tar.gz' if packed else 'folder'}\n{pd.DataFrame(rows).to_string(index=False)}")
+        return
+    found = []
+    for size in arguments.sizes:
+        found += measure_stages(METADATA, size, 0)
+        if size <= arguments.most_clips:
+            found += measure_stages(METADATA + AUDIO, size, size)[len(METADATA) :]
+    table = pd.DataFrame(found)
+    print(table.sort_values(["stage", "recordings"]).to_string(index=False))
+    draw(table, arguments.picture)
+
+
+if __name__ == "__main__":
+    main()
