@@ -13,11 +13,12 @@ import pandas as pd
 from tqdm import tqdm
 
 from speakerprint import params
-from speakerprint.audio import SAMPLE_RATE_HZ, decode, in_parallel, read_audio
+from speakerprint.audio import SAMPLE_RATE_HZ, decode, read_audio
 from speakerprint.audit import KINDS, WORST, Audit, Finding, audit, hear_flac, name_of
 from speakerprint.errors import InputError
 from speakerprint.evaluation import Embedder, embed_store
 from speakerprint.report import MAX_AUDIO_BYTES, MAX_LISTEN_S, PAGES, encode_opus
+from speakerprint.shards import in_parallel
 from speakerprint.store import FeatureStore
 
 ABOUT = {

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.models.whisper.tokenization_whisper import LANGUAGES as WHISPERS_LANGUAGES
 
-from speakerprint.audio import SAMPLE_RATE_HZ, UndecodableAudio, decode, in_parallel, resample
+from speakerprint.audio import SAMPLE_RATE_HZ, UndecodableAudio, decode, resample
 from speakerprint.features import log_mel
 from speakerprint.languages import SCHEMA
 from speakerprint.params import Language
+from speakerprint.shards import in_parallel
 from speakerprint.sources.clips import read_clips
 from speakerprint.store import DTYPE, pad_batch
 from speakerprint.whisper import DIMS, MAX_FRAMES, WHISPER, WhisperEncoder, check_weights, obtain_whisper

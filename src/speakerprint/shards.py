@@ -1,4 +1,4 @@
-"""What a stage makes shard by shard, in parallel processes; a stage that was killed goes on from its whole shards.
+"""Work in parallel processes; what a stage makes shard by shard, so that one that was killed goes on from its whole shards.
 
 The processes are joblib's: this machine's cores or, with ``SPEAKERPRINT_PARALLEL=dask`` or ``ray`` in the environment, the
 workers of a cluster (docs/machines.md). How many there are changes no byte: a shard depends on nothing but its inputs.
@@ -8,17 +8,30 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from joblib import Parallel, delayed, parallel_config
 
 from speakerprint.errors import InputError
 
 ENGINE = "SPEAKERPRINT_PARALLEL"
+WAVE = 512  # items that `in_parallel` holds at once
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yield function(item) in the items' order, from all processes; no more than WAVE items and results are in memory."""
+    source = iter(items)
+    with _engine() as return_as, Parallel(n_jobs=-1, return_as=return_as) as parallel:
+        while wave := list(islice(source, WAVE)):
+            yield from parallel(delayed(function)(item) for item in wave)
 
 
 class Shard(Protocol):
