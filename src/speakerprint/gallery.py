@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 DATABASE = "gallery.sqlite"
 FORMAT = 1
 UNINDEXED = 20_000  # as many embeddings of 256 numbers are compared one by one in some 2 ms
-RESCORED = 500  # recordings looked up beyond those asked for, as two bits a number are rough: by benchmarks/bench_gallery.py
+RESCORED = 400  # recordings looked up beyond those asked for, as two bits a number are rough: by benchmarks/bench_gallery.py
 IDENTIFIED_AMONG = 100  # the nearest recordings, whose speakers are compared
 STALE_FRACTION = 0.1  # of the indexed recordings removed since: the index is made again
 BUSY_TIMEOUT_S = 60.0
