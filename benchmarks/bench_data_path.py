@@ -85,7 +85,7 @@ def measure(way: Callable[[list[Path], Path], None], clips: list[Path]) -> dict[
     return {"seconds": seconds, "bytes": size, "MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}
 
 
-def run(n_clips: int = 100, rounds: int = 5) -> list[dict[str, Any]]:
+def run(n_clips: int = 400, rounds: int = 5) -> list[dict[str, Any]]:
     """Rows of a table: what, ours, reference, unit, ratio, aim, met."""
     os.environ |= {"LOKY_MAX_CPU_COUNT": "1", "OMP_NUM_THREADS": "1"}  # of the processes started here: all work in themselves
     folder = Path(tempfile.mkdtemp())
@@ -105,7 +105,7 @@ def run(n_clips: int = 100, rounds: int = 5) -> list[dict[str, Any]]:
     def median(way: Callable, quantity: str) -> float:
         return statistics.median(of_round[way][quantity] for of_round in found)
 
-    def row(what: str, mine: float, other: float, unit: str, ratio: float, aim: str, met: bool) -> dict[str, Any]:
+    def row(what: str, mine: float, other: float, unit: str, ratio: float, aim: str | None, met: bool | None) -> dict[str, Any]:
         return dict(what=what, ours=round(mine, 2), reference=round(other, 2), unit=unit, ratio=round(ratio, 2), aim=aim, met=met)
 
     speed = {way: n_clips / median(way, "seconds") for way in ways}
@@ -119,14 +119,14 @@ def run(n_clips: int = 100, rounds: int = 5) -> list[dict[str, Any]]:
     return [
         row("MP3 to features in the store", speed[ours], speed[reference], "clips/s and core", faster, ">= 15", faster >= 15),
         row("MP3 to features, decoding alone", whole, decoding, "CPU ms/clip", times_decoding, "<= 3", times_decoding <= 3),
-        row("a clip in the store", kilobytes[ours], kilobytes[reference], "kB", smaller, ">= 1", smaller >= 1),
-        row("peak memory of a process", mebibytes[ours], mebibytes[reference], "MiB", leaner, ">= 1", leaner >= 1),
+        row("a clip in the store", kilobytes[ours], kilobytes[reference], "kB", smaller, ">= 10", smaller >= 10),
+        row("peak memory of a process", mebibytes[ours], mebibytes[reference], "MiB", leaner, None, None),
     ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=100)
+    parser.add_argument("--clips", type=int, default=400, help="400: a whole shard of the store")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     print(pd.DataFrame(run(arguments.clips, arguments.rounds)).to_string(index=False))
