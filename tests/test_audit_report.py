@@ -18,7 +18,7 @@ from speakerprint.audit import KINDS, Audit, Finding
 from speakerprint.audit_report import audit_corpora, render, write_exclude_lists
 from speakerprint.errors import InputError
 from speakerprint.features import extract_corpus
-from speakerprint.params import EspeakSource, Features, Resample
+from speakerprint.params import EspeakSource, Resample
 from speakerprint.recordings import as_recordings, write_recordings
 from speakerprint.selection import read_exclude_list
 from speakerprint.sources import read_source
@@ -57,7 +57,7 @@ def audited(tmp_path_factory):
             resample_corpus(
                 mine, root / f"data/audio/{corpus}", Resample(engine="soxr", min_duration_s=0.1, max_bad_fraction=0.0)
             )
-            extract_corpus(root / f"data/audio/{corpus}", root / f"data/features/{role}/{corpus}", Features(max_bad_fraction=0.0))
+            extract_corpus(root / f"data/audio/{corpus}", root / f"data/features/{role}/{corpus}")
     params = YAML(typ="safe").load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
     _, corpus = params["corpora"].popitem()
     params["corpora"] = {name: corpus | {"role": role} for name, role in zip(CORPORA, ("train", "evaluate"), strict=True)}
