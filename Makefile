@@ -39,6 +39,9 @@ lint: $(VENV)/.installed  ## check style and types
 	@$(IN_VENV) ruff format --check
 	@$(IN_VENV) mypy
 
+bench: $(VENV)/.installed  ## measure side by side with other ways, into benchmarks/results.json: hours
+	@$(IN_VENV) python -m benchmarks
+
 docs: $(VENV)/.installed  ## build the documentation site into site/
 	@$(IN_VENV) NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 	@echo "site/index.html"
@@ -59,4 +62,4 @@ $(VENV)/.installed: requirements.txt constraints.txt pyproject.toml
 	@$(PIP) --no-deps -e .
 	@touch $@
 
-.PHONY: help install repro test lint docs clean
+.PHONY: help install repro test lint bench docs clean

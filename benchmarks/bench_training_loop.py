@@ -26,7 +26,7 @@ from speakerprint import training
 from speakerprint.model import SpeakerModel
 from speakerprint.params import parse_params
 from speakerprint.recordings import as_recordings, write_recordings
-from speakerprint.store import FeatureStore, write_features
+from speakerprint.store import FeatureStore, create_store, shard_bounds, write_shard
 from speakerprint.training import CropBatches, Examples, Objective, Recipe, TrainingSet, make_optimiser, native_bf16, read_ahead
 
 PROJECT = Path(__file__).parents[1]
@@ -46,7 +46,10 @@ def write_store(folder: Path, speakers: int) -> Path:
     """Recordings of 3 to 8 s, in the order of their speakers."""
     rng = np.random.default_rng(0)
     lengths = rng.integers(300, 800, size=speakers * RECORDINGS)
-    write_features(folder, (rng.normal(scale=0.5, size=(n, 80)).astype(np.float16) for n in lengths), {})
+    offsets = np.concatenate([[0], lengths.cumsum()])
+    create_store(folder, offsets, {})
+    for start, end in shard_bounds(int(offsets[-1])):
+        write_shard(folder, start, rng.normal(scale=0.5, size=(end - start, 80)).astype(np.float16))
     rows = pd.DataFrame({"recording_id": [f"{i:06}" for i in range(len(lengths))], "location": "none", "gender": "female"})
     rows["speaker_id"] = [f"{i // RECORDINGS:06}" for i in range(len(lengths))]
     write_recordings(as_recordings(rows, "benchmark"), folder / "recordings.parquet")

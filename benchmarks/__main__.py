@@ -1,0 +1,93 @@
+"""All side-by-side measurements in one table, and in benchmarks/results.json with where and when they were taken.
+
+    make bench
+    python -m benchmarks --only training_step embedding
+    python -m benchmarks --quick                            # small sizes, few rounds: minutes
+
+Each benchmark has a process of its own; one that lacks a package, a file or room on the disk is left out, by name. With the peers
+in the table: `.peers/bin/python -m benchmarks` in the environment that benchmarks/peers.py describes.
+"""
+
+import argparse
+import datetime
+import importlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from speakerprint.errors import InputError
+
+PROJECT = Path(__file__).parents[1]
+QUICK: dict[str, dict[str, Any]] = {  # the benchmarks, and the arguments of their `run` with --quick
+    "data_path": dict(n_clips=20, rounds=3),
+    "training_step": dict(n_clips=2, rounds=3),
+    "embedding": dict(n_recordings=32, rounds=3),
+    "trials": dict(n_speakers=1000, rounds=3),
+    "dvc": dict(store_gb=1.0, rounds=3),
+}
+
+
+def processor() -> str:
+    """What the processor calls itself."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def measure(name: str, arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = importlib.import_module(f"benchmarks.bench_{name}").run(**arguments)
+    return [{"benchmark": name, **row} for row in rows]
+
+
+def measure_all(arguments: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of the benchmarks named, each run with its arguments."""
+    rows = []
+    for name, its in arguments.items():
+        print(f"{name} ...", file=sys.stderr)
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            try:
+                rows += pool.submit(measure, name, its).result()
+            except (ModuleNotFoundError, InputError, OSError, subprocess.CalledProcessError) as error:
+                print(f"{name} is left out: {error}", file=sys.stderr)
+    return rows
+
+
+def circumstances(arguments: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Commit, processor, threads, date; what the benchmarks were given."""
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=PROJECT, stdout=subprocess.PIPE, text=True).stdout
+    return {
+        "commit": commit.strip() or None,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
+        "arguments": arguments,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", choices=list(QUICK), default=list(QUICK), metavar="NAME", help=", ".join(QUICK))
+    parser.add_argument("--quick", action="store_true", help="small sizes, few rounds")
+    parser.add_argument("--out", type=Path, default=PROJECT / "benchmarks/results.json", help="%(default)s")
+    given = parser.parse_args()
+    arguments = {name: QUICK[name] if given.quick else {} for name in given.only}
+    rows = measure_all(arguments)
+    given.out.write_text(json.dumps({**circumstances(arguments), "rows": rows}, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    print(pd.DataFrame(rows).astype(object).fillna("").to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()

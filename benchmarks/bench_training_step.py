@@ -1,0 +1,103 @@
+"""A training step on the CPU, clips per second: recipes/default against the reference recipe on the same crops of 5 s.
+
+    python -m benchmarks.bench_training_step
+    python -m benchmarks.bench_training_step --clips 8 --threads 1 --rounds 3
+
+Ours: two encoder layers on the crops' own 500 frames, four losses, in bfloat16 where the processor computes in it. Reference: the
+six layers of Hugging Face's WhisperEncoder on crops padded to 3000 frames, float32, mean over the frames, Linear 512-512, ReLU,
+Linear 512-256, unit length, triplet loss and NT-Xent. Both: each clip and one augmented view, forward, backward, AdamW, all
+weights trained and random at first. The reference's own batch of 128 clips takes more memory than most machines have; the batch
+here is small, for both.
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from ruamel.yaml import YAML
+from torch import Tensor, nn
+
+from benchmarks.bench_training_loop import PROJECT, default_recipe
+from benchmarks.side_by_side import row, take_turns
+from speakerprint.model import SpeakerModel
+from speakerprint.params import parse_params
+from speakerprint.training import Objective, Recipe, make_optimiser, native_bf16
+from speakerprint.whisper import DIMS, MAX_FRAMES
+
+CROP_FRAMES = 500
+
+
+class ReferenceModel(nn.Module):
+    def __init__(self) -> None:
+        from transformers import WhisperConfig
+        from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+        super().__init__()
+        sizes = dict(d_model=DIMS.width, encoder_layers=DIMS.n_layers, encoder_attention_heads=DIMS.n_heads)
+        self.encoder = WhisperEncoder(WhisperConfig(**sizes, encoder_ffn_dim=4 * DIMS.width, num_mel_bins=DIMS.n_mels))
+        self.head = nn.Sequential(nn.Linear(DIMS.width, DIMS.width), nn.ReLU(), nn.Linear(DIMS.width, 256))
+
+    def forward(self, features: Tensor, _n_frames: Tensor | None) -> Tensor:
+        padded = F.pad(features, (0, MAX_FRAMES - features.shape[2]))
+        return F.normalize(self.head(self.encoder(padded).last_hidden_state.mean(dim=1)))
+
+
+def reference_recipe() -> Recipe:
+    read = YAML(typ="safe").load
+    params = parse_params(read(PROJECT / "params.yaml") | read(PROJECT / "presets/recipes/reference.yaml"))
+    return Recipe(**{name: getattr(params, name) for name in Recipe.__annotations__})
+
+
+def make_step(model: nn.Module, recipe: Recipe, clips: Tensor, bf16: bool) -> Callable[[], None]:
+    """A call is a step on these clips, two of each speaker."""
+    labels = torch.arange(len(clips)) // 2
+    n_frames = torch.full((len(clips),), clips.shape[2])
+    objective = Objective(model, len(clips), recipe)  # type: ignore[arg-type]
+    optimiser = make_optimiser(objective, recipe.train)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = objective(clips, n_frames, labels, torch.empty(0), 0, 1, False)["loss"]
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+    return step
+
+
+def run(n_clips: int = 4, rounds: int = 5, threads: int = 2) -> list[dict[str, Any]]:
+    """Rows of a table: what, ours, reference, unit, ratio, aim, met."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    clips = 0.5 * torch.randn(n_clips, DIMS.n_mels, CROP_FRAMES)
+    default = default_recipe()
+    steps = {
+        "bfloat16": make_step(SpeakerModel(default.model), default, clips, True),
+        "float32": make_step(SpeakerModel(default.model), default, clips, False),
+        "reference": make_step(ReferenceModel(), reference_recipe(), clips, False),
+    }
+    if not native_bf16():
+        del steps["bfloat16"]
+    speed = {name: n_clips / seconds for name, seconds in take_turns(steps, rounds).items()}
+    reference = speed.pop("reference")
+    first = next(iter(speed))
+    return [
+        row(f"training step, {name}", mine, reference, "clips/s", mine / reference, 10 if name == first else None)
+        for name, mine in speed.items()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=4, help="of a batch, each with a view; even")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    print(pd.DataFrame(run(arguments.clips, arguments.rounds, arguments.threads)).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""What the side-by-side benchmarks share: ways that take turns, and the row of their table."""
+
+import statistics
+import time
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+
+Way = TypeVar("Way", bound=Hashable)
+
+
+def take_turns(ways: dict[Way, Callable[[], Any]], rounds: int) -> dict[Way, float]:
+    """Median seconds, by the clock, of a call of each way; each is called once before it is timed."""
+    for call in ways.values():
+        call()
+    seconds: dict[Way, list[float]] = {way: [] for way in ways}
+    for _ in range(rounds):
+        for way, call in ways.items():
+            started = time.perf_counter()
+            call()
+            seconds[way].append(time.perf_counter() - started)
+    return {way: statistics.median(values) for way, values in seconds.items()}
+
+
+def row(
+    what: str, ours: float, reference: float | None, unit: str, ratio: float | None = None, at_least: float | None = None
+) -> dict[str, Any]:
+    """A row of the table; `ratio` says how many times better ours is, `at_least` what it is meant to be (empty: no aim)."""
+    aim = "" if at_least is None else f">= {at_least:g}"
+    met = None if at_least is None or ratio is None else ratio >= at_least
+    rounded = [None if value is None else float(f"{value:.4g}") for value in (ours, reference, ratio)]
+    return dict(what=what, ours=rounded[0], reference=rounded[1], unit=unit, ratio=rounded[2], aim=aim, met=met)

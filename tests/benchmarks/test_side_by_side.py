@@ -1,0 +1,94 @@
+"""Each benchmark of `make bench` at a tiny size: the form of its rows, and what does not depend on the machine."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import bench_dvc, bench_embedding, bench_training_step, bench_trials
+from benchmarks.__main__ import QUICK, main
+from benchmarks.side_by_side import row, take_turns
+
+COLUMNS = {"what", "ours", "reference", "unit", "ratio", "aim", "met"}
+
+
+def by_what(rows):
+    assert all(set(row) == COLUMNS for row in rows)
+    json.dumps(rows, allow_nan=False)
+    return {row["what"]: row for row in rows}
+
+
+def test_an_aim_is_met_from_its_ratio_on_and_without_one_nothing_is_said():
+    assert [row("w", 1, 2, "s", ratio, 2)["met"] for ratio in (1.99, 2.0)] == [False, True]
+    assert row("w", 1, None, "s") == dict(what="w", ours=1, reference=None, unit="s", ratio=None, aim="", met=None)
+
+
+def test_ways_take_turns_after_a_call_that_does_not_count():
+    calls = []
+    seconds = take_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=2)
+    assert calls == ["a", "b"] * 3
+    assert set(seconds) == {"a", "b"}
+
+
+def test_a_training_step_is_measured_against_the_references():
+    rows = by_what(bench_training_step.run(n_clips=2, rounds=1, threads=1))
+    assert "training step, float32" in rows
+    assert next(row["aim"] for row in rows.values()) == ">= 10"
+    assert all(row["ratio"] == pytest.approx(row["ours"] / row["reference"], rel=0.01) for row in rows.values())
+
+
+def test_the_reference_model_pads_to_thirty_seconds():
+    model, shapes = bench_training_step.ReferenceModel(), []
+    model.encoder.register_forward_pre_hook(lambda _module, inputs: shapes.append(inputs[0].shape))
+    with torch.inference_mode():
+        embeddings = model(torch.zeros(1, 80, 500), None)
+    assert shapes == [(1, 80, 3000)]
+    assert embeddings.shape == (1, 256)
+    assert len(model.encoder.layers) == 6
+
+
+def test_embedding_is_measured_without_peers_and_precisions_hardly_change_a_cosine(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "resemblyzer", None)
+    rows = by_what(bench_embedding.run(n_recordings=2, rounds=1, threads=1, wheels=tmp_path))
+    assert "Resemblyzer is left out" in capsys.readouterr().err
+    assert not any("Resemblyzer" in what or "CAM++" in what for what in rows)
+    assert rows["largest difference of cosine, bfloat16"]["reference"] < 0.02
+    assert rows["largest difference of cosine, ONNX Runtime"]["reference"] < 1e-4
+
+
+def test_all_pairs_give_the_same_eer_as_scikit_learn():
+    rows = by_what(bench_trials.run(n_speakers=30, rounds=1))
+    assert rows["EER"]["ours"] == pytest.approx(rows["EER"]["reference"], abs=0.5)  # steps of 1/90 between target trials
+    assert "peak memory, 4,005 pairs" in rows
+
+
+def test_dvc_is_measured_on_the_pipelines_own_stages_and_none_of_its_slow_functions_is_ours():
+    rows = by_what(bench_dvc.run(store_gb=0.03, rounds=1))
+    assert [row["met"] for what, row in rows.items() if "functions" in what] == [True, True]
+    assert sum("MD5" in what for what in rows) == 2
+
+
+def test_a_function_of_this_project_is_told_from_others():
+    assert bench_dvc.is_own("/home/me/speakerprint/src/speakerprint/params.py:12(load_params)")
+    assert bench_dvc.is_own("stages/train.py:1(<module>)")
+    assert not bench_dvc.is_own("/usr/lib/python3.11/posixpath.py:71(join)")
+    assert not bench_dvc.is_own("~:0(<built-in method posix.stat>)")
+
+
+def test_one_that_cannot_run_is_left_out_and_the_others_are_in_the_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(QUICK, "trials", dict(n_speakers=10, rounds=1))
+    monkeypatch.setitem(QUICK, "dvc", dict(store_gb=1e9, rounds=1))
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--quick", "--only", "trials", "dvc", "--out", str(tmp_path / "out.json")])
+    main()
+    written = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert {row["benchmark"] for row in written["rows"]} == {"trials"}
+    assert {"commit", "date", "processor", "cores", "OMP_NUM_THREADS"} < set(written)
+    assert "dvc is left out" in capsys.readouterr().err
+
+
+def test_make_bench_is_listed():
+    help_text = subprocess.run(["make", "help"], cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True).stdout
+    assert "make bench " in help_text
