@@ -16,6 +16,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,11 +28,11 @@ from speakerprint.errors import InputError
 
 PROJECT = Path(__file__).parents[1]
 QUICK: dict[str, dict[str, Any]] = {  # the benchmarks, and the arguments of their `run` with --quick
-    "data_path": dict(n_clips=20, rounds=3),
-    "training_step": dict(n_clips=2, rounds=3),
-    "embedding": dict(n_recordings=32, rounds=3),
-    "trials": dict(n_speakers=1000, rounds=3),
-    "dvc": dict(store_gb=1.0, rounds=3),
+    "training_step": dict(n_clips=4, rounds=5),
+    "embedding": dict(n_recordings=48, rounds=5),
+    "data_path": dict(n_clips=20, rounds=5),
+    "dvc": dict(store_gb=1.0, rounds=5),
+    "trials": dict(n_speakers=1500, rounds=5),
 }
 
 
@@ -49,17 +50,15 @@ def measure(name: str, arguments: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"benchmark": name, **row} for row in rows]
 
 
-def measure_all(arguments: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of the benchmarks named, each run with its arguments."""
-    rows = []
+def measure_all(arguments: dict[str, dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows of each benchmark named, run with its arguments."""
     for name, its in arguments.items():
         print(f"{name} ...", file=sys.stderr)
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             try:
-                rows += pool.submit(measure, name, its).result()
+                yield pool.submit(measure, name, its).result()
             except (ModuleNotFoundError, InputError, OSError, subprocess.CalledProcessError) as error:
                 print(f"{name} is left out: {error}", file=sys.stderr)
-    return rows
 
 
 def circumstances(arguments: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -84,8 +83,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=PROJECT / "benchmarks/results.json", help="%(default)s")
     given = parser.parse_args()
     arguments = {name: QUICK[name] if given.quick else {} for name in given.only}
-    rows = measure_all(arguments)
-    given.out.write_text(json.dumps({**circumstances(arguments), "rows": rows}, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    about, rows = circumstances(arguments), []
+    for of_one in measure_all(arguments):
+        rows += of_one
+        given.out.write_text(json.dumps({**about, "rows": rows}, indent=1, ensure_ascii=False) + "\n", "utf-8")
     print(pd.DataFrame(rows).astype(object).fillna("").to_string(index=False))
 
 

@@ -5,8 +5,8 @@
 
 In a temporary clone of this repository (what is committed), the stages are the pipeline's own, with their dependencies, params
 and outputs, but their commands only write a few bytes to each output: what is left is DVC's own time, which is compared with
-that of `dvc --version`. The store is a folder of files of 32 MB, as features have them; its hashing is compared with one MD5 of all.
-Times are by the clock, medians.
+that of `dvc --version`. The store is a folder of files of 32 MB, as features have them; its hashing is compared with one MD5 of
+all of it. Times are by the clock, medians.
 """
 
 import argparse
