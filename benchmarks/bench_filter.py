@@ -87,7 +87,7 @@ def make(n_rows: int, clips: bool, folder: Path) -> tuple[Path, int]:
 
 
 def measure(stage: str, project: Path) -> dict[str, float]:
-    """Run a stage: the clock's seconds, the CPU's in all its processes, and the peak GiB of the largest of them."""
+    """Run a stage; the clock's and the CPU's seconds and peak GiB of its process; workers may not be among them."""
     started = time.perf_counter()
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     process = subprocess.Popen([sys.executable, "-m", f"stages.{stage}", CORPUS], cwd=project, env=environment)

@@ -1,12 +1,12 @@
 """Time and memory of the data stages against the size of the corpus, on synthetic Common Voice releases.
 
-    python -m benchmarks.bench_scale                        # table and docs/pictures/scale.png; an hour of a core
+    LOKY_MAX_CPU_COUNT=1 python -m benchmarks.bench_scale   # table and docs/pictures/scale.png; ten minutes
     python -m benchmarks.bench_scale --sizes 100 1000 --picture scale.png
     python -m benchmarks.bench_scale --release              # a million rows, 200,000 clips: as .tar.gz, then as a folder
 
 Metadata stages (download, filter) are run on releases of so many rows without clips, audio stages (resample, features) on
 archives with a clip of a quarter of a second for each row, no more than --most-clips. Each row of the table is a stage as `dvc
-repro` runs it; its CPU seconds are of all its processes, its memory that of the largest.
+repro` runs it. With LOKY_MAX_CPU_COUNT=1 all is done in the stage's own process, whose CPU seconds and memory these then are.
 """
 
 import argparse
