@@ -25,6 +25,7 @@ from speakerprint.sources import read_source
 from speakerprint.sources.clips import read_clips
 from stages import audit as stage
 from stages import filter as filter_stage
+from stages import identify_language as language_stage
 
 PROJECT = Path(__file__).parents[1]
 FALSE_ALARMS = 3  # of all kinds together, in 86 recordings: synthetic voices are more alike than people
@@ -108,6 +109,7 @@ def test_a_proposed_list_is_one_that_the_filter_reads(audited, monkeypatch):
     params = yaml.load(Path("params.yaml"))
     params["corpora"]["voices_train"]["filter"] |= {"exclude": "exclude/train.csv", "min_recordings_per_speaker": 1}
     yaml.dump(params, Path("params.yaml"))
+    language_stage.main("voices_train")
     filter_stage.main("voices_train")
     selected = set(pd.read_parquet("data/selection/voices_train.parquet")["recording_id"])
     assert selected and not selected & proposed
