@@ -60,6 +60,12 @@ def test_features_equal_whispers_padded_ones_at_every_length(n_samples):
     assert np.abs(features - padded_to_30_s(samples)).max() <= 1e-5
 
 
+def test_the_loudest_frame_may_be_the_one_after_the_last():
+    samples = RNG.normal(0, 1e-4, 16_000).astype(np.float32)
+    samples[-20:] = 0.9  # in the middle of that frame, and at the end of the last one
+    assert np.abs(log_mel(samples) - padded_to_30_s(samples)).max() <= 1e-5
+
+
 def test_where_30_s_leave_whisper_no_silence_only_the_last_frame_differs():
     samples = RNG.normal(0, 0.1, 480_000).astype(np.float32)
     difference = np.abs(log_mel(samples) - padded_to_30_s(samples)).max(axis=1)

@@ -44,9 +44,7 @@ def log_mel(samples: np.ndarray) -> np.ndarray:
     padded = torch.zeros(margin + len(samples) + N_FFT)
     padded[margin : margin + len(samples)] = torch.from_numpy(samples)
     padded[:margin] = padded[margin + 1 : 2 * margin + 1].flip(0)
-    n_sounding = (
-        len(samples) + margin - 1
-    ) // HOP_LENGTH + 1  # frames that hear any of it: the loudest may be after the last kept
+    n_sounding = (len(samples) + margin - 1) // HOP_LENGTH + 1  # that hear any of it: the loudest may come after the last kept
     spectrum = torch.fft.rfft(padded.unfold(0, N_FFT, HOP_LENGTH)[:n_sounding] * window).numpy()
     power = spectrum.real**2 + spectrum.imag**2  # half of torch's time
     log = np.log10(np.maximum(power @ mel_filters, 1e-10))
