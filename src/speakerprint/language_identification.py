@@ -28,7 +28,7 @@ from speakerprint.params import Language
 from speakerprint.shards import in_parallel
 from speakerprint.sources.clips import read_clips
 from speakerprint.store import DTYPE, pad_batch
-from speakerprint.whisper import DIMS, MAX_FRAMES, WHISPER, WhisperEncoder, check_weights, obtain_whisper
+from speakerprint.whisper import DIMS, MAX_FRAMES, WHISPER, Attention, WhisperEncoder, check_weights, obtain_whisper
 
 LANGUAGES = list(WHISPERS_LANGUAGES)[:99]  # in the order of their tokens; later models know one more
 START = 50258  # the token that every transcript starts with; those of the languages follow it
@@ -61,28 +61,13 @@ class OnlyToken(nn.Module):
         return self.out_proj(self.v_proj(x))
 
 
-class CrossAttention(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.q_proj = nn.Linear(DIMS.width, DIMS.width)
-        self.k_proj = nn.Linear(DIMS.width, DIMS.width, bias=False)
-        self.v_proj = nn.Linear(DIMS.width, DIMS.width)
-        self.out_proj = nn.Linear(DIMS.width, DIMS.width)
-
-    def forward(self, x: Tensor, heard: Tensor, mask: Tensor | None) -> Tensor:
-        projected = (self.q_proj(x), self.k_proj(heard), self.v_proj(heard))
-        q, k, v = (one.unflatten(-1, (DIMS.n_heads, -1)).transpose(1, 2) for one in projected)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out_proj(attended.transpose(1, 2).flatten(2))
-
-
 class DecoderLayer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.self_attn_layer_norm = nn.LayerNorm(DIMS.width)
         self.self_attn = OnlyToken()
         self.encoder_attn_layer_norm = nn.LayerNorm(DIMS.width)
-        self.encoder_attn = CrossAttention()
+        self.encoder_attn = Attention()
         self.final_layer_norm = nn.LayerNorm(DIMS.width)
         self.fc1 = nn.Linear(DIMS.width, 4 * DIMS.width)
         self.fc2 = nn.Linear(4 * DIMS.width, DIMS.width)

@@ -104,7 +104,9 @@ class Positions(nn.Module):
         self.register_buffer("weight", torch.zeros(DIMS.n_positions, DIMS.width))
 
 
-class SelfAttention(nn.Module):
+class Attention(nn.Module):
+    """Of each position of x, (batch, queries, width), to those of ``heard``, (batch, keys, width): (batch, queries, width)."""
+
     def __init__(self) -> None:
         super().__init__()
         self.q_proj = nn.Linear(DIMS.width, DIMS.width)
@@ -112,10 +114,9 @@ class SelfAttention(nn.Module):
         self.v_proj = nn.Linear(DIMS.width, DIMS.width)
         self.out_proj = nn.Linear(DIMS.width, DIMS.width)
 
-    def forward(self, x: Tensor, key_mask: Tensor | None) -> Tensor:
-        q, k, v = (
-            project(x).unflatten(-1, (DIMS.n_heads, -1)).transpose(1, 2) for project in (self.q_proj, self.k_proj, self.v_proj)
-        )
+    def forward(self, x: Tensor, heard: Tensor, key_mask: Tensor | None) -> Tensor:
+        projected = (self.q_proj(x), self.k_proj(heard), self.v_proj(heard))
+        q, k, v = (one.unflatten(-1, (DIMS.n_heads, -1)).transpose(1, 2) for one in projected)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask)
         return self.out_proj(attended.transpose(1, 2).flatten(2))
 
@@ -124,13 +125,14 @@ class EncoderLayer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.self_attn_layer_norm = nn.LayerNorm(DIMS.width)
-        self.self_attn = SelfAttention()
+        self.self_attn = Attention()
         self.final_layer_norm = nn.LayerNorm(DIMS.width)
         self.fc1 = nn.Linear(DIMS.width, 4 * DIMS.width)
         self.fc2 = nn.Linear(4 * DIMS.width, DIMS.width)
 
     def forward(self, x: Tensor, key_mask: Tensor | None) -> Tensor:
-        x = x + self.self_attn(self.self_attn_layer_norm(x), key_mask)
+        normed = self.self_attn_layer_norm(x)
+        x = x + self.self_attn(normed, normed, key_mask)
         return x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x))))
 
 
