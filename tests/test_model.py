@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speakerprint.errors import InputError
-from speakerprint.model import AttentiveStatistics, LayerMix, MaskedNorm, MeanPooling, SpeakerModel, windows
+from speakerprint.model import AttentiveStatistics, LayerMix, MaskedNorm, MeanPooling, MultiHeadAttention, SpeakerModel, windows
 from speakerprint.params import Model
 
 EARLY = {
@@ -100,6 +100,20 @@ def test_attentive_statistics_with_even_attention_are_mean_and_deviation():
     for clip, n in enumerate([7, 4]):
         expected = torch.cat([x[clip, :n].mean(dim=0), x[clip, :n].std(dim=0, correction=0)])
         torch.testing.assert_close(pooling(x, mask)[clip], expected)
+
+
+def test_heads_of_one_attention_are_means_of_the_values_that_they_attend_to():
+    pooling = MultiHeadAttention(3)
+    with torch.no_grad():
+        pooling.score.weight[1:] = 0  # all heads but the first weigh all positions equally
+        pooling.score.weight[0] *= 50
+    x, mask = torch.randn(2, 7, 3), torch.tensor([[True] * 7, [True] * 4 + [False] * 3])
+    pooled = pooling(x, mask).unflatten(1, (pooling.HEADS, pooling.COMPRESSED))
+    values = pooling.value(x[1, :4])
+    torch.testing.assert_close(pooled[1, 1], values.mean(dim=0))
+    attention = pooling.score(pooling.key(x[1, :4]))[:, 0].softmax(dim=0)
+    torch.testing.assert_close(pooled[1, 0], attention @ values)
+    torch.testing.assert_close(pooling(x[1:, :4], None), pooling(x, mask)[1:])
 
 
 def test_masked_norm_learns_from_valid_positions_only():

@@ -67,7 +67,11 @@ def test_valid_params_keep_their_values(tree):
         ("train.steps", -1, "train.steps: Input should be greater than or equal to 0, found -1"),
         ("model.centred", 1, "model.centred: Input should be a valid boolean, found 1"),
         ("model.layers", 7, "model.layers: Input should be less than or equal to 6, found 7"),
-        ("model.pooling", "max", "model.pooling: Input should be 'mean' or 'attentive_statistics', found 'max'"),
+        (
+            "model.pooling",
+            "max",
+            "model.pooling: Input should be 'mean', 'attentive_statistics' or 'multi_head_attention', found 'max'",
+        ),
         ("corpora.learn.role", "test", "corpora.learn.role: Input should be 'train', 'noise' or 'evaluate', found 'test'"),
         ("corpora.learn.source.kind", "tape", "corpora.learn.source: Input tag 'tape'"),
         ("corpora.learn.filter.speaker_range", [0.7, 0.7], "corpora.learn.filter: speaker_range [0.7, 0.7] is empty"),

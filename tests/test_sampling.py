@@ -12,13 +12,22 @@ def labels_with(*recordings_per_speaker):
     return np.repeat(np.arange(len(recordings_per_speaker)), recordings_per_speaker)
 
 
-def sampler(labels, speakers=3, utterances=2, genders=None, single_gender=False, seed=1, corpora=None, weights=None):
-    genders = np.full(len(labels), None, dtype=object) if genders is None else genders
+def sampler(
+    labels, speakers=3, utterances=2, genders=None, single_gender=False, seed=1, corpora=None, weights=None, locales=None
+):
+    unknown = np.full(len(labels), None, dtype=object)
+    genders, by_locale = unknown if genders is None else genders, locales is not None
+    locales = locales if by_locale else unknown
     corpora = np.full(len(labels), "a") if corpora is None else corpora
     settings = Sampling(
-        speakers=speakers, utterances=utterances, single_gender=single_gender, speeds=[1.0], corpus_weights=weights
+        speakers=speakers,
+        utterances=utterances,
+        single_gender=single_gender,
+        speeds=[1.0],
+        corpus_weights=weights,
+        by_locale=by_locale,
     )
-    return SpeakerBatches(labels, genders, corpora, settings, seed)
+    return SpeakerBatches(labels, genders, locales, corpora, settings, seed)
 
 
 def test_a_batch_has_the_asked_speakers_and_utterances():
@@ -97,3 +106,21 @@ def test_a_weight_that_a_batch_of_different_speakers_cannot_have_is_refused():
     corpora = np.where(labels < 2, "few", "many")
     with pytest.raises(InputError, match=r"each speaker of few 1\.25 times; bring the weights closer"):
         sampler(labels, speakers=5, corpora=corpora, weights={"few": 8.0, "many": 2.0})
+
+
+def test_batches_by_locale_hold_few_locales_and_visit_all_speakers():
+    labels = labels_with(*[2] * 26)
+    locales = np.repeat(np.array(["fr", "de", None], dtype=object), [20, 20, 12])
+    batches = sampler(labels, speakers=4, locales=locales)
+    in_batch, visited = [], set()
+    for number in range(20 * batches.per_epoch):
+        chosen = batches.batch(number)
+        in_batch.append(len(set(map(str, locales[chosen]))))
+        visited |= set(labels[chosen])
+    assert batches.per_epoch == 6 and len(visited) == 26
+    assert max(in_batch) == 2 and np.mean(in_batch) < 1.7  # 3 seams between 3 locales, in 6 batches of 4 speakers
+
+
+def test_speakers_cannot_be_ordered_by_locale_and_weighted_at_once():
+    with pytest.raises(ValueError, match="by_locale is true and corpus_weights are given"):
+        sampler(labels_with(2, 2, 2), weights={"a": 1.0}, locales=np.full(6, "fr"))

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 import speakerprint.training as training
 from speakerprint.errors import InputError
+from speakerprint.losses import AngularMargin
 from speakerprint.params import load_params
 from speakerprint.recordings import as_recordings, write_recordings
 from speakerprint.store import FeatureStore, create_store, write_shard
@@ -151,6 +152,55 @@ def test_a_frozen_encoder_keeps_its_weights_and_an_unfrozen_one_does_not(run):
     name = "layers.0.fc1.weight"
     assert torch.equal(frozen[f"encoder.{name}"], before[name])
     assert not torch.equal(late[f"encoder.{name}"], before[name])
+
+
+def test_low_rank_changes_move_the_encoders_weights_by_their_rank_and_nothing_else_of_it(run):
+    unfrozen = dict(steps=4, validation_speakers=0.0, encoder_learning_rate=0.01, freeze_encoder_steps=0)
+    before, after = run(steps=0, validation_speakers=0.0), run("adapted", encoder_lora_rank=2, **unfrozen)
+    assert before.keys() == after.keys()  # what was adapted is an ordinary model again
+    for name in before:
+        if name.startswith("encoder."):
+            change = after[name] - before[name]
+            adapted = "proj.weight" in name or ("fc" in name and name.endswith("weight"))
+            assert torch.linalg.matrix_rank(change, rtol=1e-4).item() == 2 if adapted else not change.any(), name
+
+
+def test_a_killed_run_of_low_rank_changes_resumes_to_the_same_weights(run, monkeypatch):
+    settings = dict(encoder_lora_rank=2, encoder_learning_rate=0.01, freeze_encoder_steps=1, start_weight=0.5)
+    whole = run("whole", **settings)
+    judge = training.Progress.judge
+
+    def killed(progress, eer, model):
+        judge(progress, eer, model)
+        if progress.step == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training.Progress, "judge", killed)
+        run("again", **settings)
+    assert same(run("again", **settings), whole)
+
+
+def test_lower_layers_learn_more_slowly_where_that_is_asked(run):
+    objective = training.Objective(training.SpeakerModel(run.recipe.model.model_copy(update={"layers": 3})), 2, run.recipe)
+    settings = run.recipe.train.model_copy(update={"encoder_learning_rate": 0.8, "encoder_layer_decay": 0.5})
+    groups = training.make_optimiser(objective, settings).param_groups
+    assert [group["peak"] for group in groups] == [0.1, 0.2, 0.4, 0.8, settings.head_learning_rate]
+    of_group = [{id(parameter) for parameter in group["params"]} for group in groups]
+    encoder = objective.model.encoder
+    for place, part in [(0, encoder.conv1), (1, encoder.layers[0]), (3, encoder.layers[2]), (3, encoder.layer_norm)]:
+        assert all(id(parameter) in of_group[place] for parameter in part.parameters())
+    assert sum(map(len, of_group)) == len(list(objective.parameters()))
+
+
+def test_centres_of_one_speaker_start_apart(run, monkeypatch):
+    heads = []
+    monkeypatch.setattr(training, "AngularMargin", lambda *args: heads.append(AngularMargin(*args)) or heads[0])
+    run.recipe = replace(run.recipe, loss=run.recipe.loss.model_copy(update={"angular_margin_subcentres": 2}))
+    run(steps=0)
+    centres = torch.nn.functional.normalize(heads[0].centres.detach()).unflatten(0, (6, 2))  # 8 speakers, 2 of them held out
+    own = (centres[:, 0] * centres[:, 1]).sum(dim=1)
+    assert (own > 0.5).all() and (own < 0.9999).all()
 
 
 @pytest.mark.parametrize("eers", [[0.5, 0.4, 0.1, 0.3], [0.1, 0.5, 0.4, 0.3]], ids=["on the way", "the start"])

@@ -182,6 +182,32 @@ def band_limit(features: Tensor, n_frames: Tensor, highest_low_band: int, lowest
     return torch.where((band < low) | (band > high), quietest, features)
 
 
+def codec(
+    features: Tensor, n_frames: Tensor, min_depth_db: float, max_depth_db: float, std_db: float, generator: Generator
+) -> Tensor:
+    """A lossy codec at a low bit rate: what lies far under the loudest band of its frame becomes noise, the rest is inexact.
+
+    depth: how far under, in dB, drawn for each clip. std_db: deviation of the error of what is kept.
+    """
+    depth = UNITS_PER_DB * _uniform(min_depth_db, max_depth_db, features, generator)
+    return features.maximum(features.amax(dim=1, keepdim=True) - depth) + UNITS_PER_DB * std_db * _randn(features, generator)
+
+
+def vocal_tract_warp(features: Tensor, n_frames: Tensor, max_warp: float, generator: Generator) -> Tensor:
+    """A vocal tract that is shorter or longer by a fraction of at most `max_warp`: frequencies are multiplied by 1 ± that.
+
+    Jaitly, Hinton: "Vocal Tract Length Perturbation (VTLP) Improves Speech Recognition", 2013, section 3, here by interpolation
+    between mel bands; bands whose sound would come from beyond the last one repeat that one.
+    """
+    mels = features.shape[1]
+    centre_hz = torch.tensor(_band_centres_hz(mels), dtype=torch.float32, device=features.device)
+    wanted_hz = (centre_hz / _uniform(1 - max_warp, 1 + max_warp, features, generator)[:, 0]).clamp(max=centre_hz[-1])
+    above = torch.searchsorted(centre_hz, wanted_hz).clamp(1, mels - 1)  # (batch, mels), as the next two
+    share = (wanted_hz - centre_hz[above - 1]) / (centre_hz[above] - centre_hz[above - 1])
+    upper, lower = (features.gather(1, band[:, :, None].expand_as(features)) for band in (above, above - 1))
+    return lower.lerp(upper, share.clamp(min=0)[:, :, None])
+
+
 def augment(
     features: Tensor,
     n_frames: Tensor,
@@ -217,9 +243,15 @@ def augment(
 
 
 @functools.cache
+def _band_centres_hz(mels: int) -> NDArray:
+    """The middle of each of Whisper's mel bands, (mels,)."""
+    return np.asarray(mel_to_hertz(np.linspace(0, hertz_to_mel(HIGHEST_HZ, "slaney"), mels + 2)[1:-1], "slaney"))
+
+
+@functools.cache
 def _bands_heard(mels: int, speed: float) -> NDArray:
     """Where among the bands of a recording the sound lies that each band hears when it is played at that speed, (mels,)."""
-    centre_hz = np.asarray(mel_to_hertz(np.linspace(0, hertz_to_mel(HIGHEST_HZ, "slaney"), mels + 2)[1:-1], "slaney"))
+    centre_hz = _band_centres_hz(mels)
     return np.interp(centre_hz / speed, centre_hz, np.arange(mels))
 
 
@@ -249,4 +281,6 @@ AUGMENTATIONS: dict[AugmentationKind, Callable[..., Tensor]] = {
     "reverberation": reverberation,
     "channel": channel,
     "band_limit": band_limit,
+    "codec": codec,
+    "vocal_tract_warp": vocal_tract_warp,
 }

@@ -6,6 +6,7 @@ the positions that exist.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,37 @@ class AttentiveStatistics(nn.Module):
         return torch.cat([mean, variance.clamp(min=1e-5).sqrt()], dim=1)
 
 
+class MultiHeadAttention(nn.Module):
+    """Means over positions of compressed values, each weighted by the attention of another head, which looks at compressed keys.
+
+    Peng, Plchot, Stafylakis, Mošner, Burget, Černocký: "An Attention-Based Backend Allowing Efficient Fine-Tuning of Transformer
+    Models for Speaker Verification", 2022, section 3.2; keys and values see the layers as they are combined here.
+    """
+
+    HEADS, COMPRESSED = 32, 128
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.key, self.value = nn.Linear(width, self.COMPRESSED), nn.Linear(width, self.COMPRESSED)
+        self.score = nn.Linear(self.COMPRESSED, self.HEADS)
+        self.out_width = self.HEADS * self.COMPRESSED
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """x: (batch, positions, width). Returns (batch, HEADS * COMPRESSED)."""
+        scores = self.score(self.key(x)).float()
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, :, None], -torch.inf)
+        return (scores.softmax(dim=1).mT @ self.value(x).float()).flatten(1)
+
+
+Pooling = MeanPooling | AttentiveStatistics | MultiHeadAttention
+POOLING: dict[str, Callable[[int], Pooling]] = {
+    "mean": MeanPooling,
+    "attentive_statistics": AttentiveStatistics,
+    "multi_head_attention": MultiHeadAttention,
+}
+
+
 class DiscriminantProjection(nn.Module):
     """Linear projection of standardised statistics; `discriminant` finds its start, training goes on from there."""
 
@@ -163,7 +195,7 @@ class SpeakerModel(nn.Module):
         if settings.convolution_channels:
             self.convolutions = Convolutions(width, settings.convolution_channels)
             width = settings.convolution_channels
-        self.pooling = AttentiveStatistics(width) if settings.pooling == "attentive_statistics" else MeanPooling(width)
+        self.pooling = POOLING[settings.pooling](width)
         pooled, dim = self.pooling.out_width, settings.embedding_dim
         self.projection: nn.Module
         if settings.projection == "discriminant":

@@ -30,6 +30,8 @@ AugmentationKind = Literal[
     "reverberation",
     "channel",
     "band_limit",
+    "codec",
+    "vocal_tract_warp",
 ]
 HubField = Literal[
     "recording_id", "speaker_id", "locale", "gender", "age", "accent", "up_votes", "down_votes", "duration_s", "audio"
@@ -174,7 +176,7 @@ class Model(Section):
     layers: Annotated[int, Field(ge=1, le=6)]
     layer_combination: Literal["concatenate", "mix", "last"]
     convolution_channels: Count
-    pooling: Literal["mean", "attentive_statistics"]
+    pooling: Literal["mean", "attentive_statistics", "multi_head_attention"]
     projection: Literal["discriminant", "linear", "mlp"]
     embedding_dim: PositiveInt
     window_s: Annotated[float, Field(ge=0.1, le=30.0)]
@@ -193,6 +195,7 @@ class Loss(Section):
     angular_margin_scale: Positive
     angular_margin_warmup_steps: Count
     angular_margin_on_views: bool
+    angular_margin_subcentres: PositiveInt
 
     @model_validator(mode="after")
     def _some_loss(self) -> "Loss":
@@ -208,6 +211,7 @@ class Sampling(Section):
     speeds: Annotated[list[Annotated[float, Field(ge=0.5, le=2.0)]], Field(min_length=1)]
     corpus_weights: dict[str, Positive] | None
     single_gender: bool
+    by_locale: bool
 
     @field_validator("speeds")
     @classmethod
@@ -215,6 +219,12 @@ class Sampling(Section):
         if 1.0 not in speeds or len(set(speeds)) < len(speeds):
             raise ValueError("speeds must be different and hold 1.0, the speakers as they are")
         return speeds
+
+    @model_validator(mode="after")
+    def _one_order(self) -> "Sampling":
+        if self.by_locale and self.corpus_weights:
+            raise ValueError("by_locale is true and corpus_weights are given: they order speakers in different ways; drop one")
+        return self
 
 
 class GaussianNoise(Section):
@@ -268,6 +278,22 @@ class BandLimit(Section):
     lowest_high_band: Annotated[int, Field(ge=40, le=79)]
 
 
+class Codec(Section):
+    min_depth_db: NonNegative
+    max_depth_db: NonNegative
+    std_db: NonNegative
+
+    @model_validator(mode="after")
+    def _range(self) -> "Codec":
+        if self.min_depth_db > self.max_depth_db:
+            raise ValueError(f"min_depth_db {self.min_depth_db} is above max_depth_db {self.max_depth_db}")
+        return self
+
+
+class VocalTractWarp(Section):
+    max_warp: Annotated[float, Field(ge=0, le=0.5)]
+
+
 class NtxentViews(Section):
     views: Count
     kinds: list[AugmentationKind]
@@ -306,6 +332,8 @@ class Augmentation(Section):
     reverberation: Reverberation
     channel: Channel
     band_limit: BandLimit
+    codec: Codec
+    vocal_tract_warp: VocalTractWarp
     ntxent: NtxentViews
     triplet: TripletAugmentation
 
@@ -323,6 +351,8 @@ class Train(Section):
     crop_s: Positive
     last_crop_s: Positive | None
     encoder_learning_rate: NonNegative
+    encoder_layer_decay: Annotated[float, Field(gt=0, le=1)]
+    encoder_lora_rank: Count
     head_learning_rate: Positive
     freeze_encoder_steps: Count
     warmup_steps: Count

@@ -11,18 +11,28 @@ class SpeakerBatches:
 
     An epoch visits every speaker once in a random order (those left over when `speakers` does not divide their number sit it
     out), or, with `corpus_weights`, as often as the weight of the speaker's corpus says. A speaker with fewer recordings than
-    `utterances` gives each as often as needed.
+    `utterances` gives each as often as needed. With `by_locale`, the speakers of a locale come side by side: a batch holds as
+    few locales as can be, so that its negatives differ in the voice and not in the language.
 
-    speaker_ids: (n,) any hashable labels. genders: (n,) str or None. corpora: (n,) names. Raises InputError for settings that no
-    batch can meet.
+    speaker_ids: (n,) any hashable labels. genders, locales: (n,) str or None. corpora: (n,) names. Raises InputError for settings
+    that no batch can meet.
     """
 
-    def __init__(self, speaker_ids: np.ndarray, genders: np.ndarray, corpora: np.ndarray, settings: Sampling, seed: int):
+    def __init__(
+        self,
+        speaker_ids: np.ndarray,
+        genders: np.ndarray,
+        locales: np.ndarray,
+        corpora: np.ndarray,
+        settings: Sampling,
+        seed: int,
+    ):
         self.settings, self.seed = settings, seed
         speakers, labels = np.unique(speaker_ids, return_inverse=True)
         order = np.argsort(labels, kind="stable")
         self.recordings = np.split(order, np.cumsum(np.bincount(labels))[:-1])  # of each speaker
         corpus = [corpora[recordings[0]] for recordings in self.recordings]
+        self.locales = np.unique([str(locales[recordings[0]]) for recordings in self.recordings], return_inverse=True)[1]
         self.weights = np.array([(settings.corpus_weights or {}).get(name, 1.0) for name in corpus])
         if settings.single_gender:
             gender = np.array([str(genders[recordings[0]]) for recordings in self.recordings])
@@ -53,6 +63,10 @@ class SpeakerBatches:
             batches = []
             for group in self.groups:
                 shuffled = rng.permutation(group)
+                if self.settings.by_locale:
+                    turn = rng.permutation(self.locales.max() + 1)
+                    shuffled = shuffled[np.argsort(turn[self.locales[shuffled]], kind="stable")]
+                    shuffled = np.roll(shuffled, rng.integers(len(shuffled)))  # so that all sit out an epoch equally often
                 n_batches = len(group) // self.settings.speakers
                 whole = n_batches * self.settings.speakers
                 if self.settings.corpus_weights:

@@ -8,6 +8,7 @@ import inspect
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import time
@@ -35,6 +36,7 @@ from speakerprint.augment import augment, change_speed
 from speakerprint.discriminant import discriminant
 from speakerprint.errors import InputError
 from speakerprint.losses import AngularMargin, batch_hard_triplet, ntxent, supervised_contrastive
+from speakerprint.low_rank import adapt, learned, merge
 from speakerprint.model import DiscriminantProjection, SpeakerModel
 from speakerprint.params import Augmentation, Discriminant, Loss, Model, Sampling, Section, Train
 from speakerprint.sampling import SpeakerBatches
@@ -46,6 +48,7 @@ BYTES_PER_FRAME = N_MELS * 2  # float16
 LOG_EVERY_STEPS = 10
 VALIDATION_BATCH = 64
 CENTRE_RECORDINGS = 4000
+SUBCENTRE_SPREAD = 0.3  # how far from a speaker's mean the starts of several centres lie, of its length
 READERS = max(2, min(8, (os.cpu_count() or 1) // 2))  # processes that read what is not in memory
 IN_MEMORY_BYTES = 4 << 30  # features of corpora smaller than this are read once, larger ones as batches need them
 
@@ -76,6 +79,7 @@ class TrainingSet:
         )
         self.corpora = np.repeat(list(stores), [len(store) for store in self.stores])
         self.genders = np.concatenate([store.genders for store in self.stores])
+        self.locales = np.concatenate([store.recordings["locale"].to_numpy(dtype=object) for store in self.stores])
         self.in_memory = sum(int(store.n_frames.sum()) for store in self.stores) * BYTES_PER_FRAME <= IN_MEMORY_BYTES
         if self.in_memory:
             for store in self.stores:
@@ -150,8 +154,8 @@ class CropBatches(Dataset):
     def __init__(self, data: TrainingSet, noise: Noise | None, examples: Examples, recipe: Recipe, per_step: int):
         self.data, self.noise, self.examples = data, noise, examples
         self.settings, self.per_step, self.seed = recipe.train, per_step, recipe.train.seed
-        genders, corpora = data.genders[examples.recordings], data.corpora[examples.recordings]
-        self.batches = SpeakerBatches(examples.labels, genders, corpora, recipe.sampling, recipe.train.seed)
+        genders, locales, corpora = (known[examples.recordings] for known in (data.genders, data.locales, data.corpora))
+        self.batches = SpeakerBatches(examples.labels, genders, locales, corpora, recipe.sampling, recipe.train.seed)
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor, bool]:
         chosen = self.batches.batch(number)
@@ -220,7 +224,10 @@ class Objective(nn.Module):
     def __init__(self, model: SpeakerModel, speakers: int, recipe: Recipe):
         super().__init__()
         self.model, self.recipe = model, recipe
-        self.angular_margin = AngularMargin(speakers, recipe.model.embedding_dim, recipe.loss.angular_margin_scale)
+        loss = recipe.loss
+        self.angular_margin = AngularMargin(
+            speakers, recipe.model.embedding_dim, loss.angular_margin_scale, loss.angular_margin_subcentres
+        )
 
     def embed(self, features: Tensor, n_frames: Tensor | None) -> Tensor:
         """The embeddings, (batch, dim), of features (batch, 80, frames), `train.gradient_cache_clips` of them at once.
@@ -400,7 +407,8 @@ def averaged_with_start(model: SpeakerModel, start: dict[str, Tensor], start_wei
     """Inside the block, each weight of the model is the mean of what it was at the start and what training has made of it.
 
     Wortsman et al.: "Robust Fine-Tuning of Zero-Shot Models", 2022, section 3: what the start knew and little data would undo is
-    kept, and what training found is too. start_weight: the start's share of the mean; a count of batches is not averaged.
+    kept, and what training found is too. start_weight: the start's share of the mean; a count of batches is not averaged. Of a
+    low-rank change the two factors are averaged, each by itself.
     """
     if start_weight == 0:
         yield
@@ -451,15 +459,27 @@ def native_bf16() -> bool:
 
 
 def make_optimiser(objective: Objective, settings: Train) -> torch.optim.AdamW:
-    """AdamW with a group for the encoder and one for all else, each with its peak learning rate and the step it starts at."""
-    encoder = list(objective.model.encoder.parameters())
-    of_encoder = {id(parameter) for parameter in encoder}
+    """AdamW with a group for each encoder layer, from the bottom, and one for all else.
+
+    A group has its peak learning rate and the step it starts at.
+    """
+    encoder = objective.model.encoder
+    of_encoder = {id(parameter) for parameter in encoder.parameters()}
     others = [parameter for parameter in objective.parameters() if id(parameter) not in of_encoder]
-    groups = [
-        {"params": encoder, "peak": settings.encoder_learning_rate, "start": settings.freeze_encoder_steps},
-        {"params": others, "peak": settings.head_learning_rate, "start": 0},
-    ]
+    groups = []
+    for depth in range(len(encoder.layers) + 1):  # 0: what lies below the layers
+        own = [parameter for name, parameter in learned(encoder).items() if depth_of(name, len(encoder.layers)) == depth]
+        peak = settings.encoder_learning_rate * settings.encoder_layer_decay ** (len(encoder.layers) - depth)
+        groups.append({"params": own, "peak": peak, "start": settings.freeze_encoder_steps})
+    groups.append({"params": others, "peak": settings.head_learning_rate, "start": 0})
     return torch.optim.AdamW(groups, lr=0.0, weight_decay=settings.weight_decay)
+
+
+def depth_of(name: str, layers: int) -> int:
+    """Which encoder layer, from 1, a parameter of that name is of; 0 below them all, and the last one for what lies above it."""
+    if match := re.match(r"layers\.(\d+)\.", name):
+        return int(match[1]) + 1
+    return layers if name.startswith("layer_norm") else 0
 
 
 def log_row(live: Live | None, row: dict[str, float]) -> None:
@@ -539,8 +559,13 @@ def start_from_discriminant(objective: Objective, data: TrainingSet, noise: Nois
 @torch.inference_mode()
 def start_centres(objective: Objective, embeddings: Tensor, labels: np.ndarray) -> None:
     """Start the angular margin's centre of each speaker at the mean of the speaker's embeddings, (n, dim); labels: (n,)."""
-    centres, codes = objective.angular_margin.centres, torch.from_numpy(labels).to(embeddings.device)
-    centres.copy_(torch.nn.functional.normalize(torch.zeros_like(centres).index_add_(0, codes, embeddings)))
+    head, codes = objective.angular_margin, torch.from_numpy(labels).to(embeddings.device)
+    sums = head.centres.new_zeros(len(head.centres) // head.subcentres, embeddings.shape[1]).index_add_(0, codes, embeddings)
+    means = torch.nn.functional.normalize(sums)
+    if head.subcentres > 1:  # set apart, for of equal centres none is the nearest
+        means = means.repeat_interleave(head.subcentres, dim=0)
+        means = means + SUBCENTRE_SPREAD / math.sqrt(means.shape[1]) * torch.randn_like(means)
+    head.centres.copy_(means)
 
 
 def mean_embedding(model: SpeakerModel, data: TrainingSet, recordings: np.ndarray, n_frames: int) -> Tensor:
@@ -611,6 +636,9 @@ def train(
     if settings.steps <= settings.freeze_encoder_steps and settings.encoder_learning_rate > 0:
         accelerator.print("the encoder stays frozen: train.freeze_encoder_steps is no less than train.steps")
     model = initial_model(recipe.model, settings.init_from)
+    if settings.encoder_lora_rank:
+        adapt(model.encoder, settings.encoder_lora_rank)
+        model.encoder.requires_grad_(False)
     objective = Objective(model, examples.n_speakers, recipe)
     optimiser = make_optimiser(objective, settings)
 
@@ -658,7 +686,8 @@ def train(
             log_row(live, progress.history[0])
         for step in steps:
             train_encoder = settings.encoder_learning_rate > 0 and step >= settings.freeze_encoder_steps
-            model.encoder.requires_grad_(train_encoder)
+            for parameter in learned(model.encoder).values():
+                parameter.requires_grad_(train_encoder)
             for group in optimiser.param_groups:
                 group["lr"] = group["peak"] * schedule(step, group["start"], settings.warmup_steps, settings.steps)
             for left in reversed(range(accumulation)):
@@ -686,7 +715,7 @@ def train(
                     )
                 row["train/gradient_norm"] = float(norm)
                 row["train/clips_per_second"] = clips / (time.perf_counter() - started)
-                row["learning_rate/encoder"], row["learning_rate/head"] = (group["lr"] for group in optimiser.param_groups)
+                row["learning_rate/encoder"], row["learning_rate/head"] = (group["lr"] for group in optimiser.param_groups[-2:])
                 steps.set_postfix(loss=f"{row['train/loss']:.3f}", best_eer=f"{progress.best_eer:.3f}")
                 progress.recent, clips, started = [], 0, time.perf_counter()
             if len(validation) and (done % settings.validate_every_steps == 0 or last):
@@ -711,6 +740,7 @@ def train(
         else:
             accelerator.print(f"best validation EER {progress.best_eer:.4f} at step {progress.best_step}")
         model.load_state_dict(progress.best_model)
+        merge(model.encoder)
         if recipe.model.centred:
             model.centre.copy_(mean_embedding(model, data, recordings, window))
         model.save(out, run)
