@@ -100,6 +100,13 @@ def test_valid_params_keep_their_values(tree):
         ),
         ("audit.corpora", {"all": []}, "audit.corpora.all: List should have at least 1 item"),
         ("corpora.learn.filter.exclude", "mine.csv", "corpora.learn.filter.exclude: expected a file in exclude/"),
+        (
+            "train.encoder_lora_rank",
+            8,
+            "train: encoder_lora_rank is 8, but with encoder_learning_rate 0 the encoder stays frozen",
+        ),
+        ("augmentation.codec.min_depth_db", 50.0, "augmentation.codec: min_depth_db 50.0 is above max_depth_db 40.0"),
+        ("augmentation.reverberation.min_decay_s", 2.0, "augmentation.reverberation: min_decay_s 2.0 is above max_decay_s 1.0"),
         ("sampling.utterances", 1, "loss.triplet_weight is above 0 but sampling.utterances is 1"),
     ],
 )

@@ -165,6 +165,15 @@ def test_low_rank_changes_move_the_encoders_weights_by_their_rank_and_nothing_el
             assert torch.linalg.matrix_rank(change, rtol=1e-4).item() == 2 if adapted else not change.any(), name
 
 
+def test_weights_with_low_rank_changes_are_averaged_with_those_at_the_start(run):
+    settings = dict(encoder_lora_rank=2, validation_speakers=0.0, encoder_learning_rate=0.01, freeze_encoder_steps=0)
+    start, end = run("start", steps=0, **settings), run("end", **settings)
+    averaged = run("averaged", start_weight=0.25, **settings)
+    for name in averaged.keys() - {"centre"}:
+        expected = 0.25 * start[name] + 0.75 * end[name]
+        torch.testing.assert_close(averaged[name], expected, msg=name)
+
+
 def test_a_killed_run_of_low_rank_changes_resumes_to_the_same_weights(run, monkeypatch):
     settings = dict(encoder_lora_rank=2, encoder_learning_rate=0.01, freeze_encoder_steps=1, start_weight=0.5)
     whole = run("whole", **settings)

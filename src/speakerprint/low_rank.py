@@ -35,6 +35,11 @@ def learned(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: named[name] for name in named if name.rpartition(".")[0] in changes} if changes else named
 
 
+def constant_factors(module: nn.Module) -> set[str]:
+    """Names of the factors to leave alone when weights are averaged: a change is linear in the other one, which starts at 0."""
+    return {f"{name}.down" for name, part in module.named_modules() if isinstance(part, LowRankChange)}
+
+
 def merge(module: nn.Module) -> None:
     """Make the changes part of the weights."""
     for layer in [layer for layer in module.modules() if parametrize.is_parametrized(layer)]:

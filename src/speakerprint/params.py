@@ -6,7 +6,7 @@ Every key, its unit and its meaning are commented in ``params.yaml`` itself.
 import re
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
@@ -244,28 +244,28 @@ class LowFrequencyNoise(Section):
     std: NonNegative
 
 
-class NoiseLevel(Section):
-    min_snr_db: float
-    max_snr_db: float
+class Ranges(Section):
+    """Settings drawn from between a ``min_…`` and the ``max_…`` of the same name."""
 
     @model_validator(mode="after")
-    def _range(self) -> "NoiseLevel":
-        if self.min_snr_db > self.max_snr_db:
-            raise ValueError(f"min_snr_db {self.min_snr_db} is above max_snr_db {self.max_snr_db}")
+    def _in_order(self) -> Self:
+        settings = dict(self)
+        for lowest, highest in ((f"min_{name[4:]}", name) for name in settings if name.startswith("max_")):
+            if settings[lowest] > settings[highest]:
+                raise ValueError(f"{lowest} {settings[lowest]} is above {highest} {settings[highest]}")
         return self
 
 
-class Reverberation(Section):
+class NoiseLevel(Ranges):
+    min_snr_db: float
+    max_snr_db: float
+
+
+class Reverberation(Ranges):
     min_decay_s: Positive
     max_decay_s: Positive
     min_direct_db: float
     max_direct_db: float
-
-    @model_validator(mode="after")
-    def _ranges(self) -> "Reverberation":
-        if self.min_decay_s > self.max_decay_s or self.min_direct_db > self.max_direct_db:
-            raise ValueError("a smallest value is above its largest one")
-        return self
 
 
 class Channel(Section):
@@ -278,16 +278,10 @@ class BandLimit(Section):
     lowest_high_band: Annotated[int, Field(ge=40, le=79)]
 
 
-class Codec(Section):
+class Codec(Ranges):
     min_depth_db: NonNegative
     max_depth_db: NonNegative
     std_db: NonNegative
-
-    @model_validator(mode="after")
-    def _range(self) -> "Codec":
-        if self.min_depth_db > self.max_depth_db:
-            raise ValueError(f"min_depth_db {self.min_depth_db} is above max_depth_db {self.max_depth_db}")
-        return self
 
 
 class VocalTractWarp(Section):
@@ -367,6 +361,15 @@ class Train(Section):
     validate_every_steps: PositiveInt
     early_stopping_validations: PositiveInt | None
     checkpoint_every_steps: PositiveInt
+
+    @model_validator(mode="after")
+    def _adaptable(self) -> "Train":
+        if self.encoder_lora_rank and not self.encoder_learning_rate:
+            raise ValueError(
+                f"encoder_lora_rank is {self.encoder_lora_rank}, but with encoder_learning_rate 0 the encoder stays frozen: "
+                "give it a rate (0.0001, say), or set the rank to 0"
+            )
+        return self
 
 
 class Evaluation(Section):

@@ -36,7 +36,7 @@ from speakerprint.augment import augment, change_speed
 from speakerprint.discriminant import discriminant
 from speakerprint.errors import InputError
 from speakerprint.losses import AngularMargin, batch_hard_triplet, ntxent, supervised_contrastive
-from speakerprint.low_rank import adapt, learned, merge
+from speakerprint.low_rank import adapt, constant_factors, learned, merge
 from speakerprint.model import DiscriminantProjection, SpeakerModel
 from speakerprint.params import Augmentation, Discriminant, Loss, Model, Sampling, Section, Train
 from speakerprint.sampling import SpeakerBatches
@@ -407,15 +407,15 @@ def averaged_with_start(model: SpeakerModel, start: dict[str, Tensor], start_wei
     """Inside the block, each weight of the model is the mean of what it was at the start and what training has made of it.
 
     Wortsman et al.: "Robust Fine-Tuning of Zero-Shot Models", 2022, section 3: what the start knew and little data would undo is
-    kept, and what training found is too. start_weight: the start's share of the mean; a count of batches is not averaged. Of a
-    low-rank change the two factors are averaged, each by itself.
+    kept, and what training found is too. start_weight: the start's share of the mean; a count of batches is not averaged.
     """
     if start_weight == 0:
         yield
         return
-    found = copy_of_weights(model)
+    found, factors = copy_of_weights(model), constant_factors(model)
     mixed = {
-        name: tensor.lerp(start[name], start_weight) if tensor.is_floating_point() else tensor for name, tensor in found.items()
+        name: tensor.lerp(start[name], start_weight) if tensor.is_floating_point() and name not in factors else tensor
+        for name, tensor in found.items()
     }
     model.load_state_dict(mixed)
     try:
