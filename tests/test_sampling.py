@@ -121,6 +121,15 @@ def test_batches_by_locale_hold_few_locales_and_visit_all_speakers():
     assert max(in_batch) == 2 and np.mean(in_batch) < 1.7  # 3 seams between 3 locales, in 6 batches of 4 speakers
 
 
+def test_speakers_of_a_small_locale_sit_out_no_more_epochs_than_others():
+    labels = labels_with(*[2] * 26)
+    locales = np.repeat(np.array(["fr", "de"], dtype=object), [48, 4])
+    batches = sampler(labels, speakers=4, locales=locales)
+    epochs = [[batches.batch(epoch * batches.per_epoch + i) for i in range(batches.per_epoch)] for epoch in range(60)]
+    heard = [set(labels[np.concatenate(epoch)]) & {24, 25} for epoch in epochs]  # two of the 26 sit out each epoch
+    assert sum(map(len, heard)) > 0.8 * 2 * 60
+
+
 def test_speakers_cannot_be_ordered_by_locale_and_weighted_at_once():
     with pytest.raises(ValueError, match="by_locale is true and corpus_weights are given"):
         sampler(labels_with(2, 2, 2), weights={"a": 1.0}, locales=np.full(6, "fr"))
