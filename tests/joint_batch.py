@@ -74,5 +74,7 @@ def losses_and_gradients(
 
 if __name__ == "__main__":
     results = {name: losses_and_gradients(**case) for name, case in CASES.items()}
-    if Accelerator().is_main_process:
+    accelerator = Accelerator()
+    if accelerator.is_main_process:
         torch.save(results, sys.argv[1])
+    accelerator.end_training()  # as train does
