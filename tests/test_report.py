@@ -120,8 +120,8 @@ def test_the_slider_counts_exactly_the_trials_that_each_threshold_decides():
     assert (rates["misses"][-1], rates["false_accepts"][-1]) == (len(trials.target), 0)
     for at in range(0, n, 7):
         threshold = (rates["first"] + at) / rates["steps_per_unit"]
-        assert rates["misses"][at] == sum(score / 2**24 < threshold for score in trials.target.tolist())
-        assert rates["false_accepts"][at] == sum(score / 2**24 >= threshold for score in trials.nontarget.tolist())
+        assert rates["misses"][at] == sum(score / 2**24 < threshold for score in np.asarray(trials.target).tolist())
+        assert rates["false_accepts"][at] == sum(score / 2**24 >= threshold for score in np.asarray(trials.nontarget).tolist())
 
 
 def test_densities_of_both_kinds_integrate_to_one():

@@ -11,7 +11,7 @@ import pytest
 
 from speakerprint.errors import InputError
 from speakerprint.trial_lists import TrialList, read_trial_list
-from speakerprint.trials import LEVELS_PER_UNIT, Trials, score_trials
+from speakerprint.trials import LEVELS_PER_UNIT, Scores, Trials, score_trials
 
 IDS = ["id10/v/1", "id10/v/2", "id20/v/1", "id20/v/2", "id30/a.b/1"]
 RECORDINGS = pd.DataFrame({"recording_id": IDS, "speaker_id": ["id10", "id10", "id20", "id20", "id30"]})
@@ -41,8 +41,8 @@ def test_the_listed_trials_are_scored_and_no_others(tmp_path):
     trials = read(tmp_path, LIST)
     scored = trials.score(EMBEDDINGS)
     # angles: 60 and 30 degrees between recordings of one speaker; 90, 60 and once more 90 between two speakers
-    np.testing.assert_allclose(scored.target / LEVELS_PER_UNIT, [0.5, math.sqrt(0.75)], atol=1e-7)
-    np.testing.assert_allclose(scored.nontarget / LEVELS_PER_UNIT, [0, 0, 0.5], atol=1e-7)
+    np.testing.assert_allclose(np.asarray(scored.target) / LEVELS_PER_UNIT, [0.5, math.sqrt(0.75)], atol=1e-7)
+    np.testing.assert_allclose(np.asarray(scored.nontarget) / LEVELS_PER_UNIT, [0, 0, 0.5], atol=1e-7)
     # at 0.5: no miss, one false accept of three; above 0.5: one miss of two, no false accept. The line between crosses at 1/5.
     assert scored.equal_error_rate()[0] == pytest.approx(0.2)
     assert scored.auc() == pytest.approx((2 + 0.5 + 3) / 6)  # of six pairs of trials, five are in order and one ties
@@ -121,7 +121,7 @@ def test_the_interval_is_that_of_lists_in_which_drawn_speakers_are_copied():
                 target += [level] * drawn[s]
             else:
                 nontarget += [level] * (drawn[s] * drawn[t])
-        eers.append(Trials(np.sort(target), np.sort(nontarget)).equal_error_rate()[0])
+        eers.append(Trials(Scores.of(target), Scores.of(nontarget)).equal_error_rate()[0])
     assert trials.eer_interval(embeddings, 100, seed=1) == pytest.approx(np.quantile(eers, [0.025, 0.975]), abs=1e-12)
     low, high = trials.eer_interval(embeddings, 1000, seed=2)
     assert low < trials.score(embeddings).equal_error_rate()[0] < high

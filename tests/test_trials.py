@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from speakerprint.errors import InputError
 from speakerprint.trials import (
+    Scores,
     Trials,
     all_pairs,
     confused_speakers,
     eer_interval,
     equal_error_rate,
-    merge_trials,
     pairs_by_shorter,
     pairs_within,
     retrieve,
@@ -39,6 +39,10 @@ def brute_scores(embeddings, speakers, keep=lambda i, j: True):
         if keep(i, j):
             (target if speakers[i] == speakers[j] else nontarget).append(cosine(embeddings[i], embeddings[j]))
     return target, nontarget
+
+
+def lists_of(trials):
+    return tuple((np.asarray(scores) * LEVEL).tolist() for scores in (trials.target, trials.nontarget))
 
 
 def brute_points(target, nontarget):
@@ -75,8 +79,7 @@ def test_every_figure_equals_the_loops(case):
     target, nontarget = brute_scores(embeddings, speakers)
     points = brute_points(target, nontarget)
 
-    assert (trials.target * LEVEL).tolist() == sorted(target)
-    assert (trials.nontarget * LEVEL).tolist() == sorted(nontarget)
+    assert lists_of(trials) == (sorted(target), sorted(nontarget))
     assert trials.equal_error_rate()[0] == pytest.approx(brute_eer(target, nontarget), abs=1e-12)
     for p_target in (0.01, 0.5, 0.9):
         cost = min(p_target * miss + (1 - p_target) * accept for _, miss, accept in points) / min(p_target, 1 - p_target)
@@ -124,16 +127,17 @@ def test_conditions_equal_the_loops(case, data):
     groups = data.draw(st.lists(st.integers(-1, 2), min_size=n, max_size=n))
     within = score_trials(embeddings, speakers, pairs_within(groups))
     brute = brute_scores(embeddings, speakers, lambda i, j: groups[i] == groups[j] >= 0)
-    assert ((within.target * LEVEL).tolist(), (within.nontarget * LEVEL).tolist()) == tuple(map(sorted, brute))
+    assert lists_of(within) == tuple(map(sorted, brute))
 
     durations = data.draw(st.lists(st.sampled_from([0.5, 2.0, 3.0, 4.0, 9.0]), min_size=n, max_size=n))
     parts = [score_trials(embeddings, speakers, pairs) for pairs in pairs_by_shorter(durations, [2.0, 4.0])]
     for part, (low, high) in zip(parts, [(0, 2), (2, 4), (4, math.inf)], strict=True):
         brute = brute_scores(embeddings, speakers, lambda i, j: low <= min(durations[i], durations[j]) < high)  # noqa: B023
-        assert ((part.target * LEVEL).tolist(), (part.nontarget * LEVEL).tolist()) == tuple(map(sorted, brute))
-    merged, every = merge_trials(parts), score_trials(embeddings, speakers)
-    np.testing.assert_array_equal(merged.target, every.target)
-    np.testing.assert_array_equal(merged.nontarget, every.nontarget)
+        assert lists_of(part) == tuple(map(sorted, brute))
+    every = score_trials(embeddings, speakers)
+    for kind in ("target", "nontarget"):
+        together = np.concatenate([getattr(part, kind) for part in parts])
+        np.testing.assert_array_equal(np.sort(together), getattr(every, kind))
 
 
 def many_speakers(rng, n_speakers, n_each, spread=1.0):
@@ -151,8 +155,8 @@ def test_several_blocks_of_rows_equal_one_product():
     cosines = np.einsum("nd,nd->n", units[first], units[second])
     same = speakers[first] == speakers[second]
     trials = score_trials(embeddings, speakers)
-    np.testing.assert_allclose(trials.target * LEVEL, np.sort(cosines[same]), atol=LEVEL)
-    np.testing.assert_allclose(trials.nontarget * LEVEL, np.sort(cosines[~same]), atol=LEVEL)
+    np.testing.assert_allclose(np.asarray(trials.target) * LEVEL, np.sort(cosines[same]), atol=LEVEL)
+    np.testing.assert_allclose(np.asarray(trials.nontarget) * LEVEL, np.sort(cosines[~same]), atol=LEVEL)
 
     scores = units @ units.T
     np.fill_diagonal(scores, -np.inf)
@@ -160,18 +164,31 @@ def test_several_blocks_of_rows_equal_one_product():
     assert retrieve(embeddings, speakers) == pytest.approx((hits[:, 0].mean(), hits.any(axis=1).mean(), hits.mean()))
 
 
+def test_many_pairs_are_counted_in_a_table_as_few_are_sorted(monkeypatch):
+    embeddings, speakers = many_speakers(np.random.default_rng(9), 40, 5)
+    groups = speakers % 3
+    for rows in (embeddings, np.sign(embeddings[:, :3])):  # all scores different, and a handful of them
+        few, few_within = score_trials(rows, speakers), score_trials(rows, speakers, pairs_within(groups))
+        with monkeypatch.context() as patch:
+            patch.setattr("speakerprint.trials.MANY_PAIRS", 0)
+            many, many_within = score_trials(rows, speakers), score_trials(rows, speakers, pairs_within(groups))
+            assert lists_of(score_trials(rows, speakers, [])) == ([], [])
+        assert lists_of(many) == lists_of(few)
+        assert lists_of(many_within) == lists_of(few_within)
+
+
 def test_pairs_with_the_same_cosine_tie_wherever_they_stand():
     rng = np.random.default_rng(2)
     two = rng.normal(size=(2, 256)).astype(np.float32)
     trials = score_trials(two[np.arange(600) % 2], np.arange(600) // 300)
-    assert len(np.unique(np.concatenate([trials.target, trials.nontarget]))) == 2
+    assert len({*trials.target.levels.tolist(), *trials.nontarget.levels.tolist()}) == 2
 
 
 # --- cases worked out by hand ------------------------------------------------------------------------------------------
 
 
 def trials_of(target, nontarget):
-    return Trials(*(np.sort(np.rint(np.array(scores) / LEVEL).astype(np.int32)) for scores in (target, nontarget)))
+    return Trials(*(Scores.of(np.rint(np.array(scores) / LEVEL)) for scores in (target, nontarget)))
 
 
 def test_eer_is_zero_when_scores_separate():
@@ -280,7 +297,7 @@ def brute_interval(embeddings, speakers, samples, rng):
         same_copy = copy[first] == copy[second]
         trial = same_copy | (speakers[rows[first]] != speakers[rows[second]])
         scores = np.rint((units[rows] @ units[rows].T)[first, second] / LEVEL).astype(np.int32)
-        trials = Trials(np.sort(scores[trial & same_copy]), np.sort(scores[trial & ~same_copy]))
+        trials = Trials(Scores.of(scores[trial & same_copy]), Scores.of(scores[trial & ~same_copy]))
         eers.append(trials.equal_error_rate()[0])
     return np.quantile(eers, [0.025, 0.975])
 

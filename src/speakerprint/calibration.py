@@ -123,7 +123,7 @@ def calibrate(
     if wrong := [rate for rate in false_accept_rates if not 0 < rate < 1]:
         raise InputError(f"a false-accept rate of {wrong[0]}; expected one between 0 and 1, such as 0.01")
     trials = score_trials(units, ids)
-    target, nontarget = trials.target / LEVELS_PER_UNIT, trials.nontarget / LEVELS_PER_UNIT
+    target, nontarget = (np.asarray(scores) / LEVELS_PER_UNIT for scores in (trials.target, trials.nontarget))
     slope, offset = fit_llr(target, nontarget)
     if slope <= 0:
         raise InputError(
@@ -217,9 +217,9 @@ def _held_out_cllr(units: NDArray[np.float64], ids: NDArray, seed: int) -> float
     for fold in range(n_folds):
         held_out = fold_of_speaker[speakers] == fold
         learned, judged = (score_trials(units[chosen], speakers[chosen]) for chosen in (~held_out, held_out))
-        slope, offset = fit_llr(learned.target / LEVELS_PER_UNIT, learned.nontarget / LEVELS_PER_UNIT)
-        target.append(slope * (judged.target / LEVELS_PER_UNIT) + offset)
-        nontarget.append(slope * (judged.nontarget / LEVELS_PER_UNIT) + offset)
+        slope, offset = fit_llr(np.asarray(learned.target) / LEVELS_PER_UNIT, np.asarray(learned.nontarget) / LEVELS_PER_UNIT)
+        target.append(slope * (np.asarray(judged.target) / LEVELS_PER_UNIT) + offset)
+        nontarget.append(slope * (np.asarray(judged.nontarget) / LEVELS_PER_UNIT) + offset)
     return cllr(np.concatenate(target), np.concatenate(nontarget))
 
 
@@ -230,10 +230,10 @@ def _thresholds(
 
     Only the highest scores are kept, which is where thresholds fall. Draws without two different speakers are passed over.
     """
-    kinds = trials.target, trials.nontarget
+    kinds = np.asarray(trials.target), np.asarray(trials.nontarget)
     _, speakers, counts = np.unique(ids, return_inverse=True, return_counts=True)
     kept = max(TAIL * max(rates), MIN_TAIL / len(trials.nontarget))
-    floor = trials.threshold_at(kept) * LEVELS_PER_UNIT if kept < 1 else trials.nontarget[0]
+    floor = trials.threshold_at(kept) * LEVELS_PER_UNIT if kept < 1 else trials.nontarget.levels[0]
     parts = []
     for start in range(0, len(units), BLOCK_ROWS):
         levels = np.rint(units[start : start + BLOCK_ROWS] @ units[start:].T * LEVELS_PER_UNIT).astype(np.int32)

@@ -1,7 +1,7 @@
 """One model on one corpus: embed every recording whole, run the trials, and keep what the metrics file and the pictures need."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -22,7 +22,6 @@ from speakerprint.trials import (
     all_pairs,
     confused_speakers,
     eer_interval,
-    merge_trials,
     pairs_by_shorter,
     pairs_within,
     retrieve,
@@ -91,11 +90,13 @@ def evaluate(
     embeddings = embed_store(store, model, settings.batch_s)
     edges_s = sorted(settings.duration_edges_s)
     durations_s = store.n_frames / FRAMES_PER_SECOND
+    by_length: Iterable[Trials]
     if trial_list:
+        trials = trial_list.score(embeddings)
         by_length = trial_list.by_shorter(embeddings, durations_s, edges_s)
     else:
-        by_length = [score_trials(embeddings, speaker_ids, pairs) for pairs in pairs_by_shorter(durations_s, edges_s)]
-    trials = merge_trials(by_length)
+        trials = score_trials(embeddings, speaker_ids)
+        by_length = (score_trials(embeddings, speaker_ids, pairs) for pairs in pairs_by_shorter(durations_s, edges_s))
     figures = _figures(embeddings, speaker_ids, trials, settings, trial_list)
     conditions = {
         "same_locale": _condition(_same(embeddings, store, "locale", trials, trial_list)),

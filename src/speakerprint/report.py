@@ -265,12 +265,11 @@ def score_histogram(trials: Trials) -> dict[str, list[float]]:
 
 def _rates(trials: Trials) -> dict[str, Any]:
     """How many target trials each place of the slider misses, and how many non-target trials it accepts: exact counts."""
-    ends = [min(trials.target[0], trials.nontarget[0]), max(trials.target[-1], trials.nontarget[-1])]
-    first, last = (int(np.floor(level / LEVELS_PER_UNIT * STEPS_PER_UNIT)) for level in ends)
+    first, last = (int(np.floor(level / LEVELS_PER_UNIT * STEPS_PER_UNIT)) for level in trials.ends())
     steps = np.arange(first, last + 2)
     levels = np.ceil(steps / STEPS_PER_UNIT * LEVELS_PER_UNIT).astype(np.int32)  # a trial is accepted at the threshold
-    misses = np.searchsorted(trials.target, levels)
-    false_accepts = len(trials.nontarget) - np.searchsorted(trials.nontarget, levels)
+    misses = trials.target.less_than(levels)
+    false_accepts = len(trials.nontarget) - trials.nontarget.less_than(levels)
     return {
         "first": first,
         "steps_per_unit": STEPS_PER_UNIT,

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from speakerprint.errors import InputError
-from speakerprint.trials import LEVELS_PER_UNIT, Trials, crossings, unit_vectors
+from speakerprint.trials import LEVELS_PER_UNIT, Scores, Trials, crossings, unit_vectors
 
 BLOCK_TRIALS = 2**14
 
@@ -89,7 +89,7 @@ class TrialList:
 
     def _chosen(self, levels: NDArray[np.int32], chosen: NDArray[np.bool_]) -> Trials:
         target = self.is_target
-        return Trials(np.sort(levels[chosen & target]), np.sort(levels[chosen & ~target]))
+        return Trials(Scores.of(levels[chosen & target]), Scores.of(levels[chosen & ~target]))
 
 
 def read_trial_list(path: str | Path, recordings: pd.DataFrame, undecodable: Collection[str] = ()) -> TrialList:

@@ -4,20 +4,20 @@ A trial is an unordered pair of recordings, scored by the cosine of their embedd
 speaker, else a non-target trial. A verifier accepts a trial whose score is at least a threshold; its miss rate is the
 fraction of target trials it rejects, its false-accept rate the fraction of non-target trials it accepts.
 
-Everything but the bootstrap interval is exact over all pairs. Cosines are computed in float64, block by block, and kept as
+Everything but the bootstrap interval is exact over all pairs. Cosines are computed in float64, block by block, and rounded to
 whole levels of 2**-24 (6e-8): far above the noise of a blocked matrix product, so that pairs with the same cosine tie
-wherever they stand, and no coarser than float32 just below 1. Memory is four bytes a pair and some blocks.
+wherever they stand, and no coarser than float32 just below 1. So there are no more than 2**25 + 1 different scores, and what
+is kept is how often each occurs: nothing is sorted, and memory grows with the pairs only as far as that.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 from scipy.special import ndtr
 
 from speakerprint.errors import InputError
@@ -25,7 +25,7 @@ from speakerprint.errors import InputError
 LEVELS_PER_UNIT = 2**24
 BLOCK_ROWS = 128
 BOOTSTRAP_BINS = 2048
-SORTED_RUNS = 4
+MANY_PAIRS = 2**22  # from here on a table of all levels is quicker than a sort
 
 
 def unit_vectors(embeddings: ArrayLike) -> NDArray[np.float64]:
@@ -102,14 +102,53 @@ class Curve(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Scores:
+    """Scores of some trials: the different ones, ascending, and how many trials score less than each of them.
+
+    ``levels`` (n,) are cosines in levels of 2**-24; ``below`` (n + 1,) ends with the number of all trials. `len` is that number,
+    and as an array they are the levels (trials,) of each trial, ascending.
+    """
+
+    levels: NDArray[np.int32]
+    below: NDArray[np.int64]
+
+    @classmethod
+    def counted(cls, levels: NDArray, counts: NDArray) -> "Scores":
+        """Different levels (n,), ascending, and how many trials have each of them (n,)."""
+        below = np.zeros(len(levels) + 1, dtype=np.int64)
+        np.cumsum(counts, out=below[1:])
+        return cls(levels.astype(np.int32), below)
+
+    @classmethod
+    def of(cls, levels: ArrayLike) -> "Scores":
+        """The scores of trials with these levels (trials,), in any order."""
+        return cls.counted(*np.unique(np.asarray(levels), return_counts=True))
+
+    def __len__(self) -> int:
+        return int(self.below[-1])
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray:
+        return np.repeat(self.levels, np.diff(self.below)).astype(dtype or np.int32, copy=False)
+
+    def less_than(self, levels: NDArray[np.int32]) -> NDArray[np.int64]:
+        """How many trials score less than each of these levels."""
+        levels = levels.astype(np.int32)  # for any other type searchsorted would copy all scores
+        return self.below[np.searchsorted(self.levels, levels)]
+
+    def ranked(self, ranks: ArrayLike) -> NDArray[np.int32]:
+        """The levels of the trials with these ranks, the lowest score's being 0."""
+        return self.levels[np.searchsorted(self.below, ranks, side="right") - 1]
+
+
+@dataclass(frozen=True)
 class Trials:
-    """Scores of the target trials and of the non-target trials: cosines in levels of 2**-24, int32, each ascending.
+    """Scores of the target trials and of the non-target trials.
 
     The figures need at least one of both kinds; ``equal_error_rate`` raises InputError where one is missing.
     """
 
-    target: NDArray[np.int32]
-    nontarget: NDArray[np.int32]
+    target: Scores
+    nontarget: Scores
 
     def equal_error_rate(self) -> tuple[float, float]:
         """EER, and the lowest threshold at which the miss rate reaches the false-accept rate.
@@ -122,7 +161,8 @@ class Trials:
         if not len(self.nontarget):
             raise InputError("there is no non-target trial, so no EER; expected two speakers: loosen the filter")
         level = self._lowest(lambda miss, false_accept: miss >= false_accept)
-        lower = max(scores[i - 1] for scores in (self.target, self.nontarget) if (i := np.searchsorted(scores, level)))
+        kinds = self.target.levels, self.nontarget.levels
+        lower = max(levels[i - 1] for levels in kinds if (i := np.searchsorted(levels, level)))
         (miss_before, miss), (accept_before, accept) = self._rates(np.array([lower, level]))
         gap_before, gap = accept_before - miss_before, miss - accept
         eer = miss_before + gap_before / (gap_before + gap) * (miss - miss_before)
@@ -138,57 +178,63 @@ class Trials:
         (P_target · miss + (1 − P_target) · false accepts) / min(P_target, 1 − P_target), as in NIST's speaker recognition
         evaluations. For a given miss rate the highest threshold is best, and that is a target score, or above all.
         """
-        miss, accept = self._rates(self.target)
+        miss, accept = self._rates(self.target.levels)
         least = (p_target * miss + (1 - p_target) * accept).min()
         return float(min(least, p_target) / min(p_target, 1 - p_target))
 
     def auc(self) -> float:
         """Chance that a random target trial scores higher than a random non-target trial; a tie counts half (Mann-Whitney)."""
-        below = np.searchsorted(self.nontarget, self.target, side="left").mean()
-        not_above = np.searchsorted(self.nontarget, self.target, side="right").mean()
-        return float((below + not_above) / 2 / len(self.nontarget))
+        lost_and_tied = self.nontarget.less_than(self.target.levels) + self.nontarget.less_than(self.target.levels + 1)
+        twice = int(np.diff(self.target.below) @ lost_and_tied)
+        return twice / 2 / len(self.target) / len(self.nontarget)
 
     def curve(self, max_points: int = 500) -> Curve:
         """Operating points with both ends, thinned at quantiles of both kinds of scores that suit linear and probit axes."""
         quantiles = ndtr(np.linspace(-4, 4, max_points // 2 - 1))
-        chosen = [scores[np.rint(quantiles * (len(scores) - 1)).astype(int)] for scores in (self.target, self.nontarget)]
-        ends = [min(self.target[0], self.nontarget[0]), max(self.target[-1], self.nontarget[-1]) + 1]
-        miss, accept = self._rates(np.unique(np.concatenate([ends, *chosen])))
+        chosen = [scores.ranked(np.rint(quantiles * (len(scores) - 1))) for scores in (self.target, self.nontarget)]
+        lowest, highest = self.ends()
+        miss, accept = self._rates(np.unique(np.concatenate([[lowest, highest + 1], *chosen])))
         return Curve(accept, miss)
 
     def mean_distances(self) -> tuple[float, float]:
         """Mean Euclidean distance of unit vectors, sqrt(2 − 2·cosine), over the target and over the non-target trials."""
 
-        def mean(scores: NDArray[np.int32]) -> float:
-            chunks = (scores[i : i + 2**20] / LEVELS_PER_UNIT for i in range(0, len(scores), 2**20))
-            return float(sum(np.sqrt(2 - 2 * chunk).sum() for chunk in chunks) / len(scores))
+        def mean(scores: Scores) -> float:
+            distances = np.sqrt(2 - 2 * (scores.levels / LEVELS_PER_UNIT))
+            return float((distances * np.diff(scores.below)).sum() / len(scores))
 
         return mean(self.target), mean(self.nontarget)
 
     def densities(self, bins: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Edges (bins + 1,) of equal bins from the lowest score to the highest, and both kinds' probability densities (bins,)."""
-        lowest, highest = min(self.target[0], self.nontarget[0]), max(self.target[-1], self.nontarget[-1])
+        lowest, highest = self.ends()
         levels = np.linspace(lowest, highest + 1, bins + 1)
         edges = levels / LEVELS_PER_UNIT
         whole = np.ceil(levels).astype(np.int32)
         target, nontarget = (
-            np.diff(np.searchsorted(scores, whole)) / len(scores) / np.diff(edges) for scores in (self.target, self.nontarget)
+            np.diff(scores.less_than(whole)) / len(scores) / np.diff(edges) for scores in (self.target, self.nontarget)
         )
         return edges, target, nontarget
 
+    def ends(self) -> tuple[int, int]:
+        """The lowest and the highest level of all trials."""
+        return (
+            int(min(self.target.levels[0], self.nontarget.levels[0])),
+            int(max(self.target.levels[-1], self.nontarget.levels[-1])),
+        )
+
     def _rates(self, levels: NDArray[np.int32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Miss rate and false-accept rate where scores of at least that level are accepted."""
-        levels = levels.astype(np.int32)  # for any other type searchsorted would copy all scores
-        miss = np.searchsorted(self.target, levels) / len(self.target)
-        accept = (len(self.nontarget) - np.searchsorted(self.nontarget, levels)) / len(self.nontarget)
+        miss = self.target.less_than(levels) / len(self.target)
+        accept = (len(self.nontarget) - self.nontarget.less_than(levels)) / len(self.nontarget)
         return miss, accept
 
     def _lowest(self, passes: Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.bool_]]) -> np.int32:
         """The lowest score whose (miss rate, false-accept rate) pass a test that, once passed, all higher scores pass."""
-        lowest = [max(self.target[-1], self.nontarget[-1]) + 1]
-        for scores in (self.target, self.nontarget):
-            i = bisect_left(scores, True, key=lambda level: bool(passes(*self._rates(level))))
-            lowest.extend(scores[i : i + 1])
+        lowest = [np.int32(self.ends()[1] + 1)]
+        for levels in (self.target.levels, self.nontarget.levels):
+            i = bisect_left(levels, True, key=lambda level: bool(passes(*self._rates(level))))
+            lowest.extend(levels[i : i + 1])
         return min(lowest)
 
 
@@ -201,34 +247,40 @@ def score_trials(embeddings: ArrayLike, speaker_ids: ArrayLike, pairs: Sequence[
     _, speakers = _speaker_codes(speaker_ids, len(units))
     if pairs is None:
         pairs = all_pairs(len(units))
-    scores = np.empty(sum(fan.n_pairs for fan in pairs), dtype=np.int32)
-    n_target, rest = 0, len(scores)  # target scores fill the array from the front, non-target scores from the back
+    blocks = _blocks(units, speakers, pairs)
+    n_pairs = sum(fan.n_pairs for fan in pairs)
+    if n_pairs < MANY_PAIRS:
+        none = np.empty(0, dtype=np.int32)
+        target, nontarget = zip((none, none), *blocks, strict=True)
+        return Trials(Scores.of(np.concatenate(target)), Scores.of(np.concatenate(nontarget)))
+    counts = np.zeros((2, 2 * LEVELS_PER_UNIT + 1), dtype=np.min_scalar_type(n_pairs))
+    one = counts.dtype.type(1)  # add.at takes twenty times as long for a number of another type
+    for block in blocks:
+        for of_kind, levels in zip(counts, block, strict=True):
+            np.add.at(of_kind, levels + np.intp(LEVELS_PER_UNIT), one)
+    return Trials(*map(_counted, counts))
+
+
+def _blocks(
+    units: NDArray[np.float64], speakers: NDArray[np.intp], pairs: Sequence[Fan]
+) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int32]]]:
+    """Yield the levels of the target and of the non-target trials of some rows after others."""
     for recordings, leading in pairs:
         fan_units, fan_speakers = units[recordings], speakers[recordings]
         for start in range(0, leading, BLOCK_ROWS):
             rows = slice(start, min(start + BLOCK_ROWS, leading))
-            block = _levels(fan_units[rows], fan_units[start:]).astype(np.int32)
+            levels = _levels(fan_units[rows], fan_units[start:]).astype(np.int32)
             same = fan_speakers[rows, None] == fan_speakers[start:]
-            later = ~np.tri(*block.shape, dtype=np.bool)
-            target, nontarget = block[later & same], block[later & ~same]
-            scores[n_target : n_target + len(target)] = target
-            scores[rest - len(nontarget) : rest] = nontarget
-            n_target, rest = n_target + len(target), rest - len(nontarget)
-    target, nontarget = scores[:n_target], scores[n_target:]
-    target.sort()
-    with ThreadPoolExecutor() as pool:  # numpy sorts without holding the interpreter's lock
-        list(pool.map(np.ndarray.sort, np.array_split(nontarget, SORTED_RUNS)))
-    nontarget.sort(kind="stable")  # a merge of the sorted runs
-    return Trials(target, nontarget)
+            later = ~np.tri(*levels.shape, dtype=np.bool)
+            yield levels[later & same], levels[later & ~same]
 
 
-def merge_trials(parts: Sequence[Trials]) -> Trials:
-    """The trials of all parts together."""
-    target = np.concatenate([part.target for part in parts])
-    nontarget = np.concatenate([part.nontarget for part in parts])
-    target.sort(kind="stable")  # a merge, too
-    nontarget.sort(kind="stable")
-    return Trials(target, nontarget)
+def _counted(table: NDArray[np.unsignedinteger]) -> Scores:
+    """The scores of trials that were counted in a table of all levels, the lowest first."""
+    found = np.flatnonzero(table)
+    counts = table[found]
+    found -= LEVELS_PER_UNIT
+    return Scores.counted(found, counts)
 
 
 def equal_error_rate(embeddings: ArrayLike, speaker_ids: ArrayLike) -> float:
@@ -253,8 +305,9 @@ def eer_interval(
     order = np.argsort(speakers, kind="stable")
     units, speakers = units[order], speakers[order]
 
-    tails = [scores[round(q * (len(scores) - 1))] for scores in (trials.target, trials.nontarget) for q in (0.001, 0.999)]
-    low, high = int(min(tails)), int(max(tails))
+    kinds = trials.target, trials.nontarget
+    tails = np.array([scores.ranked([round(q * (len(scores) - 1)) for q in (0.001, 0.999)]) for scores in kinds])
+    low, high = int(tails.min()), int(tails.max())
     target = np.zeros((len(ids), BOOTSTRAP_BINS))
     nontarget = np.zeros_like(target)
     for start in range(0, len(units), BLOCK_ROWS):
