@@ -23,11 +23,11 @@ import torch
 from ruamel.yaml import YAML
 
 from speakerprint import training
-from speakerprint.model import SpeakerModel
+from speakerprint.model import SpeakerModel, native_bf16
 from speakerprint.params import parse_params
 from speakerprint.recordings import as_recordings, write_recordings
 from speakerprint.store import FeatureStore, create_store, shard_bounds, write_shard
-from speakerprint.training import CropBatches, Examples, Objective, Recipe, TrainingSet, make_optimiser, native_bf16, read_ahead
+from speakerprint.training import CropBatches, Examples, Objective, Recipe, TrainingSet, make_optimiser, read_ahead
 
 PROJECT = Path(__file__).parents[1]
 RECORDINGS = 6  # of each speaker

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from benchmarks.bench_training_loop import PROJECT, default_recipe
 from benchmarks.side_by_side import row, take_turns
-from speakerprint.model import SpeakerModel
+from speakerprint.model import SpeakerModel, native_bf16
 from speakerprint.params import parse_params
-from speakerprint.training import Objective, Recipe, make_optimiser, native_bf16
+from speakerprint.training import Objective, Recipe, make_optimiser
 from speakerprint.whisper import DIMS, MAX_FRAMES
 
 CROP_FRAMES = 500

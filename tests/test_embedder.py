@@ -20,7 +20,7 @@ from tests.helpers import tiny_model
 def embedder(tmp_path) -> SpeakerEmbedder:
     torch.manual_seed(0)
     SpeakerModel(tiny_model()).save(tmp_path / "model", "a run")
-    return SpeakerEmbedder.load(tmp_path / "model")
+    return SpeakerEmbedder.load(tmp_path / "model", precision="float32")
 
 
 def tone(seconds=1.0, sample_rate_hz=16_000, seed=0):
@@ -99,6 +99,37 @@ def test_threads_share_an_embedder(embedder):
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda wave: embedder.embed(wave, 16_000), 3 * waves))
     np.testing.assert_array_equal(together, 3 * alone)
+
+
+@pytest.mark.parametrize("batch_on_cpu", [1, 2, 4])
+def test_files_give_what_they_give_alone_in_bfloat16_too(tmp_path, embedder, monkeypatch, batch_on_cpu):
+    monkeypatch.setattr(speakerprint.embedder, "BATCH_ON_CPU", batch_on_cpu)
+    waves = [tone(seconds, seed=i) for i, seconds in enumerate([2.0, 0.5, 1.0, 1.5, 0.7])]
+    for i, wave in enumerate(waves):
+        soundfile.write(tmp_path / f"{i}.wav", wave, 16_000, subtype="FLOAT")
+    rounded = SpeakerEmbedder.load(tmp_path / "model", precision="bfloat16")
+    found = rounded.embed_files([tmp_path / f"{i}.wav" for i in range(5)])
+    np.testing.assert_allclose(found, [rounded.embed(wave, 16_000) for wave in waves], atol=1e-3)
+    assert 0 < np.abs(found - [embedder.embed(wave, 16_000) for wave in waves]).max() < 0.01  # another precision, the same voice
+
+
+@pytest.mark.parametrize(("native", "same_as"), [(True, "bfloat16"), (False, "float32")])
+def test_a_processor_that_computes_in_bfloat16_does_so_unless_told_otherwise(embedder, tmp_path, monkeypatch, native, same_as):
+    monkeypatch.setattr(speakerprint.embedder, "native_bf16", lambda device_type: native)
+    by_default, told = (SpeakerEmbedder.load(tmp_path / "model", precision=one) for one in ("auto", same_as))
+    np.testing.assert_array_equal(by_default.embed(tone(), 16_000), told.embed(tone(), 16_000))
+    assert (by_default.embed(tone(), 16_000) != embedder.embed(tone(), 16_000)).any() == native
+
+
+def test_the_precision_leaves_the_model_and_its_id_as_they_are(embedder, tmp_path):
+    rounded = SpeakerEmbedder.load(tmp_path / "model", precision="bfloat16")
+    assert rounded.model_id == embedder.model_id
+    assert {tensor.dtype for tensor in rounded.model.state_dict().values() if tensor.is_floating_point()} == {torch.float32}
+
+
+def test_another_precision_is_refused(embedder):
+    with pytest.raises(InputError, match="the precision is 'int4', expected one of auto, float32, bfloat16"):
+        SpeakerEmbedder(embedder.model, precision="int4")
 
 
 def in_chunks(wave, size):

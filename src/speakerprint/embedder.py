@@ -4,9 +4,10 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 import soxr
@@ -16,16 +17,17 @@ from tqdm import tqdm
 from speakerprint.audio import SAMPLE_RATE_HZ, decode, resample
 from speakerprint.errors import InputError
 from speakerprint.features import log_mel
-from speakerprint.model import SpeakerModel
+from speakerprint.model import Bfloat16Model, SpeakerModel, native_bf16
 from speakerprint.voice_activity import NoSpeech, require_speech, trim_silence
 
 if TYPE_CHECKING:
     from speakerprint.calibration import Calibration
 
 MIN_DURATION_S = 0.1
-BATCH = 16
+BATCH, BATCH_ON_CPU = 16, 4  # recordings; of more, what lies between the layers does not fit into a processor's cache
 SHIPPED = Path(__file__).resolve().parents[2] / "models/pretrained/speakerprint-base"  # in the repository, beside src/
 MODEL_FILES = ["README.md", "config.json", "model.safetensors", "params.yaml"]
+Precision = Literal["auto", "float32", "bfloat16"]
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name
 
 
@@ -92,13 +94,21 @@ class SpeakerEmbedder:
         thresholds: dict[float, float] | None = None,
         trim_silence: bool = False,
         require_speech: bool = False,
+        precision: Precision = "auto",
     ):
         """thresholds: the score to reach for each false-accept rate, where the model has been given some.
 
         require_speech: refuse a recording with less than 0.5 s of speech (see voice_activity). trim_silence: that, and embed the
-        part from the first speech to the last.
+        part from the first speech to the last. precision: what the encoder computes in; auto is bfloat16 on a processor that
+        does so itself, float32 elsewhere. Raises InputError for another precision.
         """
-        self.model = model.eval()
+        if precision not in get_args(Precision):
+            raise InputError(f"the precision is {precision!r}, expected one of {', '.join(get_args(Precision))}")
+        device_type = model.centre.device.type
+        if precision == "auto":
+            precision = "bfloat16" if device_type == "cpu" and native_bf16(device_type) else "float32"
+        self.model = model.eval()  # as it was trained: of it is the id, and it is what is exported and evaluated
+        self._embeds_with = Bfloat16Model(model) if precision == "bfloat16" else self.model
         self.thresholds = thresholds or {}
         self.trim_silence, self.require_speech = trim_silence, require_speech
 
@@ -118,17 +128,17 @@ class SpeakerEmbedder:
         device: str | torch.device = "cpu",
         trim_silence: bool = False,
         require_speech: bool = False,
+        precision: Precision = "auto",
     ) -> "SpeakerEmbedder":
         """Load a model folder as `train` writes it, `owner/name` from the Hugging Face hub, or by default the shipped model.
 
-        trim_silence, require_speech: as of the constructor. Raises InputError if there is none.
+        trim_silence, require_speech, precision: as of the constructor. Raises InputError if there is none.
         """
         folder = find_model(name_or_folder)
         model = SpeakerModel.load(folder).to(device)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return cls(
-            model, {float(rate): score for rate, score in config.get("thresholds", {}).items()}, trim_silence, require_speech
-        )
+        thresholds = {float(rate): score for rate, score in config.get("thresholds", {}).items()}
+        return cls(model, thresholds, trim_silence, require_speech, precision)
 
     @property
     def embedding_dim(self) -> int:
@@ -143,7 +153,7 @@ class SpeakerEmbedder:
         Raises InputError for a recording under 0.1 s, digital silence, values that are not finite, another shape, or a rate
         that is not positive.
         """
-        return self.model.embed_frames([log_mel(self._prepare(waveform, sample_rate_hz, "waveform"))])[0]
+        return self._embeds_with.embed_frames([log_mel(self._prepare(waveform, sample_rate_hz, "waveform"))])[0]
 
     def embed_files(self, paths: Sequence[str | Path]) -> np.ndarray:
         """Embed audio files of any format that libsndfile or PyAV reads, in batches of similar length.
@@ -151,18 +161,14 @@ class SpeakerEmbedder:
         Returns (len(paths), embedding_dim) float32, in the order of the paths.
         Raises InputError naming the file that is missing, cannot be decoded, is silent, or is too short.
         """
-        frames = []
-        for path in tqdm(paths, desc="decode", unit="file", disable=None):
-            try:
-                samples, sample_rate_hz = decode(Path(path).read_bytes(), str(path))
-            except OSError as error:
-                raise InputError(f"{path}: cannot be read ({error.strerror}); check the name and its permissions") from None
-            frames.append(log_mel(self._prepare(samples, sample_rate_hz, str(path))))
+        with ThreadPoolExecutor() as pool:
+            frames = list(tqdm(pool.map(self._read, paths), "decode", len(paths), unit="file", disable=None))
         embeddings = np.empty((len(frames), self.embedding_dim), dtype=np.float32)
         by_length = np.argsort([len(clip) for clip in frames], kind="stable")
-        for start in tqdm(range(0, len(frames), BATCH), desc="embed", unit="batch", disable=None):
-            chosen = by_length[start : start + BATCH]
-            embeddings[chosen] = self.model.embed_frames([frames[index] for index in chosen])
+        size = BATCH_ON_CPU if self.model.centre.device.type == "cpu" else BATCH
+        for start in tqdm(range(0, len(frames), size), desc="embed", unit="batch", disable=None):
+            chosen = by_length[start : start + size]
+            embeddings[chosen] = self._embeds_with.embed_frames([frames[index] for index in chosen])
         return embeddings
 
     def verify(
@@ -218,6 +224,14 @@ class SpeakerEmbedder:
         except NoSpeech:
             return
         yield Window(start / SAMPLE_RATE_HZ, (start + len(samples)) / SAMPLE_RATE_HZ, embedding)
+
+    def _read(self, path: str | Path) -> np.ndarray:
+        """The log-mel features of a file."""
+        try:
+            samples, sample_rate_hz = decode(Path(path).read_bytes(), str(path))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); check the name and its permissions") from None
+        return log_mel(self._prepare(samples, sample_rate_hz, str(path)))
 
     def _prepare(self, waveform: np.ndarray, sample_rate_hz: int, name: str) -> np.ndarray:
         samples = _mono(waveform, sample_rate_hz, name)

@@ -89,12 +89,13 @@ class WaveformModel(nn.Module):
         return F.normalize(embeddings.unflatten(0, (waveform.shape[0], count)).sum(dim=1))
 
 
-def _largest_difference(path: Path, embedder: SpeakerEmbedder) -> float:
+def _largest_difference(path: Path, model: SpeakerModel) -> float:
     """Between ONNX Runtime's embeddings and the model's, of noise around the lengths where the number of windows changes."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    window = round(embedder.model.settings.window_s * SAMPLE_RATE_HZ)
+    embedder = SpeakerEmbedder(model, precision="float32")
+    window = round(model.settings.window_s * SAMPLE_RATE_HZ)
     rng = np.random.default_rng(0)
     clips = [rng.normal(scale=0.1, size=n).astype(np.float32) for n in (SHORTEST, window, window + 1, 3 * window + 1000)]
     found = [session.run(None, {"waveform": clip[None]})[0][0] for clip in clips]
@@ -104,6 +105,7 @@ def _largest_difference(path: Path, embedder: SpeakerEmbedder) -> float:
 def export_onnx(embedder: SpeakerEmbedder, path: str | Path) -> float:
     """Write an ONNX graph from `waveform`, (batch, samples) float32 at 16 kHz, to `embedding`, (batch, embedding_dim).
 
+    It computes in float32, whatever the embedder does.
     Both sizes are free; the recordings of a batch have one length, at least 0.1 s. Features and windows are in the graph; to
     resample, to mix to mono and to refuse silence is left to the caller. Returns the largest difference between an entry of its
     embeddings under ONNX Runtime and the model's, of noise of some lengths.
@@ -125,7 +127,7 @@ def export_onnx(embedder: SpeakerEmbedder, path: str | Path) -> float:
     program.model.metadata_props["model_id"] = embedder.model_id
     program.model.metadata_props["thresholds"] = json.dumps(embedder.thresholds)
     program.save(path)
-    return _largest_difference(Path(path), embedder)
+    return _largest_difference(Path(path), embedder.model)
 
 
 # --- the Hugging Face hub -------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ from speakerprint.discriminant import discriminant
 from speakerprint.errors import InputError
 from speakerprint.losses import AngularMargin, batch_hard_triplet, ntxent, supervised_contrastive
 from speakerprint.low_rank import adapt, constant_factors, learned, merge
-from speakerprint.model import DiscriminantProjection, SpeakerModel
+from speakerprint.model import DiscriminantProjection, SpeakerModel, native_bf16
 from speakerprint.params import Augmentation, Discriminant, Loss, Model, Sampling, Section, Train
 from speakerprint.sampling import SpeakerBatches
 from speakerprint.store import FRAMES_PER_SECOND, N_MELS, FeatureStore, pad_batch
@@ -448,14 +448,6 @@ def split_recordings(data: TrainingSet, recipe: Recipe) -> tuple[np.ndarray, np.
             "filter.min_recordings_per_speaker or train.validation_max_recordings, or set train.validation_speakers to 0"
         )
     return training, validation
-
-
-def native_bf16() -> bool:
-    """Whether the accelerator, or without one the processor, computes in bfloat16 itself; in software it is 300 times slower."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    able = torch.cpu.get_capabilities()
-    return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def make_optimiser(objective: Objective, settings: Train) -> torch.optim.AdamW:
