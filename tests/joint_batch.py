@@ -77,4 +77,5 @@ if __name__ == "__main__":
     accelerator = Accelerator()
     if accelerator.is_main_process:
         torch.save(results, sys.argv[1])
-    accelerator.end_training()  # as train does
+    accelerator.wait_for_everyone()  # gloo's threads let go of tensors meanwhile; in an interpreter that ends they abort it
+    accelerator.end_training()

@@ -743,7 +743,7 @@ def train(
         shutil.move(curves, log)
         checkpoint.remove()
     accelerator.wait_for_everyone()
-    accelerator.end_training()  # or the interpreter ends under threads of gloo that still hold tensors, now and then with SIGABRT
+    accelerator.end_training()
 
 
 def mean_of(rows: list[dict[str, Tensor]], name: str) -> float:
