@@ -77,10 +77,8 @@ def test_two_recordings_are_compared_at_the_models_threshold(client):
 def test_a_stricter_threshold_can_be_asked_for(client):
     assert verify(client, wav(300), wav(380), data={"false_accept_rate": 0.001}).json()["same_speaker"] is False
     refused = verify(client, wav(300), wav(380), data={"false_accept_rate": 0.5})
-    assert (refused.status_code, refused.json()) == (
-        422,
-        {"detail": "no threshold for a false-accept rate of 0.5; there is one for 0.01, 0.001"},
-    )
+    assert refused.status_code == 422
+    assert "no threshold for a false-accept rate of 0.5; it has: 0.01, 0.001" in refused.json()["detail"]
 
 
 def test_what_a_browser_records_is_heard(client):

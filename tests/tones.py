@@ -8,6 +8,7 @@ import pandas as pd
 import soundfile
 
 from speakerprint.audio import decode, resample_corpus
+from speakerprint.embedder import SpeakerEmbedder
 from speakerprint.features import extract_corpus
 from speakerprint.params import Resample
 from speakerprint.recordings import as_recordings
@@ -18,6 +19,7 @@ class ToneEmbedder:
 
     model_id = "0123456789abcdef"
     embedding_dim = 2
+    threshold = SpeakerEmbedder.threshold
 
     def __init__(self):
         self.thresholds = {0.01: float(np.cos(0.1)), 0.001: float(np.cos(0.05))}  # 100 and 50 Hz apart

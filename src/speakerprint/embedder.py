@@ -171,6 +171,22 @@ class SpeakerEmbedder:
             embeddings[chosen] = self._embeds_with.embed_frames([frames[index] for index in chosen])
         return embeddings
 
+    def threshold(self, false_accept_rate: float, calibration: "Calibration | None" = None) -> float:
+        """The score to reach for a false-accept rate, one of the model's or of its calibration's.
+
+        Raises InputError for a rate without a threshold, and another model's calibration.
+        """
+        if calibration is not None:
+            calibration.refuse_other_model(self.model_id)
+            return calibration.threshold(false_accept_rate)
+        if false_accept_rate not in self.thresholds:
+            known = ", ".join(map(str, self.thresholds)) or "none"
+            raise InputError(
+                f"the model has no threshold for a false-accept rate of {false_accept_rate}; it has: {known}. Choose one of "
+                "them, or have `speakerprint calibrate` find others"
+            )
+        return self.thresholds[false_accept_rate]
+
     def verify(
         self, first: str | Path, second: str | Path, false_accept_rate: float = 0.01, calibration: "Calibration | None" = None
     ) -> Verification:
@@ -178,14 +194,7 @@ class SpeakerEmbedder:
 
         Raises InputError for files that `embed_files` refuses, a rate without a threshold, and another model's calibration.
         """
-        if calibration is not None:
-            calibration.refuse_other_model(self.model_id)
-            threshold = calibration.threshold(false_accept_rate)
-        elif false_accept_rate in self.thresholds:
-            threshold = self.thresholds[false_accept_rate]
-        else:
-            known = ", ".join(map(str, self.thresholds)) or "none; `experiments/publish_model.py` gives it some"
-            raise InputError(f"the model has no threshold for a false-accept rate of {false_accept_rate}; it has: {known}")
+        threshold = self.threshold(false_accept_rate, calibration)
         one, other = self.embed_files([first, second])
         score = float(one @ other)
         llr = None if calibration is None else float(calibration.llr(score))

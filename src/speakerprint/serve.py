@@ -96,13 +96,6 @@ def create_app(
                 raise InputError(f"{name}: is silent; check the microphone")
             return embedder.embed(samples, sample_rate_hz)
 
-    def threshold_at(rate: float) -> float:
-        if rate not in thresholds:
-            raise InputError(
-                f"no threshold for a false-accept rate of {rate}; there is one for {', '.join(map(str, thresholds))}"
-            )
-        return thresholds[rate]
-
     def known() -> "Gallery":
         if gallery is None:
             raise HTTPException(409, "nobody can be enrolled: the server was started without --gallery")
@@ -131,7 +124,7 @@ def create_app(
         first: UploadFile, second: UploadFile, false_accept_rate: Annotated[float, Form()] = max(thresholds)
     ) -> dict[str, Any]:
         """Are two recordings of one speaker?"""
-        threshold = threshold_at(false_accept_rate)
+        threshold = embedder.threshold(false_accept_rate)
         score = float(embed(first) @ embed(second))
         return {
             "score": score,
@@ -143,7 +136,7 @@ def create_app(
     @app.post("/api/identify")
     def identify(recording: UploadFile, false_accept_rate: Annotated[float, Form()] = min(thresholds)) -> dict[str, Any]:
         """Who of the people enrolled is it, or nobody?"""
-        found = known().identify(embed(recording), threshold_at(false_accept_rate))
+        found = known().identify(embed(recording), embedder.threshold(false_accept_rate))
         return {**found._asdict(), "candidates": [candidate._asdict() for candidate in found.candidates]}
 
     @app.get("/api/people")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from speakerprint.cli import main
-from speakerprint.embedder import Verification
+from speakerprint.embedder import SpeakerEmbedder, Verification
 from speakerprint.errors import InputError
 
 
@@ -17,6 +17,7 @@ class FakeEmbedder:
 
     model_id = "0123456789abcdef"
     thresholds: ClassVar = {0.01: 0.4, 0.001: 0.6}
+    threshold = SpeakerEmbedder.threshold
 
     @classmethod
     def load(cls, folder, trim_silence=False, require_speech=False):

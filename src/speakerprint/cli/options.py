@@ -45,12 +45,7 @@ def thresholds_of(embedder: "SpeakerEmbedder", calibration: Path | None) -> dict
 
 
 def threshold_at(false_accept_rate: float, embedder: "SpeakerEmbedder", calibration: Path | None) -> float:
-    """The one of `thresholds_of` for a false-accept rate. Raises InputError if there is none."""
-    thresholds = thresholds_of(embedder, calibration)
-    if false_accept_rate not in thresholds:
-        known = ", ".join(map(str, thresholds)) or "none"
-        raise InputError(
-            f"there is no threshold for a false-accept rate of {false_accept_rate}; there are: {known}. Choose one of them, "
-            "have `calibrate` find it, or give --threshold"
-        )
-    return thresholds[false_accept_rate]
+    """Score to reach for a false-accept rate, from the calibration or the model. Raises InputError if there is none."""
+    from speakerprint import Calibration
+
+    return embedder.threshold(false_accept_rate, None if calibration is None else Calibration.load(calibration))
