@@ -169,6 +169,16 @@ def test_what_was_heard_is_not_heard_again_with_other_settings_or_other_recordin
     assert identify(recordings[recordings["speaker_id"] == "id2"], tmp_path / "heard", silent)[0].index.tolist() == ["id2/b"]
 
 
+def test_a_clip_that_was_mended_is_heard_with_the_next_run(tmp_path):
+    recordings = voxceleb(tmp_path / "vox", {"id1/a": [b"truncated"], "id2/b": [LIKELY_DE]})
+    _, report = identify(recordings, tmp_path / "heard")
+    assert [clip["recording_id"] for clip in report["bad"]] == ["id1/a/00000"]
+    voxceleb(tmp_path / "vox", {"id1/a": [SURE_EN]})
+    listener = Listener()
+    table, report = identify(recordings, tmp_path / "heard", listener)
+    assert (table.loc["id1/a", "language"], report["bad"], listener.clips) == ("en", [], 1)
+
+
 # --- the stages -----------------------------------------------------------------------------------------------------
 
 

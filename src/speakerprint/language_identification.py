@@ -200,7 +200,8 @@ class _Memory:
         self._model = functools.cache(load)
         folder.mkdir(parents=True, exist_ok=True)
         parts = [pq.read_table(path) for path in sorted(folder.glob("*.parquet"))]
-        self._heard = pa.concat_tables([HEARD.empty_table(), *parts]).to_pandas().set_index("recording_id")
+        heard = pa.concat_tables([HEARD.empty_table(), *parts]).to_pandas().set_index("recording_id")
+        self._heard = heard[heard["problem"].isna()]  # a bad clip may have been mended: it is tried again
 
     def hear(self, recordings: pd.DataFrame, title: str) -> pd.DataFrame:
         """The rows of these recordings, in their order; those that were not heard yet are heard now."""
