@@ -4,10 +4,14 @@ A source that lacks a field leaves it null. ``location`` is where the audio is: 
 absolute, in which one part may be a tar archive (``release.tar.gz/cv-corpus/fr/clips/a.mp3``).
 """
 
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from speakerprint.errors import InputError
@@ -29,6 +33,8 @@ SCHEMA = pa.schema(
 )
 GENDERS = ("male", "female", "other")
 REQUIRED = ("recording_id", "speaker_id", "location")
+CHUNK_ROWS = 8192  # of a table that are in memory at once, and in a row group of its file
+BLOCK_ROWS = 64  # of a sorted chunk that are read back at once: of each chunk so many wait in memory
 
 
 def as_recordings(rows: pd.DataFrame, origin: str) -> pd.DataFrame:
@@ -55,21 +61,103 @@ def as_recordings(rows: pd.DataFrame, origin: str) -> pd.DataFrame:
     return pa.Table.from_pandas(table, schema=SCHEMA, preserve_index=False).to_pandas()
 
 
-def write_recordings(recordings: pd.DataFrame, path: str | Path) -> None:
-    """Write a table of the schema as parquet; the same table gives the same bytes."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    table = pa.Table.from_pandas(recordings[SCHEMA.names], schema=SCHEMA, preserve_index=False)
-    pq.write_table(table.replace_schema_metadata(None), path, compression="zstd")
+def write_recordings(recordings: pd.DataFrame | Iterable[pd.DataFrame], path: str | Path) -> None:
+    """Write a table of the schema, or the chunks of one, as parquet; the same rows give the same bytes, however they are cut."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    chunks = [recordings] if isinstance(recordings, pd.DataFrame) else recordings
+    tables = (pa.Table.from_pandas(chunk[SCHEMA.names], SCHEMA, preserve_index=False) for chunk in chunks)
+    part = path.with_name(f"{path.name}.part")  # a source that turns out to be damaged leaves no half of a table
+    try:
+        with pq.ParquetWriter(part, SCHEMA, compression="zstd") as writer:
+            for table in _cut(tables):
+                writer.write_table(table)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def read_recordings(path: str | Path) -> pd.DataFrame:
     """Read a table written by write_recordings. Raises InputError if the file is missing or has other columns."""
+    with _open(path) as file:
+        return file.read().to_pandas()
+
+
+class RecordingsFile:
+    """A table written by write_recordings as an iterable of its chunks, which each ``for`` reads anew, one at a time.
+
+    Raises InputError as `read_recordings` does.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = path
+        _open(path).close()
+
+    def __iter__(self) -> Iterator[pd.DataFrame]:
+        with _open(self.path) as file:
+            for group in range(file.num_row_groups):  # not iter_batches, which keeps the whole file
+                yield file.read_row_group(group).to_pandas()
+
+
+def _open(path: str | Path) -> pq.ParquetFile:
     try:
-        table = pq.read_table(path)
+        file = pq.ParquetFile(path)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; run `dvc repro` to make it") from None
     except pa.ArrowInvalid as error:
         raise InputError(f"{path} is not a parquet file ({error}); run `dvc repro` to make it again") from None
-    if table.schema.names != SCHEMA.names:
-        raise InputError(f"{path} has columns {table.schema.names}, expected {SCHEMA.names}; run `dvc repro` to make it again")
-    return table.to_pandas()
+    if file.schema_arrow.names != SCHEMA.names:
+        raise InputError(
+            f"{path} has columns {file.schema_arrow.names}, expected {SCHEMA.names}; run `dvc repro` to make it again"
+        )
+    return file
+
+
+def sort_on_disk(tables: Iterable[pa.Table], schema: pa.Schema, keys: Sequence[str]) -> Iterator[pa.Table]:
+    """The rows of all tables sorted by ``keys``, of which the first is text; rows that share it come in one table.
+
+    A merge sort: chunks are sorted one by one, at once, and wait, cut into blocks, in a temporary file. In memory are a few
+    chunks, less than two blocks of each chunk (of 128 rows or more one), and the first key of each block.
+    """
+    order = [(key, "ascending") for key in keys]
+    starts: list[str] = []
+    file = tempfile.TemporaryFile()  # noqa: SIM115
+    with pa.ipc.new_file(file, schema) as writer:
+        for table in _cut(tables):
+            for block in table.sort_by(order).to_batches(BLOCK_ROWS):
+                starts.append(block[keys[0]][0].as_py())
+                writer.write_batch(block)
+    return _merge(pa.ipc.open_file(file), starts, order)
+
+
+def _merge(file: pa.ipc.RecordBatchFileReader, starts: list[str], order: list[tuple[str, str]]) -> Iterator[pa.Table]:
+    """Yield the rows of sorted blocks, which begin with the keys ``starts``."""
+    numbers = sorted(range(len(starts)), key=starts.__getitem__)
+    waiting: list[pa.Table] = []
+    n_waiting, enough = 0, CHUNK_ROWS
+    for number, following in zip_longest(numbers, numbers[1:]):
+        waiting.append(pa.Table.from_batches([file.get_batch(number)]))
+        n_waiting += len(waiting[-1])
+        if following is not None and n_waiting < enough:
+            continue
+        rows = pa.concat_tables(waiting).sort_by(order)
+        n_done = n_waiting
+        if following is not None:  # no block that is yet to come has a row before its start
+            n_done = pc.sum(pc.less(rows[order[0][0]], starts[following])).as_py()
+        if n_done:
+            yield rows[:n_done]
+        waiting, n_waiting = [rows[n_done:]], n_waiting - n_done
+        enough = n_waiting + max(n_waiting, CHUNK_ROWS)
+
+
+def _cut(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of CHUNK_ROWS, the last of which may have fewer, but has one."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        while sum(map(len, waiting)) >= CHUNK_ROWS:
+            rows = pa.concat_tables(waiting).combine_chunks()
+            yield rows[:CHUNK_ROWS]
+            waiting = [rows[CHUNK_ROWS:]]
+    if sum(map(len, waiting)):
+        yield pa.concat_tables(waiting).combine_chunks()

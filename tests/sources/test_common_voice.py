@@ -45,7 +45,8 @@ def write_release(root: Path, files: dict[str, str]) -> Path:
 
 
 def read(root: Path, splits: list[str], locales: list[str] | None = None) -> pd.DataFrame:
-    return read_common_voice(CommonVoiceSource(kind="common_voice", root=str(root), splits=splits, locales=locales))
+    source = CommonVoiceSource(kind="common_voice", root=str(root), splits=splits, locales=locales)
+    return pd.concat(read_common_voice(source), ignore_index=True)
 
 
 def test_a_row_of_release_17_fills_the_schema(tmp_path: Path) -> None:
@@ -158,6 +159,31 @@ def test_an_id_shared_by_two_locales_gets_the_locale_in_front_and_a_speaker_stay
     recordings = read(two_locales(tmp_path), ["train"])
     assert recordings[["recording_id", "locale"]].to_numpy().tolist() == [["a", "fr"], ["de/b", "de"], ["fr/b", "fr"]]
     assert recordings["speaker_id"].unique().tolist() == ["anna"]
+
+
+@pytest.mark.parametrize(("chunk", "block"), [(1, 1), (2, 1), (3, 2)])
+def test_a_release_of_many_chunks_gives_what_it_gives_in_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, block: int
+) -> None:
+    """With ids that locales share, clips of two splits, one listed twice, and durations of clips that are in no split."""
+    clips = [{"path": f"{name}.mp3", "client_id": f"c{ord(name) % 3}", "up_votes": i} for i, name in enumerate("hgfedcba")]
+    durations = "".join(f"{name}.mp3\t{1000 + i}\n" for i, name in enumerate("zhbcafyx"))
+    for locale, first in [("fr", 0), ("de", 4)]:
+        files = {
+            "train.tsv": tsv(COLUMNS_17, *clips[first:], clips[-1] | {"up_votes": 99}),
+            "dev.tsv": tsv(COLUMNS_17, *(clip | {"up_votes": 50} for clip in clips)),
+            "clip_durations.tsv": "clip\tduration[ms]\n" + durations,
+        }
+        write_release(tmp_path / locale, files)
+    in_one = read(tmp_path, ["train", "dev"])
+    assert in_one["recording_id"].tolist() == [f"{locale}/{name}" for locale in ("de", "fr") for name in "abcdefgh"]
+    assert in_one["up_votes"].tolist() == [7, 6, 5, 4, 50, 50, 50, 50, 7, 6, 5, 4, 3, 2, 1, 0]
+    assert (in_one["split"] == "dev").tolist() == [votes == 50 for votes in in_one["up_votes"]]
+    assert (in_one["duration_s"].fillna(0) * 1000).round().tolist() == [1004, 1002, 1003, 0, 0, 1005, 0, 1001] * 2
+    monkeypatch.setattr("speakerprint.recordings.CHUNK_ROWS", chunk)
+    monkeypatch.setattr("speakerprint.recordings.BLOCK_ROWS", block)
+    pd.testing.assert_frame_equal(read(tmp_path, ["train", "dev"]), in_one)
+    assert read(tmp_path / "fr", ["dev"])["recording_id"].tolist() == list("abcdefgh")
 
 
 def test_locales_select_and_a_missing_one_is_an_error_that_lists_those_there(tmp_path: Path) -> None:

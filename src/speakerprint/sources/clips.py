@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 import pyarrow.parquet as pq
 from tqdm import tqdm
@@ -140,10 +140,13 @@ def _read_rows(file: str, column: str, rows: Sequence[int]) -> Iterator[tuple[in
     yield from ((row, None) for row in reversed(waiting))
 
 
-def read_archive(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+def read_archive(
+    archive: Path, wanted: Callable[[str], bool], read: Callable[[IO[bytes]], Any] = lambda file: file.read()
+) -> Iterator[tuple[str, Any]]:
     """Yield (name, bytes) of the archive's files for whose name ``wanted`` is true, in one pass that holds one file at a time.
 
-    Gzip is told by content, not by name. Raises InputError if the archive is missing, damaged, or has an unsafe member.
+    In place of its bytes comes what ``read`` makes of a file. Gzip is told by content, not by name. Raises InputError if the
+    archive is missing, damaged, or has an unsafe member.
     """
     try:
         with (
@@ -156,7 +159,7 @@ def read_archive(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple
                     tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header it has read
                     name = _safe_name(member, archive)
                     if wanted(name) and (contents := tar.extractfile(member)):
-                        yield name, contents.read()
+                        yield name, read(contents)
                     bar.update(file.tell() - bar.n)
             while stream.read(1 << 20):  # to the end, where gzip compares checksums
                 pass

@@ -11,6 +11,7 @@ import re
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -25,8 +26,8 @@ TRIES = 5  # in a row that bring nothing
 WAIT_S = 5.0  # between one try and the next
 
 
-def read_data_collective(source: DataCollectiveSource) -> pd.DataFrame:
-    """The recordings of the dataset's archive, in the schema of `recordings`; the archive is fetched if it is not there yet.
+def read_data_collective(source: DataCollectiveSource) -> Iterator[pd.DataFrame]:
+    """The recordings of the dataset's archive, as read_common_voice yields them; it is fetched if it is not there yet.
 
     A download goes on where an earlier one broke off. Raises InputError if the key is missing or wrong, the dataset's terms are
     not accepted, there is no such dataset, the service does not answer, the disk is too full or the archive's checksum differs,
