@@ -98,7 +98,7 @@ def test_a_proposed_list_is_one_that_the_filter_reads(audited, monkeypatch):
         path = Path(f"data/audit/voices/{corpus}.csv")
         recordings = pd.read_parquet(f"data/recordings/{corpus}/recordings.parquet")
         names = [row["recording_id"] for row in csv.DictReader(path.open(encoding="utf-8", newline=""))]
-        assert len(names) == len(set(names)) and read_exclude_list(path, recordings) == set(names)
+        assert len(names) == len(set(names)) and read_exclude_list(path, [recordings]) == set(names)
         proposed |= set(names)
     for kind in ("odd", "near_silent", "clipped", "little_speech", "exact_duplicate", "near_duplicate"):
         assert all(names & proposed for names in truth[kind]), kind

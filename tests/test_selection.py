@@ -66,7 +66,7 @@ def test_what_a_list_excludes_goes_first_and_is_counted() -> None:
 def test_an_exclude_list_has_a_column_of_recordings_and_any_others(tmp_path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text("\ufeffreason,recording_id\nodd, r001\n\nclipped,r000\nodd,r001\n", encoding="utf-8")
-    assert read_exclude_list(path, table(speaker_id=["anna"] * 2)) == {"r000", "r001"}
+    assert read_exclude_list(path, [table(speaker_id=["anna"] * 2)]) == {"r000", "r001"}
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_an_exclude_list_that_cannot_be_meant_is_refused_with_its_line(tmp_path,
     if content is not None:
         (tmp_path / "mine.csv").write_bytes(content)
     with pytest.raises(InputError, match=message):
-        read_exclude_list(tmp_path / "mine.csv", table(speaker_id=["anna"]))
+        read_exclude_list(tmp_path / "mine.csv", [table(speaker_id=["anna"])])
 
 
 def test_recordings_per_speaker_are_counted_after_the_other_rules() -> None:
