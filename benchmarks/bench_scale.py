@@ -22,6 +22,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from benchmarks.bench_filter import CORPUS, PROJECT, measure, release, write_archive, write_folder
+from speakerprint.languages import empty_table, write_languages
 from speakerprint.presets import use_preset
 
 METADATA, AUDIO = ("download", "filter"), ("resample", "features")
@@ -58,6 +59,9 @@ def measure_stages(stages: tuple[str, ...], n_rows: int, n_clips: int, packed: b
         ):  # else little is left of a small release
             params = params.replace(few, "min_recordings_per_speaker: 1 ")
         (folder / "params.yaml").write_text(params, encoding="utf-8")
+        write_languages(
+            empty_table(), folder / f"data/languages/{CORPUS}.parquet"
+        )  # what identify_language leaves: none is asked for
         rows = []
         for stage in stages:
             selected = folder / f"data/selection/{CORPUS}.parquet"
