@@ -112,9 +112,7 @@ def main() -> None:
         (folder / "dvc.yaml").write_bytes((PROJECT / "dvc.yaml").read_bytes())
         (folder / "presets").symlink_to(PROJECT / "presets")
         use_preset("corpora/common_voice_17", folder / "params.yaml", root, folder / "dvc.yaml")
-        write_languages(
-            empty_table(), folder / f"data/languages/{CORPUS}.parquet"
-        )  # what identify_language leaves: none is asked for
+        write_languages(empty_table(), folder / f"data/languages/{CORPUS}.parquet")  # no language is asked for
         stages = ["download", "filter", "resample"] if arguments.clips else ["download", "filter"]
         table = pd.DataFrame({stage: measure(stage, folder) for stage in stages}).T
         kept = len(pd.read_parquet(folder / f"data/selection/{CORPUS}.parquet"))

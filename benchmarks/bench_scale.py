@@ -59,9 +59,7 @@ def measure_stages(stages: tuple[str, ...], n_rows: int, n_clips: int, packed: b
         ):  # else little is left of a small release
             params = params.replace(few, "min_recordings_per_speaker: 1 ")
         (folder / "params.yaml").write_text(params, encoding="utf-8")
-        write_languages(
-            empty_table(), folder / f"data/languages/{CORPUS}.parquet"
-        )  # what identify_language leaves: none is asked for
+        write_languages(empty_table(), folder / f"data/languages/{CORPUS}.parquet")  # no language is asked for
         rows = []
         for stage in stages:
             selected = folder / f"data/selection/{CORPUS}.parquet"

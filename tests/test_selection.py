@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from speakerprint.errors import InputError
 from speakerprint.params import Filter
 from speakerprint.recordings import as_recordings
-from speakerprint.selection import read_exclude_list, select, speaker_position
+from speakerprint.selection import choose, read_exclude_list, select, speaker_position
 from tests.helpers import KEEP_EVERYTHING
 
 
@@ -66,7 +66,8 @@ def test_what_a_list_excludes_goes_first_and_is_counted() -> None:
 def test_an_exclude_list_has_a_column_of_recordings_and_any_others(tmp_path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text("\ufeffreason,recording_id\nodd, r001\n\nclipped,r000\nodd,r001\n", encoding="utf-8")
-    assert read_exclude_list(path, [table(speaker_id=["anna"] * 2)]) == {"r000", "r001"}
+    recordings = table(speaker_id=["anna"] * 2)
+    assert read_exclude_list(path, [recordings[:1], recordings[1:]]) == {"r000", "r001"}
 
 
 @pytest.mark.parametrize(
@@ -85,6 +86,18 @@ def test_an_exclude_list_that_cannot_be_meant_is_refused_with_its_line(tmp_path,
         (tmp_path / "mine.csv").write_bytes(content)
     with pytest.raises(InputError, match=message):
         read_exclude_list(tmp_path / "mine.csv", [table(speaker_id=["anna"])])
+
+
+def test_a_list_and_languages_are_applied_chunk_by_chunk() -> None:
+    recordings = table(speaker_id=["one", "two"] * 4, locale=["en", None] * 4, duration_s=[1.0] * 8)
+    languages = pd.DataFrame({"group": [f"r{i:03}" for i in range(8)], "language": ["en", "fr"] * 4})
+    languages.loc[3, "language"] = "en"
+    rules = filter_with(exclude="exclude/mine.csv", languages=["en"])
+    whole = choose([recordings], rules, languages, {"r000", "r007"})
+    assert recordings["recording_id"][whole[0]].tolist() == ["r002", "r003", "r004", "r006"]
+    kept, report = choose([recordings[:3], recordings[3:4], recordings[4:]], rules, languages, {"r000", "r007"})
+    assert kept.tolist() == whole[0].tolist() and report == whole[1]
+    assert report["rules"][1] == {"rule": "not in exclude/mine.csv (2 recordings)", "recordings": 6, "speakers": 2}
 
 
 def test_recordings_per_speaker_are_counted_after_the_other_rules() -> None:
@@ -247,8 +260,11 @@ def select_by_hand(rows: list[dict], rules: Filter) -> set[str]:
     st.integers(1, 3),
     st.none() | st.integers(0, 3),
     st.sampled_from(["drop", "sample"]),
+    st.integers(1, 9),
 )
-def test_select_agrees_with_a_row_by_row_implementation(rows, up, down, genders, least, more, when) -> None:
+def test_select_agrees_with_a_row_by_row_implementation_whole_and_in_chunks(
+    rows, up, down, genders, least, more, when, n_rows
+) -> None:
     rows = [{**row, "recording_id": f"r{i}", "location": "x"} for i, row in enumerate(rows)]
     rules = filter_with(
         min_up_votes=up,
@@ -261,7 +277,10 @@ def test_select_agrees_with_a_row_by_row_implementation(rows, up, down, genders,
     expected = select_by_hand(rows, rules)
     recordings = as_recordings(pd.DataFrame(rows), "test")
     if expected:
-        assert set(select(recordings, rules)[0]["recording_id"]) == expected
+        selection, report = select(recordings, rules)
+        assert set(selection["recording_id"]) == expected
+        kept, same = choose([recordings.iloc[start : start + n_rows] for start in range(0, len(rows), n_rows)], rules)
+        assert set(recordings["recording_id"][kept]) == expected and same == report
     else:
         with pytest.raises(InputError):
             select(recordings, rules)
