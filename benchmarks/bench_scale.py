@@ -15,11 +15,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import pandas as pd
+import pyarrow.parquet as pq
 
 from benchmarks.bench_filter import CORPUS, PROJECT, measure, release, write_archive, write_folder
 from speakerprint.languages import empty_table, write_languages
@@ -63,12 +60,17 @@ def measure_stages(stages: tuple[str, ...], n_rows: int, n_clips: int, packed: b
         rows = []
         for stage in stages:
             selected = folder / f"data/selection/{CORPUS}.parquet"
-            recordings = len(pd.read_parquet(selected)) if selected.exists() else n_rows
+            recordings = pq.read_metadata(selected).num_rows if selected.exists() else n_rows
             rows.append({"stage": stage, "recordings": recordings, **measure(stage, folder)})
     return rows
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
+    import matplotlib  # what this process holds would count among a stage's peak
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for stage, of_stage in table.groupby("stage", sort=False):
         for axis, quantity in zip(axes, ("CPU seconds", "peak GiB"), strict=True):

@@ -116,8 +116,8 @@ def _open(path: str | Path) -> pq.ParquetFile:
 def sort_on_disk(tables: Iterable[pa.Table], schema: pa.Schema, keys: Sequence[str]) -> Iterator[pa.Table]:
     """The rows of all tables sorted by ``keys``, of which the first is text; rows that share it come in one table.
 
-    A merge sort: chunks are sorted one by one, at once, and wait, cut into blocks, in a temporary file. In memory are a few
-    chunks, less than two blocks of each chunk (of 128 rows or more one), and the first key of each block.
+    A merge sort: chunks are sorted one by one, at once, and wait, cut into blocks, in a temporary file (where TMPDIR says). In
+    memory are a few chunks, less than two blocks of each chunk (a row in 64), and the first key of each block.
     """
     order = [(key, "ascending") for key in keys]
     starts: list[str] = []
