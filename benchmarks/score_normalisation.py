@@ -1,4 +1,4 @@
-"""Adaptive symmetric score normalisation with a cohort of training recordings, against plain cosines: tables in markdown.
+"""Adaptive symmetric score normalisation, and centring, by a cohort of training recordings, against plain cosines: a table.
 
     python -m benchmarks.score_normalisation data/features/evaluate/{french,locales,speechocean}_validation \
         --cohort data/features/train/*_train [--seconds 2]
@@ -6,7 +6,8 @@
 A cosine s of recordings a and b becomes ((s - m_a) / d_a + (s - m_b) / d_b) / 2, where m_a and d_a are mean and standard
 deviation of a's N highest cosines to the cohort (Matějka et al.: "Analysis of Score Normalization in Multilingual Speaker
 Recognition", 2017, section 2). The cohort is each speaker's mean embedding, or all recordings, of all --cohort stores or of the
-one with the corpus's own name (french_train for french_validation). EER in %, with its 95 % interval.
+one with the corpus's own name (french_train for french_validation); it is taken whole where N is larger. `centred`: the cohort's
+mean is subtracted from the embeddings, and cosines are not normalised. EER in %, with its 95 % interval.
 """
 
 import argparse
@@ -74,7 +75,7 @@ def main() -> None:
     for folder in arguments.cohort:
         store = FeatureStore(folder)
         cohort[folder.name] = (embed(store, model, arguments.seconds), f"{folder.name}/" + store.speaker_ids)
-    heads = ["trials", "cohort", "plain", *(f"N = {n}" for n in NEAREST), "N = all"]
+    heads = ["trials", "cohort", "plain", "centred", *(f"N = {n}" for n in NEAREST), "N = all"]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}", flush=True)
     for folder in arguments.stores:
         store = FeatureStore(folder)
@@ -82,14 +83,14 @@ def main() -> None:
         trials = store.speaker_ids, store.recordings["locale"]
         plain = list(measure(units, *trials))
         own = f"{folder.name.rpartition('_')[0]}_train"
-        for name, parts in {"all": list(cohort.values()), own: [cohort[own]]}.items():
+        for name, parts in {"all": list(cohort.values()), **({own: [cohort[own]]} if own in cohort else {})}.items():
             recordings, speaker_ids = (np.concatenate(part) for part in zip(*parts, strict=True))
             for kind, members in {"speakers": speaker_means(recordings, speaker_ids), "recordings": recordings}.items():
-                sizes = [*(n if n < len(members) else None for n in NEAREST), len(members)]
-                figures = [n and list(measure(vectors(normalised(units, members, n)), *trials)) for n in sizes]
-                for place, before in enumerate(plain):
-                    cells = [cell(before), *(cell(after[place]) if after else "–" for after in figures)]
-                    line = [f"{folder.name}, {before.trials}", f"{name}: {len(members):,} {kind}", *cells]
+                changed = [unit_vectors(units - members.mean(axis=0))]
+                changed += [vectors(normalised(units, members, n)) for n in (*NEAREST, len(members))]
+                figures = [plain, *(list(measure(one, *trials)) for one in changed)]
+                for of_trials in zip(*figures, strict=True):
+                    line = [f"{folder.name}, {of_trials[0].trials}", f"{name}: {len(members):,} {kind}", *map(cell, of_trials)]
                     print(f"| {' | '.join(line)} |", flush=True)
 
 
