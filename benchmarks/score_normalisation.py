@@ -5,7 +5,7 @@
 
 A cosine s of recordings a and b becomes ((s - m_a) / d_a + (s - m_b) / d_b) / 2, where m_a and d_a are mean and standard
 deviation of a's N highest cosines to the cohort (Matějka et al.: "Analysis of Score Normalization in Multilingual Speaker
-Recognition", 2017, section 2). The cohort is each speaker's mean embedding, or all recordings, of all --cohort stores or of the
+Recognition", 2017). The cohort is each speaker's mean embedding, or all recordings, of all --cohort stores or of the
 one with the corpus's own name (french_train for french_validation); it is taken whole where N is larger. `centred`: the cohort's
 mean is subtracted from the embeddings, and cosines are not normalised. EER in %, with its 95 % interval.
 """
