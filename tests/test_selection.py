@@ -84,8 +84,9 @@ def test_an_exclude_list_has_a_column_of_recordings_and_any_others(tmp_path) -> 
 def test_an_exclude_list_that_cannot_be_meant_is_refused_with_its_line(tmp_path, content, message) -> None:
     if content is not None:
         (tmp_path / "mine.csv").write_bytes(content)
+    recordings = table(speaker_id=["anna"] * 2)
     with pytest.raises(InputError, match=message):
-        read_exclude_list(tmp_path / "mine.csv", [table(speaker_id=["anna"])])
+        read_exclude_list(tmp_path / "mine.csv", [recordings[:1], recordings[1:]])
 
 
 def test_a_list_and_languages_are_applied_chunk_by_chunk() -> None:

@@ -43,7 +43,7 @@ def read_exclude_list(path: str | Path, chunks: Iterable[pd.DataFrame]) -> set[s
         name = min(unknown, key=lines.__getitem__)
         raise InputError(
             f"{path}, line {lines[name]}: the corpus has no recording {name!r} (its recordings are called as "
-            f"{chunk['recording_id'].iloc[0]!r}); mend the line or remove it"
+            f"{next(iter(chunks))['recording_id'].iloc[0]!r}); mend the line or remove it"
         )
     return set(lines)
 
