@@ -108,12 +108,10 @@ def choose(
 
 
 def candidates(recordings: pd.DataFrame, filter: Filter) -> pd.DataFrame:
-    """The rows that their language alone can still keep out of the selection, if the filter asks for languages; else none.
+    """The rows that their language alone can still keep out of the selection.
 
-    They pass the rules on single recordings and are of speakers with enough of them.
+    They pass the other rules on single recordings and are of speakers with enough of them.
     """
-    if filter.languages is None:
-        return recordings[:0]
     left = recordings[np.logical_and.reduce(list(_single(recordings, filter).values()))]
     return left[left["speaker_id"].map(left["speaker_id"].value_counts()) >= filter.min_recordings_per_speaker]
 
