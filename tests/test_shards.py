@@ -209,6 +209,7 @@ def test_a_cluster_gives_the_same_bytes(corpus, expected, monkeypatch, engine, p
         pytest.skip(f"{package} is not installed; pip install -r requirements-cluster.txt")
     monkeypatch.setenv("SPEAKERPRINT_PARALLEL", engine)
     monkeypatch.setenv("RAY_ADDRESS", "local")  # one of its own, whatever else runs here
+    monkeypatch.setenv("PYTHONPATH", f"{PROJECT / 'src'}{os.pathsep}{PROJECT}")  # as docs/machines.md says; of tests, too
     assert len(set(processes(corpus))) > 1
     assert both_stages("run") == expected
 
@@ -221,6 +222,7 @@ def test_an_engine_that_is_not_known_is_refused(corpus, monkeypatch):
 
 def test_an_engine_that_is_not_installed_is_refused(corpus, monkeypatch):
     monkeypatch.setenv("SPEAKERPRINT_PARALLEL", "ray")
-    monkeypatch.setitem(sys.modules, "ray", None)
+    for name in {"ray", *(name for name in sys.modules if name.startswith("ray."))}:
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(InputError, match=r"'ray', which is not installed; pip install -r requirements-cluster\.txt"):
         list(make_shards([], corpus / "markers"))
