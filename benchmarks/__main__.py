@@ -10,7 +10,6 @@ in the table: `.peers/bin/python -m benchmarks` in the environment that benchmar
 
 import argparse
 import datetime
-import importlib
 import json
 import os
 import platform
@@ -24,6 +23,7 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.side_by_side import measure
 from speakerprint.errors import InputError
 
 PROJECT = Path(__file__).parents[1]
@@ -43,11 +43,6 @@ def processor() -> str:
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
-
-
-def measure(name: str, arguments: dict[str, Any]) -> list[dict[str, Any]]:
-    rows = importlib.import_module(f"benchmarks.bench_{name}").run(**arguments)
-    return [{"benchmark": name, **row} for row in rows]
 
 
 def measure_all(arguments: dict[str, dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

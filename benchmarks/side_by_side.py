@@ -1,5 +1,6 @@
 """What the side-by-side benchmarks share: ways that take turns, and the row of their table."""
 
+import importlib
 import statistics
 import time
 from collections.abc import Callable, Hashable
@@ -19,6 +20,12 @@ def take_turns(ways: dict[Way, Callable[[], Any]], rounds: int) -> dict[Way, flo
             call()
             seconds[way].append(time.perf_counter() - started)
     return {way: statistics.median(values) for way, values in seconds.items()}
+
+
+def measure(name: str, arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of the benchmark of that name, run with these arguments."""
+    rows = importlib.import_module(f"benchmarks.bench_{name}").run(**arguments)
+    return [{"benchmark": name, **row} for row in rows]
 
 
 def row(
