@@ -1,15 +1,15 @@
 """Each benchmark of `make bench` at a tiny size: the form of its rows, and what does not depend on the machine."""
 
 import json
+import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import bench_dvc, bench_embedding, bench_training_step, bench_trials
-from benchmarks.__main__ import QUICK, main
+from benchmarks.__main__ import PROJECT, QUICK, main
 from benchmarks.side_by_side import row, take_turns
 
 COLUMNS = {"what", "ours", "reference", "unit", "ratio", "aim", "met"}
@@ -89,6 +89,14 @@ def test_one_that_cannot_run_is_left_out_and_the_others_are_in_the_file(tmp_path
     assert "dvc is left out" in capsys.readouterr().err
 
 
+def test_it_runs_as_the_command_that_make_bench_calls(tmp_path):
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--only", "data_path", "--out", tmp_path / "out.json"]
+    environment = os.environ | {"PYTHONPATH": f"src{os.pathsep}."}
+    run = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert len(json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["rows"]) == 4
+
+
 def test_make_bench_is_listed():
-    help_text = subprocess.run(["make", "help"], cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True).stdout
+    help_text = subprocess.run(["make", "help"], cwd=PROJECT, stdout=subprocess.PIPE, text=True).stdout
     assert "make bench " in help_text
