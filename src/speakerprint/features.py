@@ -23,10 +23,10 @@ HOP_LENGTH = 160
 
 
 @functools.cache
-def _constants() -> tuple[torch.Tensor, np.ndarray]:
+def _constants() -> tuple[torch.Tensor, torch.Tensor]:
     """The window, (N_FFT,), and the mel filters, (N_FFT / 2 + 1, mels)."""
     filters = WhisperFeatureExtractor(feature_size=N_MELS).mel_filters  # its other defaults are Whisper base's
-    return torch.hann_window(N_FFT), filters.astype(np.float32)
+    return torch.hann_window(N_FFT), torch.from_numpy(filters.astype(np.float32))
 
 
 def log_mel(samples: np.ndarray) -> np.ndarray:
@@ -48,7 +48,8 @@ def log_mel(samples: np.ndarray) -> np.ndarray:
     frames = torch.from_numpy(padded).unfold(0, N_FFT, HOP_LENGTH)[:n_sounding]
     spectrum = torch.fft.rfft(frames * window).numpy()
     power = spectrum.real**2 + spectrum.imag**2  # half of torch's time
-    log = np.log10(np.maximum(power @ mel_filters, 1e-10))
+    mel = (torch.from_numpy(power) @ mel_filters).numpy()  # numpy's own threads would keep torch's from the encoder
+    log = np.log10(np.maximum(mel, 1e-10))
     return (np.maximum(log[:n_frames], log.max() - 8.0) + 4.0) / 4.0
 
 
