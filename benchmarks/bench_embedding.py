@@ -5,9 +5,10 @@
     python -m benchmarks.bench_embedding --corpus data/features/evaluate/french_validation  # what bfloat16 costs, nothing else
 
 One recording is 7.7 s of synthetic speech, from waveform to embedding, each system with what it does before (Resemblyzer cuts
-silence). The peers are set up as benchmarks/peers.py says, and are left out where they are not. Many recordings are WAV files
-of noise of 1 to 15 s: `embed_files` of all against one file at a time. Times are by the clock. A difference of cosine, from
-float32, is the largest over all pairs of 20 recordings of 7.7 s.
+silence; the reference recipe's model, with random weights, is given the recording padded to 30 s). The peers are set up as
+benchmarks/peers.py says, and are left out where they are not. Many recordings are WAV files of noise of 1 to 15 s: `embed_files`
+of all against one file at a time. Times are by the clock. A difference of cosine, from float32, is the largest over all pairs of
+20 recordings of 7.7 s.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import pandas as pd
 import soundfile
 import torch
 
+from benchmarks.bench_training_step import ReferenceModel
 from benchmarks.peers import REMEDY, load_campplus, load_resemblyzer
 from benchmarks.side_by_side import row, take_turns
 from speakerprint import SpeakerEmbedder
@@ -35,7 +37,8 @@ from speakerprint.trials import equal_error_rate
 
 DURATION_S = 7.7
 TEXT = "Seven small ships sailed past the old harbour while the keeper of the light was still asleep in his chair. "
-AIMS = {"Resemblyzer": 1.0, "CAM++": 4.0}
+REFERENCE = "the reference recipe's model"
+AIMS = {REFERENCE: None, "Resemblyzer": 1.0, "CAM++": 4.0}
 
 Embed = Callable[[np.ndarray], np.ndarray]
 
@@ -64,15 +67,29 @@ def load_onnx(embedder: SpeakerEmbedder, threads: int, int8: bool = False) -> Em
     return lambda samples: session.run(None, {"waveform": samples[None]})[0][0]
 
 
+def load_reference() -> Embed:
+    from transformers import WhisperFeatureExtractor
+
+    extractor, model = WhisperFeatureExtractor(), ReferenceModel().eval()
+
+    @torch.inference_mode()
+    def embed(samples: np.ndarray) -> np.ndarray:
+        features = extractor(samples, sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt").input_features
+        return model(features, None)[0].numpy()
+
+    return embed
+
+
 def one_recording(embedder: SpeakerEmbedder, rounds: int, threads: int, wheels: Path) -> list[dict[str, Any]]:
     in_float32 = SpeakerEmbedder.load(precision="float32")
     systems: dict[str, Embed] = {
         "ours": partial(embedder.embed, sample_rate_hz=SAMPLE_RATE_HZ),
         "float32": partial(in_float32.embed, sample_rate_hz=SAMPLE_RATE_HZ),
     }
-    loaders = {
+    loaders: dict[str, Callable[[], Embed]] = {
         "ONNX Runtime": partial(load_onnx, embedder, threads),
         "ONNX Runtime, int8": partial(load_onnx, embedder, threads, int8=True),
+        REFERENCE: load_reference,
         "Resemblyzer": load_resemblyzer,
         "CAM++": partial(load_campplus, wheels),
     }
