@@ -1,0 +1,136 @@
+"""What decides the closed-form start: linear discriminant analysis of a frozen encoder's statistics, in many settings at once.
+
+    python -m benchmarks.discriminant_starts data/features/evaluate/{french,locales,speechocean}_validation \
+        --train data/features/train/*_train
+
+`train` with train.steps=0 gives the same model, one setting a run (experiments/starts). Here each recording is encoded once: the
+statistics (mean and standard deviation over time) of the lowest layers of a central crop of each training recording, and of each
+window, and of the central 2 s, of each recording that is tried. All else is linear algebra. A table: EER in % of whole
+recordings, and of their central 2 s, centred on the training recordings as model.centred does.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from speakerprint.discriminant import discriminant
+from speakerprint.model import SpeakerModel, native_bf16, windows
+from speakerprint.params import load_params
+from speakerprint.store import FRAMES_PER_SECOND, FeatureStore, pad_batch
+from speakerprint.training import initial_model
+from speakerprint.trials import pairs_within, score_trials, unit_vectors
+from speakerprint.whisper import DIMS
+
+BATCH = 16
+SHORT_S = 2.0
+
+
+def central(clip: NDArray, n_frames: int) -> NDArray:
+    """The middle `n_frames` frames of a clip (frames, 80); a shorter one comes whole."""
+    start = max(0, len(clip) - n_frames) // 2
+    return clip[start : start + n_frames]
+
+
+@torch.inference_mode()
+def statistics(model: SpeakerModel, clips: Sequence[NDArray] | Iterator[NDArray], total: int) -> NDArray[np.float32]:
+    """What the model pools of each clip, (clips, width)."""
+    rows, waiting = [], []
+    for number, clip in enumerate(tqdm(clips, "statistics", total, unit="clip", disable=None), 1):
+        waiting.append(clip)
+        if len(waiting) == BATCH or number == total:
+            features, mask = pad_batch(waiting)
+            lengths = None if mask.all() else torch.from_numpy(mask.sum(axis=1))
+            with torch.autocast("cpu", torch.bfloat16, enabled=native_bf16("cpu")):
+                rows.append(model.pool(*model.encode(torch.from_numpy(features), lengths)).float().numpy())
+            waiting = []
+    return np.concatenate(rows)
+
+
+def columns(layers: Sequence[int], n_layers: int) -> NDArray[np.int64]:
+    """Which columns of `statistics` are of these layers, counted from 1: means of all layers come first, then deviations."""
+    width = DIMS.width
+    starts = [(half * n_layers + layer - 1) * width for half in (0, 1) for layer in layers]
+    return np.concatenate([np.arange(start, start + width) for start in starts])
+
+
+class Tried:
+    """A corpus's recordings as statistics, of their windows and of their central 2 s."""
+
+    def __init__(self, folder: Path, model: SpeakerModel):
+        store = FeatureStore(folder)
+        n_frames, short = (round(s * FRAMES_PER_SECOND) for s in (model.settings.window_s, SHORT_S))
+        whole = [store.frames(row).astype(np.float32) for row in range(len(store))]
+        parts = [windows(clip, n_frames) for clip in whole]
+        self.owner = np.repeat(np.arange(len(parts)), [len(own) for own in parts])
+        self.windows = statistics(model, [part for own in parts for part in own], len(self.owner))
+        self.short = statistics(model, [central(clip, short) for clip in whole], len(whole))
+        self.speaker_ids = store.speaker_ids
+        self.locales = np.unique(store.recordings["locale"].astype(str), return_inverse=True)[1]
+
+    def errors(self, project: "Projection") -> Iterator[float]:
+        """EER, in %, of whole recordings, of these within a locale where there are several, and of the central 2 s."""
+        sums = np.zeros((len(self.speaker_ids), project.dim))
+        np.add.at(sums, self.owner, project(self.windows))
+        whole, short = (unit_vectors(one).astype(np.float32) for one in (sums, project(self.short)))
+        yield 100 * score_trials(whole, self.speaker_ids).equal_error_rate()[0]
+        if self.locales.max() > 0:
+            yield 100 * score_trials(whole, self.speaker_ids, pairs_within(self.locales)).equal_error_rate()[0]
+        yield 100 * score_trials(short, self.speaker_ids).equal_error_rate()[0]
+
+    def heads(self, name: str) -> list[str]:
+        return [name, *([f"{name}, same locale"] if self.locales.max() > 0 else []), f"{name}, {SHORT_S:g} s"]
+
+
+class Projection:
+    """Statistics to embeddings, as SpeakerModel.project does with a projection that discriminant analysis found."""
+
+    def __init__(self, rows: NDArray[np.float32], speakers: NDArray, chosen: NDArray, dim: int, shrinkage: float):
+        self.dim, self._chosen, self._centre = dim, chosen, 0.0
+        self._mean, self._std, self._weights = discriminant(rows[:, chosen], speakers, dim, shrinkage)
+        self._centre = self(rows).mean(axis=0)
+
+    def __call__(self, rows: NDArray[np.float32]) -> NDArray:
+        """(n, width) to unit vectors (n, dim)."""
+        return unit_vectors(unit_vectors((rows[:, self._chosen] - self._mean) / self._std @ self._weights.T) - self._centre)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stores", type=Path, nargs="+", help="feature stores whose recordings are tried")
+    parser.add_argument("--train", type=Path, nargs="+", required=True, help="feature stores of the training speakers")
+    parser.add_argument("--init-from", default="data/pretrained/encoder.safetensors", help="as train.init_from (%(default)s)")
+    parser.add_argument("--layers", nargs="+", default=["1", "12", "123", "1234"], help="of each setting (%(default)s)")
+    parser.add_argument("--dims", type=int, nargs="+", default=[128, 256], help="of the embedding (%(default)s)")
+    parser.add_argument("--shrinkages", type=float, nargs="+", default=[0.1, 0.3, 0.5], help="%(default)s")
+    arguments = parser.parse_args()
+    n_layers = max(int(layer) for layers in arguments.layers for layer in layers)
+    params = load_params()
+    settings = params.model.model_copy(
+        update=dict(layers=n_layers, layer_combination="concatenate", convolution_channels=0, pooling="attentive_statistics")
+    )
+    model = initial_model(settings, arguments.init_from).eval()
+
+    stores = [FeatureStore(folder) for folder in arguments.train]
+    n_frames = round(params.discriminant.crop_s * FRAMES_PER_SECOND)
+    crops = (central(store.frames(row), n_frames) for store in stores for row in range(len(store)))
+    rows = statistics(model, crops, sum(map(len, stores)))
+    named = [f"{number}/{speaker}" for number, store in enumerate(stores) for speaker in store.speaker_ids]
+    speakers = np.unique(named, return_inverse=True)[1]
+    tried = {folder.name: Tried(folder, model) for folder in arguments.stores}
+
+    heads = ["layers", "dim", "shrinkage", *(head for name, one in tried.items() for head in one.heads(name))]
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}", flush=True)
+    for layers, dim, shrinkage in product(arguments.layers, arguments.dims, arguments.shrinkages):
+        project = Projection(rows, speakers, columns([int(layer) for layer in layers], n_layers), dim, shrinkage)
+        errors = [f"{error:.1f}" for one in tried.values() for error in one.errors(project)]
+        print(f"| {', '.join(layers)} | {dim} | {shrinkage:g} | {' | '.join(errors)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
