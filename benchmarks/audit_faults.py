@@ -122,10 +122,10 @@ def main() -> None:
         features = log_mel(samples)
         return hear(samples), model.embed_frames([features])[0], features.astype(np.float16)
 
-    recordings, flacs = read_audio(arguments.audio)
+    recordings, clips = read_audio(arguments.audio)
     rows = recordings.assign(corpus=arguments.audio.name)[["corpus", "recording_id", "speaker_id"]]
-    encoded = dict(enumerate(flacs))
-    heard = [listen(decode(flac, "clip")[0]) for flac in tqdm(encoded.values(), "listen", unit="recording", disable=None)]
+    encoded = dict(enumerate(clips))
+    heard = [listen(decode(clip, "clip")[0]) for clip in tqdm(encoded.values(), "listen", unit="recording", disable=None)]
 
     def audited(rows: pd.DataFrame, heard: list[Heard]) -> Audit:
         sounds, embeddings, features = zip(*heard, strict=True)

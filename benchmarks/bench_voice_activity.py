@@ -37,17 +37,17 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="folder of a trained model; without it, the shipped one")
     parser.add_argument("--per-speaker", type=int, default=1000, help="take the first so many recordings of each")
     arguments = parser.parse_args()
-    recordings, flacs = read_audio(arguments.audio)
+    recordings, clips = read_audio(arguments.audio)
     chosen = recordings.groupby("speaker_id").cumcount() < arguments.per_speaker
     untouched = SpeakerEmbedder.load(arguments.model)
     embedders = {"untouched": untouched, "trimmed": SpeakerEmbedder(untouched.model, trim_silence=True)}
     speakers, refused, rows = [], 0, []
-    for recording, flac, keep in zip(recordings.itertuples(), flacs, chosen, strict=True):
+    for recording, clip, keep in zip(recordings.itertuples(), clips, chosen, strict=True):
         if not keep:
             continue
         embeddings = {}
         try:
-            for condition, samples in conditions(decode(flac, recording.recording_id)[0], recording.recording_id).items():
+            for condition, samples in conditions(decode(clip, recording.recording_id)[0], recording.recording_id).items():
                 for column, embedder in embedders.items():
                     embeddings[condition, column] = embedder.embed(samples, SAMPLE_RATE_HZ)
         except NoSpeech:

@@ -184,7 +184,7 @@ class Embeddings:
 
     def of(self, system: System, corpus: str, condition: Condition) -> Embedded | None:
         """None if they are not in the cache and the system cannot be loaded. Raises InputError where there is no such corpus."""
-        recordings, flacs = read_audio(self.audio / corpus)
+        recordings, clips = read_audio(self.audio / corpus)
         path = self.cache / system.weights / f"{corpus}-{condition.name}-{_digest(recordings, condition)[:16]}.npz"
         if path.is_file():
             with np.load(path) as kept:
@@ -193,9 +193,9 @@ class Embeddings:
         if embed is None:
             return None
         rows, cpu_s = [], 0.0
-        progress = tqdm(flacs, f"{system.name}: {corpus}, {condition.name}", len(recordings), unit="recording", disable=None)
-        for recording_id, flac in zip(recordings["recording_id"], progress, strict=True):
-            samples = condition.apply(decode(flac, recording_id)[0], recording_id)
+        progress = tqdm(clips, f"{system.name}: {corpus}, {condition.name}", len(recordings), unit="recording", disable=None)
+        for recording_id, clip in zip(recordings["recording_id"], progress, strict=True):
+            samples = condition.apply(decode(clip, recording_id)[0], recording_id)
             started = time.process_time()
             rows.append(embed(samples))
             cpu_s += time.process_time() - started

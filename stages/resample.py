@@ -1,4 +1,4 @@
-"""The selected recordings as 16 kHz mono FLAC in parquet shards.
+"""The selected recordings as 16 kHz mono, FLAC or WAV, in parquet shards.
 
 python -m stages.resample demo_train
 """

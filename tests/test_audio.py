@@ -11,13 +11,13 @@ import pytest
 import soundfile
 
 from speakerprint import audio
-from speakerprint.audio import UndecodableAudio, decode, encode_flac, read_audio, read_flacs, resample, resample_corpus
+from speakerprint.audio import UndecodableAudio, decode, encode, read_audio, read_encoded, resample, resample_corpus
 from speakerprint.errors import InputError
 from speakerprint.params import Resample
 from speakerprint.recordings import SCHEMA, as_recordings
 from speakerprint.sources.clips import read_clips
 
-SETTINGS = Resample(engine="soxr", min_duration_s=0.1, max_bad_fraction=0.6)
+SETTINGS = Resample(engine="soxr", encoding="flac", min_duration_s=0.1, max_bad_fraction=0.6)
 RNG = np.random.default_rng(7)
 
 
@@ -144,15 +144,20 @@ def test_tones_above_8_khz_are_gone(engine):
     assert np.abs(resample(tones([9000, 12_000], 48_000), 48_000, 16_000, engine)[2000:-2000]).max() < 1e-3
 
 
-def test_a_16_bit_recording_at_16_khz_passes_unchanged():
+@pytest.mark.parametrize("encoding", ["flac", "wav"])
+def test_a_16_bit_recording_at_16_khz_passes_unchanged(encoding):
     pcm = np.array([-32768, -1, 0, 1, 32767] * 400, np.int16)
     samples, sample_rate_hz = decode(encoded(pcm, 16_000, "WAV"), "clip")
-    flac = encode_flac(resample(samples, sample_rate_hz, 16_000))
-    np.testing.assert_array_equal(soundfile.read(io.BytesIO(flac), dtype="int16")[0], pcm)
+    written = encode(resample(samples, sample_rate_hz, 16_000), encoding)
+    info = soundfile.info(io.BytesIO(written))
+    assert (info.format, info.subtype, info.samplerate, info.channels) == (encoding.upper(), "PCM_16", 16_000, 1)
+    np.testing.assert_array_equal(soundfile.read(io.BytesIO(written), dtype="int16")[0], pcm)
 
 
-def test_overshoot_is_clipped_and_does_not_wrap():
-    pcm, _ = soundfile.read(io.BytesIO(encode_flac(np.array([1.5, -1.5, 0.5] * 200, np.float32))), dtype="int16")
+@pytest.mark.parametrize("encoding", ["flac", "wav"])
+def test_overshoot_is_clipped_and_does_not_wrap(encoding):
+    overshooting = np.array([1.5, -1.5, 0.5] * 200, np.float32)
+    pcm, _ = soundfile.read(io.BytesIO(encode(overshooting, encoding)), dtype="int16")
     assert pcm[:3].tolist() == [32767, -32768, 16384]
 
 
@@ -176,29 +181,30 @@ def shards(folder):
 
 def test_the_shards_keep_the_recordings_and_their_exact_duration(selection, tmp_path):
     report = resample_corpus(selection, tmp_path / "out", SETTINGS)
-    recordings, flacs = read_audio(tmp_path / "out")
+    recordings, clips = read_audio(tmp_path / "out")
     pd.testing.assert_frame_equal(recordings.drop(columns="duration_s"), selection.drop(columns="duration_s"))
     np.testing.assert_allclose(recordings["duration_s"], [0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1])
-    for number, flac in enumerate(flacs):
-        samples, sample_rate_hz = soundfile.read(io.BytesIO(flac))
+    for number, clip in enumerate(clips):
+        samples, sample_rate_hz = soundfile.read(io.BytesIO(clip))
         assert (len(samples), sample_rate_hz) == (round((0.5 + number / 10) * 16_000), 16_000)
         assert np.abs(np.fft.rfft(samples)).argmax() * 16_000 / len(samples) == pytest.approx(300 + 100 * number, abs=2)
     assert report == {"recordings": 7, "speakers": 2, "hours": round(5.6 / 3600, 3), "bad": []}
     json.dumps(report)
 
 
-def test_the_shards_open_with_datasets(selection, tmp_path, monkeypatch):
+@pytest.mark.parametrize("encoding", ["flac", "wav"])
+def test_the_shards_open_with_datasets(selection, tmp_path, monkeypatch, encoding):
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    resample_corpus(selection, tmp_path / "out", SETTINGS)
+    resample_corpus(selection, tmp_path / "out", SETTINGS.model_copy(update={"encoding": encoding}))
     files = str(tmp_path / "out/part-*.parquet")
     dataset = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
     assert dataset.features["audio"] == datasets.Audio(sampling_rate=16_000)
     assert dataset.column_names == [*SCHEMA.names, "n_samples", "audio"]
     row = dataset.cast_column("audio", datasets.Audio(decode=False))[3]
     samples, _ = soundfile.read(io.BytesIO(row["audio"]["bytes"]))
-    assert row["recording_id"] == "r3"
+    assert (row["recording_id"], row["audio"]["path"]) == ("r3", f"r3.{encoding}")
     assert len(samples) == row["n_samples"] == 12_800
 
 
@@ -231,6 +237,15 @@ def test_shards_of_an_earlier_run_are_removed(selection, tmp_path, monkeypatch):
     assert shards(tmp_path / "out") == expected
 
 
+def test_shards_that_a_stopped_run_left_are_made_again_in_another_encoding(selection, tmp_path):
+    (tmp_path / "clip6.wav").unlink()
+    with pytest.raises(InputError, match="1 of 7 recordings are bad"):
+        resample_corpus(selection, tmp_path / "out", SETTINGS.model_copy(update={"max_bad_fraction": 0.0}))
+    assert list((tmp_path / "out.unfinished/parts").iterdir())
+    resample_corpus(selection, tmp_path / "out", SETTINGS.model_copy(update={"encoding": "wav"}))
+    assert {soundfile.info(io.BytesIO(clip)).format for clip in read_audio(tmp_path / "out")[1]} == {"WAV"}
+
+
 def test_bad_clips_are_skipped_and_listed_with_their_reason(selection, tmp_path):
     (tmp_path / "clip1.wav").write_bytes(b"nothing of the sort")
     (tmp_path / "clip3.wav").unlink()
@@ -241,9 +256,9 @@ def test_bad_clips_are_skipped_and_listed_with_their_reason(selection, tmp_path)
     assert [row["recording_id"] for row in report["bad"]] == ["r1", "r3", "r5", "r6"]
     assert [row["location"] for row in report["bad"]] == [str(tmp_path / f"clip{n}.wav") for n in (1, 3, 5, 6)]
     assert [row["reason"].split()[0] for row in report["bad"]] == ["neither", "there", "lasts", "digital"]
-    recordings, flacs = read_audio(tmp_path / "out")
+    recordings, clips = read_audio(tmp_path / "out")
     assert recordings["recording_id"].tolist() == ["r0", "r2", "r4"]
-    assert [soundfile.info(io.BytesIO(flac)).duration for flac in flacs] == pytest.approx([0.5, 0.7, 0.9])
+    assert [soundfile.info(io.BytesIO(clip)).duration for clip in clips] == pytest.approx([0.5, 0.7, 0.9])
 
 
 def test_a_shard_whose_recordings_are_all_bad_is_empty(selection, tmp_path, monkeypatch):
@@ -251,9 +266,9 @@ def test_a_shard_whose_recordings_are_all_bad_is_empty(selection, tmp_path, monk
     for number in (2, 3):
         (tmp_path / f"clip{number}.wav").unlink()
     resample_corpus(selection, tmp_path / "out", SETTINGS)
-    recordings, flacs = read_audio(tmp_path / "out")
+    recordings, clips = read_audio(tmp_path / "out")
     assert recordings["recording_id"].tolist() == ["r0", "r1", "r4", "r5", "r6"]
-    assert len(list(flacs)) == 5
+    assert len(list(clips)) == 5
 
 
 def test_a_clip_shorter_than_the_corpus_says_is_truncated(selection, tmp_path):
@@ -267,9 +282,9 @@ def test_a_clip_shorter_than_the_corpus_says_is_truncated(selection, tmp_path):
 def test_too_many_bad_clips_stop_the_stage(selection, tmp_path):
     for number in (0, 1):
         (tmp_path / f"clip{number}.wav").unlink()
-    exactly = Resample(engine="soxr", min_duration_s=0.1, max_bad_fraction=2 / 7)
+    exactly = Resample(engine="soxr", encoding="flac", min_duration_s=0.1, max_bad_fraction=2 / 7)
     assert resample_corpus(selection, tmp_path / "out", exactly)["recordings"] == 5
-    fewer = Resample(engine="soxr", min_duration_s=0.1, max_bad_fraction=0.28)
+    fewer = Resample(engine="soxr", encoding="flac", min_duration_s=0.1, max_bad_fraction=0.28)
     with pytest.raises(
         InputError, match=r"(?s)2 of 7 recordings are bad.*raise resample\.max_bad_fraction.*clip0\.wav: there is no"
     ):
@@ -278,7 +293,7 @@ def test_too_many_bad_clips_stop_the_stage(selection, tmp_path):
 
 
 def test_a_corpus_without_one_good_clip_is_refused(selection, tmp_path):
-    anything = Resample(engine="soxr", min_duration_s=10.0, max_bad_fraction=1.0)
+    anything = Resample(engine="soxr", encoding="flac", min_duration_s=10.0, max_bad_fraction=1.0)
     with pytest.raises(InputError, match="7 of 7 recordings are bad"):
         resample_corpus(selection, tmp_path / "out", anything)
     with pytest.raises(InputError, match="there are no recordings"):
@@ -323,5 +338,5 @@ def test_clips_that_were_unpacked_are_not_read_again(selection, tmp_path, monkey
 def test_any_rows_of_a_shard_are_read(selection, tmp_path, monkeypatch, start, stop):
     monkeypatch.setattr(audio, "ROWS_PER_GROUP", 3)
     resample_corpus(selection, tmp_path / "out", SETTINGS)
-    _, flacs = read_audio(tmp_path / "out")
-    assert list(read_flacs(tmp_path / "out/part-00000.parquet", start, stop)) == list(flacs)[start:stop]
+    _, clips = read_audio(tmp_path / "out")
+    assert list(read_encoded(tmp_path / "out/part-00000.parquet", start, stop)) == list(clips)[start:stop]

@@ -13,7 +13,7 @@ import soundfile
 from ruamel.yaml import YAML
 
 from benchmarks.audit_faults import plant, said
-from speakerprint.audio import SAMPLE_RATE_HZ, decode, encode_flac, resample, resample_corpus
+from speakerprint.audio import SAMPLE_RATE_HZ, decode, encode, resample, resample_corpus
 from speakerprint.audit import KINDS, Audit, Finding
 from speakerprint.audit_report import audit_corpora, render, write_exclude_lists
 from speakerprint.errors import InputError
@@ -40,7 +40,7 @@ def audited(tmp_path_factory):
     table = read_source(source, str(root))
     encoded = {}
     for row, data in read_clips(table["location"].tolist()):
-        encoded[row] = encode_flac(resample(*decode(data, "clip"), SAMPLE_RATE_HZ))
+        encoded[row] = encode(resample(*decode(data, "clip"), SAMPLE_RATE_HZ), "flac")
     rows, changed, truth = plant(
         table.assign(corpus="")[["corpus", "recording_id", "speaker_id"]], encoded, 1, np.random.default_rng(1)
     )
@@ -56,7 +56,9 @@ def audited(tmp_path_factory):
         write_recordings(mine, root / f"data/recordings/{corpus}/recordings.parquet")
         with joblib.parallel_config("threading"):  # processes take seconds to start
             resample_corpus(
-                mine, root / f"data/audio/{corpus}", Resample(engine="soxr", min_duration_s=0.1, max_bad_fraction=0.0)
+                mine,
+                root / f"data/audio/{corpus}",
+                Resample(engine="soxr", encoding="flac", min_duration_s=0.1, max_bad_fraction=0.0),
             )
             extract_corpus(root / f"data/audio/{corpus}", root / f"data/features/{role}/{corpus}")
     params = YAML(typ="safe").load((PROJECT / "params.yaml").read_text(encoding="utf-8"))

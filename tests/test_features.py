@@ -1,9 +1,11 @@
+import io
 import json
 from pathlib import Path
 
 import joblib
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -20,7 +22,7 @@ from speakerprint.store import FeatureStore, pad_batch
 from tests.test_audio import encoded, tones
 
 RNG = np.random.default_rng(3)
-RESAMPLE = Resample(engine="soxr", min_duration_s=0.1, max_bad_fraction=0.5)
+RESAMPLE = Resample(engine="soxr", encoding="flac", min_duration_s=0.1, max_bad_fraction=0.5)
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +97,7 @@ def test_a_batch_is_padded_with_zeros_and_masked():
 # --- the store ------------------------------------------------------------------------------------------------------
 
 
-def resampled_corpus(folder: Path) -> Path:
+def resampled_corpus(folder: Path, encoding: str = "flac") -> Path:
     """Six recordings of three speakers, 0.3 to 0.8 s."""
     rows = []
     for number in range(6):
@@ -104,7 +106,9 @@ def resampled_corpus(folder: Path) -> Path:
         soundfile.write(path, noise, 8_000)
         gender = ("female", "male", None)[number % 3]
         rows.append({"recording_id": f"r{number}", "speaker_id": f"s{number % 3}", "gender": gender, "location": str(path)})
-    resample_corpus(as_recordings(pd.DataFrame(rows), "test"), folder / "audio", RESAMPLE)
+    resample_corpus(
+        as_recordings(pd.DataFrame(rows), "test"), folder / "audio", RESAMPLE.model_copy(update={"encoding": encoding})
+    )
     return folder / "audio"
 
 
@@ -120,7 +124,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def expected_features(audio: Path) -> list[np.ndarray]:
-    return [log_mel(decode(flac, "")[0]).astype(np.float16) for flac in read_audio(audio)[1]]
+    return [log_mel(decode(clip, "")[0]).astype(np.float16) for clip in read_audio(audio)[1]]
 
 
 @pytest.mark.parametrize("loaded", [False, True])
@@ -177,7 +181,7 @@ def test_shards_are_whole_wherever_recordings_end(seconds, tmp_path, monkeypatch
     rows = [{"recording_id": f"r{n}", "speaker_id": "s", "location": f"{tmp_path}/{n}.wav"} for n in range(len(seconds))]
     for row, duration_s in zip(rows, seconds, strict=True):
         soundfile.write(row["location"], RNG.normal(0, 0.1, round(16_000 * duration_s)), 16_000)
-    settings = Resample(engine="soxr", min_duration_s=0.005, max_bad_fraction=0.0)
+    settings = Resample(engine="soxr", encoding="flac", min_duration_s=0.005, max_bad_fraction=0.0)
     resample_corpus(as_recordings(pd.DataFrame(rows), "test"), tmp_path / "audio", settings)
     extract_corpus(tmp_path / "audio", tmp_path / "store")
     n_frames = round(100 * sum(seconds))
@@ -187,16 +191,32 @@ def test_shards_are_whole_wherever_recordings_end(seconds, tmp_path, monkeypatch
     assert len(list((tmp_path / "store/features.zarr/features/c").glob("*/0"))) == -(-n_frames // 100)
 
 
-def test_resampled_audio_that_is_damaged_is_refused(tmp_path):
-    audio = resampled_corpus(tmp_path)
+def test_audio_kept_as_wav_gives_the_same_store_byte_for_byte(audio, tmp_path):
+    for encoding in ("flac", "wav"):
+        extract_corpus(resampled_corpus(tmp_path, encoding), tmp_path / encoding)
+        (clip, *_) = read_audio(audio)[1]
+        assert soundfile.info(io.BytesIO(clip)).format == encoding.upper()
+    assert files(tmp_path / "flac") == files(tmp_path / "wav")
+
+
+@pytest.mark.parametrize("encoding", ["flac", "wav"])
+@pytest.mark.parametrize(
+    ("column", "damage", "message"),
+    [
+        ("n_samples", lambda n_samples: n_samples - 4799, "30 frames of 1"),
+        ("audio", lambda clip: clip | {"bytes": clip["bytes"][:4]}, "neither libsndfile nor FFmpeg can read it"),
+        ("audio", lambda clip: clip | {"bytes": b""}, "neither libsndfile nor FFmpeg can read it"),
+        ("audio", lambda clip: clip | {"bytes": clip["bytes"][: len(clip["bytes"]) // 2]}, "truncated"),
+        ("audio", lambda clip: clip | {"bytes": bytes(4) + clip["bytes"][4:]}, "neither libsndfile nor FFmpeg can read it"),
+    ],
+)
+def test_resampled_audio_that_is_damaged_is_refused(tmp_path, encoding, column, damage, message):
+    audio = resampled_corpus(tmp_path, encoding)
     table = pq.read_table(audio / "part-00000.parquet")
-    for damage, message in (
-        (table.set_column(table.column_names.index("n_samples"), "n_samples", [[1, 2, 3, 4, 5, 6]]), "30 frames of 1"),
-        (table.set_column(table.column_names.index("audio"), "audio", [[{"bytes": b"fLaC", "path": ""}] * 6]), "neither libsnd"),
-    ):
-        pq.write_table(damage, audio / "part-00000.parquet")
-        with pytest.raises(InputError, match=rf"part-00000\.parquet: {message}.*audio is damaged; delete"):
-            extract_corpus(audio, tmp_path / "store")
+    damaged = pa.array([damage(value) for value in table[column].to_pylist()], table.schema.field(column).type)
+    pq.write_table(table.set_column(table.column_names.index(column), column, damaged), audio / "part-00000.parquet")
+    with pytest.raises(InputError, match=rf"part-00000\.parquet: {message}.*audio is damaged; delete"):
+        extract_corpus(audio, tmp_path / "store")
 
 
 def test_a_store_that_is_not_whole_is_refused_by_name(audio, tmp_path):

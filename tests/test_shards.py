@@ -22,7 +22,7 @@ from speakerprint.recordings import as_recordings, write_recordings
 from speakerprint.shards import make_shards
 
 PROJECT = Path(__file__).parents[1]
-SETTINGS = Resample(engine="soxr", min_duration_s=0.1, max_bad_fraction=0.0)
+SETTINGS = Resample(engine="soxr", encoding="flac", min_duration_s=0.1, max_bad_fraction=0.0)
 N_CLIPS = 24
 # Both stages as a process of their own, with shards so small that there are many.
 STAGES = """
@@ -32,7 +32,7 @@ from speakerprint.recordings import read_recordings
 
 audio.SHARD_ROWS = 2
 store.CHUNK_FRAMES = store.SHARD_FRAMES = 25
-settings = Resample(engine="soxr", min_duration_s=0.1, max_bad_fraction=0.0)
+settings = Resample(engine="soxr", encoding="flac", min_duration_s=0.1, max_bad_fraction=0.0)
 audio.resample_corpus(read_recordings("selection.parquet"), "run/audio", settings)
 
 from speakerprint.features import extract_corpus

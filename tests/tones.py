@@ -63,5 +63,5 @@ def write_project(root: Path, corpus: str) -> None:
     selection = as_recordings(pd.DataFrame(rows), "test")
     audio, features = root / "data/audio" / corpus, root / "data/features/evaluate" / corpus
     with joblib.parallel_config("threading"):  # processes take seconds to start
-        resample_corpus(selection, audio, Resample(engine="soxr", min_duration_s=0.1, max_bad_fraction=0.0))
+        resample_corpus(selection, audio, Resample(engine="soxr", encoding="flac", min_duration_s=0.1, max_bad_fraction=0.0))
         extract_corpus(audio, features)

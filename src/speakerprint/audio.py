@@ -1,4 +1,4 @@
-"""Decode and resample recordings, and keep them as parquet shards of 16 kHz mono FLAC.
+"""Decode and resample recordings, and keep them as parquet shards of 16 kHz mono, in 16-bit FLAC or WAV.
 
 The shards open with ``datasets.load_dataset("parquet", data_files="…/part-*.parquet")``: ``audio`` is an ``Audio`` column.
 """
@@ -32,7 +32,7 @@ METADATA_TOLERANCE = 0.1  # of the duration that a corpus's metadata give
 MP3_LENGTH_HEADERS = (b"Xing", b"Info", b"VBRI")
 RIFF_SIZE_UNKNOWN = 0x7FFF_0000  # a WAV written to a pipe says at least this much
 FLAC_LEVEL = 0.0  # of 0-1; the quickest to write and to read, for 5-7 % more bytes than the default
-SHARD_ROWS = 512  # 5 s each: 60 MB
+SHARD_ROWS = 512  # 5 s each: at most 82 MB
 ROWS_PER_GROUP = 64  # rows that a reader or writer holds in memory at once
 PLAIN_FILE, ABSENT = -1, -2  # in place of where a clip starts
 
@@ -144,12 +144,13 @@ def resample(samples: np.ndarray, from_hz: int, to_hz: int, engine: Literal["sox
     return resample_with_resampy(samples, from_hz, to_hz, filter="kaiser_best")
 
 
-def encode_flac(samples: np.ndarray) -> bytes:
-    """(n_samples,) at 16 kHz as a 16-bit FLAC file; samples beyond [-1, 1] are clipped."""
+def encode(samples: np.ndarray, encoding: Literal["flac", "wav"]) -> bytes:
+    """(n_samples,) at 16 kHz as a 16-bit FLAC or WAV file, of the same samples; those beyond [-1, 1] are clipped."""
     scaled = np.rint(samples * 2**15)
     pcm = np.clip(scaled, -(2**15), 2**15 - 1, out=scaled).astype(np.int16)
     stream = io.BytesIO()
-    soundfile.write(stream, pcm, SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16", compression_level=FLAC_LEVEL)
+    level = FLAC_LEVEL if encoding == "flac" else None
+    soundfile.write(stream, pcm, SAMPLE_RATE_HZ, format=encoding.upper(), subtype="PCM_16", compression_level=level)
     return stream.getvalue()
 
 
@@ -179,11 +180,12 @@ def report_of(recordings: pd.DataFrame, duration_s: float) -> dict[str, Any]:
 def resample_corpus(
     selection: pd.DataFrame, folder: str | Path, settings: Resample, unfinished: str | Path | None = None
 ) -> dict[str, Any]:
-    """Write the selected recordings as 16 kHz mono FLAC into ``folder/part-00000.parquet``, …, and return a report.
+    """Write the selected recordings as 16 kHz mono into ``folder/part-00000.parquet``, …, and return a report.
 
     A shard holds SHARD_ROWS rows of the selection, in its order, less those that are bad: absent, undecodable, truncated, too
     short or silent, which the report lists. Its columns are those of a recording (``duration_s`` now exact), ``n_samples``
-    (int64) and ``audio`` (FLAC). Clips that lie in archives or parquet files are first copied into one file.
+    (int64) and ``audio`` (files in ``settings.encoding``). Clips that lie in archives or parquet files are first copied into
+    one file.
 
     All is made in the folder ``unfinished`` (``folder`` with that suffix, unless given) and moved when it is whole; a run that
     was killed goes on from there. Raises InputError if more than ``settings.max_bad_fraction`` of the recordings are bad, or
@@ -277,7 +279,7 @@ class _AudioShard:
         rows = json.loads(self.recordings.to_json(orient="values", double_precision=15))
         located = zip(self.recordings["location"], self.spans.tolist(), strict=True)
         clips = [file_state(self.root / location) if span[0] == PLAIN_FILE else span for location, span in located]
-        return [rows, clips, self.spool.name, self.settings.engine, self.settings.min_duration_s]
+        return [rows, clips, self.spool.name, self.settings.engine, self.settings.encoding, self.settings.min_duration_s]
 
     def make(self) -> dict[str, Any]:
         bad: list[dict[str, str]] = []
@@ -285,7 +287,7 @@ class _AudioShard:
         recordings = pa.Table.from_pandas(self.recordings, schema=SCHEMA, preserve_index=False)
         with (
             self.spool.open("rb") as spool,
-            # FLAC is dense already
+            # FLAC is dense already, and WAV is chosen for speed
             pq.ParquetWriter(self.path, self.schema, compression="none", use_dictionary=False) as writer,
         ):
             for start in range(0, len(recordings), ROWS_PER_GROUP):
@@ -300,7 +302,8 @@ class _AudioShard:
                         continue
                     good.append(number)
                     n_samples.append(len(samples))
-                    audio.append({"bytes": encode_flac(samples), "path": f"{row['recording_id']}.flac"})
+                    encoding = self.settings.encoding
+                    audio.append({"bytes": encode(samples, encoding), "path": f"{row['recording_id']}.{encoding}"})
                 if not good:
                     continue
                 total += sum(n_samples)
@@ -354,8 +357,8 @@ def read_table(folder: str | Path) -> pd.DataFrame:
     return pa.concat_tables(tables).to_pandas().assign(shard=shards, row=rows)
 
 
-def read_flacs(shard: str | Path, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-    """FLAC files of a shard's rows from ``start`` up to ``stop`` or its end, in order; one row group at a time is in memory."""
+def read_encoded(shard: str | Path, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+    """Audio files of a shard's rows from ``start`` up to ``stop`` or its end, in order; one row group at a time is in memory."""
     with pq.ParquetFile(shard) as file:
         stop = file.metadata.num_rows if stop is None else stop
         first = 0
@@ -368,10 +371,10 @@ def read_flacs(shard: str | Path, start: int = 0, stop: int | None = None) -> It
 
 
 def read_audio(folder: str | Path) -> tuple[pd.DataFrame, Iterator[bytes]]:
-    """The recordings that resample_corpus wrote into ``folder``, and their FLAC files in the same order, read as asked for.
+    """The recordings that resample_corpus wrote into ``folder``, and their audio files in the same order, read as asked for.
 
     Raises InputError if there are none or a shard is damaged.
     """
     table = read_table(folder)
-    flacs = (flac for shard in table["shard"].cat.categories for flac in read_flacs(shard))
-    return table[SCHEMA.names], flacs
+    clips = (clip for shard in table["shard"].cat.categories for clip in read_encoded(shard))
+    return table[SCHEMA.names], clips

@@ -65,9 +65,9 @@ def hear(samples: NDArray[np.float32]) -> Sound:
     )
 
 
-def hear_flac(flac: bytes) -> Sound:
+def hear_encoded(clip: bytes) -> Sound:
     """`hear` an encoded recording of a corpus."""
-    return hear(decode(flac, "audio")[0])
+    return hear(decode(clip, "audio")[0])
 
 
 # --- a recording against its speaker's others -------------------------------------------------------------------------------

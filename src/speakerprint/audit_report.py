@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from speakerprint import params
 from speakerprint.audio import SAMPLE_RATE_HZ, decode, read_audio
-from speakerprint.audit import KINDS, WORST, Audit, Finding, audit, hear_flac, name_of
+from speakerprint.audit import KINDS, WORST, Audit, Finding, audit, hear_encoded, name_of
 from speakerprint.errors import InputError
 from speakerprint.evaluation import Embedder, embed_store
 from speakerprint.report import MAX_AUDIO_BYTES, MAX_LISTEN_S, PAGES, encode_opus
@@ -43,9 +43,9 @@ def audit_corpora(names: Sequence[str], model: Embedder, settings: params.Audit)
     tables, sounds, embeddings, places = [], [], [], []
     for name in names:
         store = _store(name)
-        recordings, flacs = read_audio(f"data/audio/{name}")
+        recordings, clips = read_audio(f"data/audio/{name}")
         good = recordings["recording_id"].isin(store.recordings["recording_id"])  # features may have been had of fewer
-        heard = in_parallel(hear_flac, (flac for flac, is_good in zip(flacs, good, strict=True) if is_good))
+        heard = in_parallel(hear_encoded, (clip for clip, is_good in zip(clips, good, strict=True) if is_good))
         sounds += tqdm(heard, f"listen to {name}", len(store), unit="recording", disable=None)
         tables.append(store.recordings.assign(corpus=name))
         embeddings.append(embed_store(store, model, settings.batch_s))
@@ -122,18 +122,18 @@ def read_shown(found: Audit) -> dict[int, bytes]:
     rows = {row for one in chain(*worst) for row in (one.recording, one.other) if row is not None}
     audio: dict[int, bytes] = {}
     room = MAX_AUDIO_BYTES
-    for row, flac in _flacs(found.recordings, rows):
-        opus = encode_opus(decode(flac, "audio")[0][: round(MAX_LISTEN_S * SAMPLE_RATE_HZ)], SAMPLE_RATE_HZ)
+    for row, clip in _encoded(found.recordings, rows):
+        opus = encode_opus(decode(clip, "audio")[0][: round(MAX_LISTEN_S * SAMPLE_RATE_HZ)], SAMPLE_RATE_HZ)
         room -= len(opus)
         if room >= 0:
             audio[row] = opus
     return audio
 
 
-def _flacs(recordings: pd.DataFrame, rows: set[int]) -> Iterator[tuple[int, bytes]]:
+def _encoded(recordings: pd.DataFrame, rows: set[int]) -> Iterator[tuple[int, bytes]]:
     wanted = {(recordings["corpus"].iat[row], recordings["recording_id"].iat[row]): row for row in rows}
     for corpus in dict.fromkeys(corpus for corpus, _ in wanted):
-        table, flacs = read_audio(f"data/audio/{corpus}")
-        for name, flac in zip(table["recording_id"], flacs, strict=True):
+        table, clips = read_audio(f"data/audio/{corpus}")
+        for name, clip in zip(table["recording_id"], clips, strict=True):
             if (corpus, name) in wanted:
-                yield wanted[corpus, name], flac
+                yield wanted[corpus, name], clip

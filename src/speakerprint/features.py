@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 from transformers import WhisperFeatureExtractor
 
-from speakerprint.audio import SAMPLE_RATE_HZ, UndecodableAudio, decode, read_flacs, read_table, report_of
+from speakerprint.audio import SAMPLE_RATE_HZ, UndecodableAudio, decode, read_encoded, read_table, report_of
 from speakerprint.errors import InputError
 from speakerprint.recordings import write_recordings
 from speakerprint.shards import file_state, make_shards, move_whole
@@ -106,10 +106,10 @@ class _FeatureShard:
 
     def make(self) -> dict[str, Any]:
         features = np.empty((self.stop - self.start, N_MELS), DTYPE)
-        flacs = ((path, flac) for path, low, high in self.audio for flac in read_flacs(path, low, high))
-        for begin, end, (path, flac) in zip(self.offsets, self.offsets[1:], flacs, strict=False):
+        clips = ((path, clip) for path, low, high in self.audio for clip in read_encoded(path, low, high))
+        for begin, end, (path, clip) in zip(self.offsets, self.offsets[1:], clips, strict=False):
             try:
-                frames = log_mel(decode(flac, path)[0])
+                frames = log_mel(decode(clip, path)[0])
             except UndecodableAudio as error:
                 raise _damaged(error) from None
             if len(frames) != end - begin:

@@ -168,6 +168,7 @@ class Language(Section):
 
 class Resample(Section):
     engine: Literal["soxr", "resampy"]
+    encoding: Literal["flac", "wav"]
     min_duration_s: Positive
     max_bad_fraction: Fraction
 

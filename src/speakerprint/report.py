@@ -118,10 +118,10 @@ def read_corpus(corpus: str, embedder: SpeakerEmbedder) -> Voices:
 
     def audio(indices: Sequence[int]) -> Iterator[tuple[np.ndarray, int]]:
         wanted = {ids[index] for index in indices}
-        recordings, flacs = read_audio(f"data/audio/{corpus}")
-        for name, flac in zip(recordings["recording_id"], flacs, strict=True):
+        recordings, clips = read_audio(f"data/audio/{corpus}")
+        for name, clip in zip(recordings["recording_id"], clips, strict=True):
             if name in wanted:
-                yield decode(flac, name)
+                yield decode(clip, name)
 
     metrics = Path(f"metrics/{corpus}.json")
     evaluation = json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else None

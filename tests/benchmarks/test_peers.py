@@ -43,7 +43,7 @@ def audio(tmp_path_factory):
             rows.append({"recording_id": path.stem, "speaker_id": speaker, "locale": locale, "location": str(path)})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LOKY_MAX_CPU_COUNT", "1")
-        settings = Resample(engine="soxr", min_duration_s=0.1, max_bad_fraction=0.0)
+        settings = Resample(engine="soxr", encoding="flac", min_duration_s=0.1, max_bad_fraction=0.0)
         resample_corpus(as_recordings(pd.DataFrame(rows), "test"), folder / "audio/report", settings)
     return folder / "audio"
 

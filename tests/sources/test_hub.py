@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import HfFileSystem, constants
 
-from speakerprint.audio import encode_flac, read_audio, resample_corpus
+from speakerprint.audio import encode, read_audio, resample_corpus
 from speakerprint.errors import InputError
 from speakerprint.params import Filter, HubSource, Resample
 from speakerprint.recordings import SCHEMA
@@ -178,14 +178,18 @@ def test_from_the_repository_to_resampled_audio_of_the_selected_alone(
 ) -> None:
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
     waveforms = [np.linspace(-0.5, 0.5, 1600 + 160 * number, dtype=np.float32) for number in range(4)]
-    write_split(repository, {**ROWS, "audio": [encode_flac(waveforms[0]), b"no audio", encode_flac(waveforms[2]), b"no audio"]})
+    write_split(
+        repository, {**ROWS, "audio": [encode(waveforms[0], "flac"), b"no audio", encode(waveforms[2], "flac"), b"no audio"]}
+    )
     recordings = read(repository)
     selection, _ = select(recordings, Filter(**{**KEEP_EVERYTHING, "max_recordings_per_speaker": 1, "min_up_votes": 1}))
     assert selection["recording_id"].tolist() == ["c"]
-    resample_corpus(selection, tmp_path / "audio", Resample(engine="soxr", min_duration_s=0.1, max_bad_fraction=0.0))
-    written, flacs = read_audio(tmp_path / "audio")
+    resample_corpus(
+        selection, tmp_path / "audio", Resample(engine="soxr", encoding="flac", min_duration_s=0.1, max_bad_fraction=0.0)
+    )
+    written, clips = read_audio(tmp_path / "audio")
     assert written["duration_s"].tolist() == pytest.approx([len(waveforms[2]) / 16_000])
-    assert list(flacs) == [encode_flac(waveforms[2])]
+    assert list(clips) == [encode(waveforms[2], "flac")]
 
 
 # --- the hub, as a stand-in on this machine -----------------------------------------------------------------------------

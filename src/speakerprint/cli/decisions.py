@@ -178,7 +178,9 @@ def evaluate(
     )
     with tempfile.TemporaryDirectory() as folder:  # the pipeline's own stages, so that its figures come out
         audio, features = Path(folder, "audio"), Path(folder, "features")
-        report = resample_corpus(table, audio, params.Resample(engine="soxr", min_duration_s=0.1, max_bad_fraction=1.0))
+        report = resample_corpus(
+            table, audio, params.Resample(engine="soxr", encoding="flac", min_duration_s=0.1, max_bad_fraction=1.0)
+        )
         extract_corpus(audio, features)
         for bad in report["bad"]:
             typer.echo(f"warning: {bad['location']} is left out: {bad['reason']}", err=True)
