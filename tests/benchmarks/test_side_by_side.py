@@ -94,7 +94,7 @@ def test_it_runs_as_the_command_that_make_bench_calls(tmp_path):
     environment = os.environ | {"PYTHONPATH": f"src{os.pathsep}."}
     run = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert len(json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["rows"]) == 4
+    assert len(json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["rows"]) == 6
 
 
 def test_make_bench_is_listed():
