@@ -14,7 +14,7 @@ from speakerprint import audio
 from speakerprint.audio import UndecodableAudio, decode, encode, read_audio, read_encoded, resample, resample_corpus
 from speakerprint.errors import InputError
 from speakerprint.params import Resample
-from speakerprint.recordings import SCHEMA, as_recordings
+from speakerprint.recordings import SCHEMA, RecordingsFile, as_recordings, write_recordings
 from speakerprint.sources.clips import read_clips
 
 SETTINGS = Resample(engine="soxr", encoding="flac", min_duration_s=0.1, max_bad_fraction=0.6)
@@ -190,6 +190,28 @@ def test_the_shards_keep_the_recordings_and_their_exact_duration(selection, tmp_
         assert np.abs(np.fft.rfft(samples)).argmax() * 16_000 / len(samples) == pytest.approx(300 + 100 * number, abs=2)
     assert report == {"recordings": 7, "speakers": 2, "hours": round(5.6 / 3600, 3), "bad": []}
     json.dumps(report)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_selection_in_a_file_gives_the_same_as_one_in_memory(selection, tmp_path, monkeypatch, packed):
+    monkeypatch.setattr(audio, "SHARD_ROWS", 2)
+    monkeypatch.setattr("speakerprint.recordings.CHUNK_ROWS", 4)
+    for bad in (1, 3, 5, 4):  # all of one speaker's, and a shard's
+        (tmp_path / f"clip{bad}.wav").write_bytes(b"")
+    if packed:
+        with tarfile.open(tmp_path / "clips.tar", "w") as tar:
+            for path in sorted(tmp_path.glob("*.wav"), reverse=True):
+                tar.add(path, path.name)
+        inside = selection["location"].str.replace("/clip", "/clips.tar/clip")
+        selection["location"] = selection["location"].where(selection.index % 3 == 0, inside)  # some are plain files
+    settings = SETTINGS.model_copy(update={"max_bad_fraction": 0.6})
+    write_recordings(selection, tmp_path / "selection.parquet")
+    in_memory = resample_corpus(selection, tmp_path / "in_memory", settings)
+    in_file = resample_corpus(RecordingsFile(tmp_path / "selection.parquet"), tmp_path / "in_file", settings)
+    assert in_file == in_memory
+    assert shards(tmp_path / "in_file") == shards(tmp_path / "in_memory")
+    assert [in_file["recordings"], in_file["speakers"]] == [3, 1]
+    assert [row["recording_id"] for row in in_file["bad"]] == ["r1", "r3", "r4", "r5"]
 
 
 @pytest.mark.parametrize("encoding", ["flac", "wav"])

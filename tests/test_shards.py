@@ -5,6 +5,7 @@ import sys
 import time
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 
 import joblib
@@ -127,7 +128,7 @@ def interrupted_after(n_shards: int, monkeypatch) -> None:
     with monkeypatch.context() as patch, pytest.raises(InterruptedError):
 
         def stopping(all_shards, folder):
-            yield from make_shards(all_shards[:n_shards], folder)
+            yield from make_shards(islice(all_shards, n_shards), folder)
             raise InterruptedError
 
         patch.setattr(audio, "make_shards", stopping)

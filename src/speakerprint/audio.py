@@ -6,7 +6,7 @@ The shards open with ``datasets.load_dataset("parquet", data_files="…/part-*.p
 import io
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from speakerprint.errors import InputError
 from speakerprint.params import Resample
-from speakerprint.recordings import SCHEMA
+from speakerprint.recordings import SCHEMA, RecordingsFile
 from speakerprint.shards import digest, file_state, make_shards, move_whole
 from speakerprint.sources.clips import containers, read_clips, read_file
 
@@ -171,21 +171,20 @@ def _refuse_too_many_bad(bad: list[dict[str, str]], n_recordings: int, max_bad_f
     )
 
 
-def report_of(recordings: pd.DataFrame, duration_s: float) -> dict[str, Any]:
+def report_of(n_recordings: int, n_speakers: int, duration_s: float) -> dict[str, Any]:
     """The report that a stage over recordings leaves in git."""
-    speakers = int(recordings["speaker_id"].nunique())
-    return {"recordings": len(recordings), "speakers": speakers, "hours": round(duration_s / 3600, 3)}
+    return {"recordings": n_recordings, "speakers": n_speakers, "hours": round(duration_s / 3600, 3)}
 
 
 def resample_corpus(
-    selection: pd.DataFrame, folder: str | Path, settings: Resample, unfinished: str | Path | None = None
+    selection: pd.DataFrame | RecordingsFile, folder: str | Path, settings: Resample, unfinished: str | Path | None = None
 ) -> dict[str, Any]:
     """Write the selected recordings as 16 kHz mono into ``folder/part-00000.parquet``, …, and return a report.
 
     A shard holds SHARD_ROWS rows of the selection, in its order, less those that are bad: absent, undecodable, truncated, too
     short or silent, which the report lists. Its columns are those of a recording (``duration_s`` now exact), ``n_samples``
     (int64) and ``audio`` (files in ``settings.encoding``). Clips that lie in archives or parquet files are first copied into
-    one file.
+    one file. Of a selection in a file a chunk is in memory, and where each of its clips is.
 
     All is made in the folder ``unfinished`` (``folder`` with that suffix, unless given) and moved when it is whole; a run that
     was killed goes on from there. Raises InputError if more than ``settings.max_bad_fraction`` of the recordings are bad, or
@@ -194,49 +193,58 @@ def resample_corpus(
     unfinished = Path(unfinished or f"{folder}.unfinished").resolve()
     parts = unfinished / "parts"
     parts.mkdir(parents=True, exist_ok=True)
-    spool, spans = _unpack(selection["location"].tolist(), unfinished)
-    schema = _schema()
-    shards = [
-        _AudioShard(
-            path=parts / f"part-{number:05d}.parquet",
-            recordings=selection.iloc[start : start + SHARD_ROWS],
-            spans=spans[start : start + SHARD_ROWS],
-            spool=spool,
-            root=Path.cwd(),
-            settings=settings,
-            schema=schema,
-        )
-        for number, start in enumerate(range(0, len(selection), SHARD_ROWS))
-    ]
-    for stale in set(parts.iterdir()) - {shard.path for shard in shards}:
+    chunks = [selection] if isinstance(selection, pd.DataFrame) else selection
+    spool, spans = _unpack((chunk["location"].tolist() for chunk in chunks), unfinished)
+    schema, root = _schema(), Path.cwd()
+    paths = [parts / f"part-{number:05d}.parquet" for number in range(-(-len(spans) // SHARD_ROWS))]
+    for stale in set(parts.iterdir()) - set(paths):
         stale.unlink()
+    shards = (
+        _AudioShard(path, recordings, spans[start : start + SHARD_ROWS], spool, root, settings, schema)
+        for path, start, recordings in zip(paths, range(0, len(spans), SHARD_ROWS), _slices(chunks), strict=True)
+    )
     bad: list[dict[str, str]] = []
     n_samples = 0
-    with tqdm(total=len(selection), desc="resample", unit="recording", disable=None) as bar:
-        for shard, report in zip(shards, make_shards(shards, unfinished / "whole"), strict=True):
+    with tqdm(total=len(spans), desc="resample", unit="recording", disable=None) as bar:
+        for report in make_shards(shards, unfinished / "whole"):
             bad += report["bad"]
             n_samples += report["n_samples"]
-            bar.update(len(shard.recordings))
-    _refuse_too_many_bad(bad, len(selection), settings.max_bad_fraction)
+            bar.update(min(SHARD_ROWS, len(spans) - bar.n))
+    _refuse_too_many_bad(bad, len(spans), settings.max_bad_fraction)
     move_whole(parts, folder)
     shutil.rmtree(unfinished)
-    good = selection[~selection["recording_id"].isin([row["recording_id"] for row in bad])]
-    return report_of(good, n_samples / SAMPLE_RATE_HZ) | {"bad": bad}
+    unusable = {row["recording_id"] for row in bad}
+    speakers = {speaker for chunk in chunks for speaker in chunk["speaker_id"][~chunk["recording_id"].isin(unusable)].unique()}
+    return report_of(len(spans) - len(bad), len(speakers), n_samples / SAMPLE_RATE_HZ) | {"bad": bad}
 
 
-def _unpack(locations: list[str], folder: Path) -> tuple[Path, np.ndarray]:
+def _slices(chunks: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    """The rows of chunks, each of which but the last holds whole shards, by the shard."""
+    for chunk in chunks:
+        for start in range(0, len(chunk), SHARD_ROWS):
+            yield chunk.iloc[start : start + SHARD_ROWS]
+
+
+def _unpack(chunks: Iterable[list[str]], folder: Path) -> tuple[Path, np.ndarray]:
     """Copy the clips that lie in archives or parquet files into one file, where any process can read any of them.
 
-    Returns its path and ``spans`` as in _AudioShard. The index beside it names what is there: a killed run goes on after that.
+    chunks: the locations of all recordings. Returns the file's path and ``spans`` as in _AudioShard. The index beside it names
+    what is there: a killed run goes on after that.
     """
-    inside = list(containers(locations))
-    packed = [row for row, container in enumerate(inside) if container is not None]
-    state = [[container, file_state(container)] for container in sorted(set(filter(None, inside)))]
-    spool_path = folder / f"clips-{digest([state, [locations[row] for row in packed]])[:16]}"
+    n_recordings, packed, locations, archives = 0, [], [], set()
+    for chunk in chunks:
+        for row, (location, container) in enumerate(zip(chunk, containers(chunk), strict=True), n_recordings):
+            if container is not None:
+                packed.append(row)
+                locations.append(location)
+                archives.add(container)
+        n_recordings += len(chunk)
+    state = [[archive, file_state(archive)] for archive in sorted(archives)]
+    spool_path = folder / f"clips-{digest([state, locations])[:16]}"
     index_path = spool_path.with_suffix(".index")
     for stale in set(folder.glob("clips-*")) - {spool_path, index_path}:
         stale.unlink()
-    spans = np.full((len(locations), 2), PLAIN_FILE, np.int64)
+    spans = np.full((n_recordings, 2), PLAIN_FILE, np.int64)
     with spool_path.open("ab") as spool, index_path.open("a+b") as index:
         index.seek(0)
         known = index.read()
@@ -245,10 +253,10 @@ def _unpack(locations: list[str], folder: Path) -> tuple[Path, np.ndarray]:
         end = done[:, 1:].sum(axis=1).max(initial=0)
         index.truncate(done.nbytes)
         spool.truncate(end)
-        waiting = np.setdiff1d(packed, done[:, 0]).astype(int).tolist()
-        clips = read_clips([locations[row] for row in waiting])
-        for position, data in tqdm(clips, "unpack", len(waiting), unit="clip", disable=None):
-            row = waiting[position]
+        waiting = np.flatnonzero(np.isin(packed, done[:, 0], invert=True)).tolist()
+        clips = read_clips([locations[position] for position in waiting])
+        for number, data in tqdm(clips, "unpack", len(waiting), unit="clip", disable=None):
+            row = packed[waiting[number]]
             spans[row] = (ABSENT, 0) if data is None else (end, len(data))
             if data is not None:
                 end += spool.write(data)
@@ -338,8 +346,8 @@ def _resample_clip(data: bytes | None, location: str, expected_s: float | None, 
     return samples
 
 
-def read_table(folder: str | Path) -> pd.DataFrame:
-    """The recordings that resample_corpus wrote into ``folder``, with ``n_samples``, ``shard`` (a path) and ``row`` in the shard.
+def read_parts(folder: str | Path) -> Iterator[tuple[Path, pa.Table]]:
+    """The shards that resample_corpus wrote into ``folder``, in order: the path of each, and its recordings with ``n_samples``.
 
     Raises InputError if there are none or a shard is damaged.
     """
@@ -347,14 +355,12 @@ def read_table(folder: str | Path) -> pd.DataFrame:
     if not paths:
         raise InputError(f"{folder} holds no part-*.parquet; run `dvc repro` to make it")
     schema = SCHEMA.append(pa.field("n_samples", pa.int64()))
-    try:
-        tables = [pq.read_table(path, columns=schema.names).cast(schema) for path in paths]
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{folder} is damaged ({error}); delete it and run `dvc repro` to make it again") from None
-    sizes = [len(table) for table in tables]
-    shards = pd.Categorical.from_codes(np.repeat(np.arange(len(paths)), sizes), [str(path) for path in paths])
-    rows = np.concatenate([np.arange(size) for size in sizes])
-    return pa.concat_tables(tables).to_pandas().assign(shard=shards, row=rows)
+    for path in paths:
+        try:
+            table = pq.read_table(path, columns=schema.names).cast(schema)
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{folder} is damaged ({error}); delete it and run `dvc repro` to make it again") from None
+        yield path, table
 
 
 def read_encoded(shard: str | Path, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
@@ -375,6 +381,6 @@ def read_audio(folder: str | Path) -> tuple[pd.DataFrame, Iterator[bytes]]:
 
     Raises InputError if there are none or a shard is damaged.
     """
-    table = read_table(folder)
-    clips = (clip for shard in table["shard"].cat.categories for clip in read_encoded(shard))
-    return table[SCHEMA.names], clips
+    paths, tables = zip(*read_parts(folder), strict=True)
+    clips = (clip for path in paths for clip in read_encoded(path))
+    return pa.concat_tables(tables).select(SCHEMA.names).to_pandas(), clips

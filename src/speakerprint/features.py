@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from tqdm import tqdm
 from transformers import WhisperFeatureExtractor
 
-from speakerprint.audio import SAMPLE_RATE_HZ, UndecodableAudio, decode, read_encoded, read_table, report_of
+from speakerprint.audio import SAMPLE_RATE_HZ, UndecodableAudio, decode, read_encoded, read_parts, report_of
 from speakerprint.errors import InputError
 from speakerprint.recordings import write_recordings
 from speakerprint.shards import file_state, make_shards, move_whole
@@ -63,20 +62,27 @@ def extract_corpus(audio_folder: str | Path, out_folder: str | Path, unfinished:
     """
     unfinished = Path(unfinished or f"{out_folder}.unfinished").resolve()
     store = unfinished / "store"
-    table = read_table(Path(audio_folder).resolve())
-    offsets = np.concatenate([[0], np.cumsum(-(-table["n_samples"].to_numpy() // HOP_LENGTH))])
+    audio_folder = Path(audio_folder).resolve()
+    paths, lengths, speakers = [], [], set()
+    for path, table in read_parts(audio_folder):
+        paths.append(str(path))
+        lengths.append(table["n_samples"].to_numpy())
+        speakers.update(table["speaker_id"].unique().to_pylist())
+    n_samples = np.concatenate(lengths)
+    starts = np.cumsum([0, *map(len, lengths)])
+    offsets = np.concatenate([[0], np.cumsum(-(-n_samples // HOP_LENGTH))])
     create_store(store, offsets, {"sample_rate_hz": SAMPLE_RATE_HZ, "hop_length": HOP_LENGTH, "n_fft": N_FFT})
     bounds = shard_bounds(int(offsets[-1]))
-    shards = [_FeatureShard.of(table, offsets, store, number, *of_shard) for number, of_shard in enumerate(bounds)]
-    for stale in set(shard_path(store, 0).parent.glob("*")) - {shard.path for shard in shards}:
+    for stale in set(shard_path(store, 0).parent.glob("*")) - {shard_path(store, number) for number in range(len(bounds))}:
         shutil.rmtree(stale)
+    shards = (_FeatureShard.of(paths, starts, offsets, store, number, *of_shard) for number, of_shard in enumerate(bounds))
     with tqdm(total=int(offsets[-1]), desc="features", unit="frame", unit_scale=True, disable=None) as bar:
         for report in make_shards(shards, unfinished / "whole"):
             bar.update(report["frames"])
-    write_recordings(table, store / "recordings.parquet")
+    write_recordings((table.to_pandas() for _, table in read_parts(audio_folder)), store / "recordings.parquet")
     move_whole(store, out_folder)
     shutil.rmtree(unfinished)
-    return report_of(table, table["n_samples"].sum() / SAMPLE_RATE_HZ) | {"frames": int(offsets[-1])}
+    return report_of(len(n_samples), len(speakers), n_samples.sum() / SAMPLE_RATE_HZ) | {"frames": int(offsets[-1])}
 
 
 @dataclass(frozen=True)
@@ -89,12 +95,19 @@ class _FeatureShard:
     offsets: list[int]  # where those recordings' frames start in the store, and where the last one's end
 
     @classmethod
-    def of(cls, table: pd.DataFrame, offsets: np.ndarray, store: Path, number: int, start: int, stop: int) -> "_FeatureShard":
-        """The shard with those frames: of the recordings that have some of them, those at its ends in part."""
+    def of(
+        cls, paths: list[str], starts: np.ndarray, offsets: np.ndarray, store: Path, number: int, start: int, stop: int
+    ) -> "_FeatureShard":
+        """The shard with those frames: of the recordings that have some of them, those at its ends in part.
+
+        paths: the audio's shards, of which each holds the recordings starts[i] to starts[i + 1].
+        """
         first = int(np.searchsorted(offsets, start, side="right")) - 1
         last = int(np.searchsorted(offsets, stop, side="left"))
-        rows = table.iloc[first:last].groupby("shard", observed=True)["row"].agg(["min", "max"])
-        audio = [(str(path), int(low), int(high) + 1) for path, low, high in rows.itertuples()]
+        lowest, highest = np.searchsorted(starts, first, side="right") - 1, np.searchsorted(starts, last, side="left")
+        bounds = np.clip([first, last], starts[lowest:highest, None], starts[lowest + 1 : highest + 1, None])
+        rows = (bounds - starts[lowest:highest, None]).tolist()
+        audio = [(path, low, high) for path, (low, high) in zip(paths[lowest:highest], rows, strict=True)]
         return cls(store, number, start, stop, audio, offsets[first : last + 1].tolist())
 
     @property
