@@ -15,6 +15,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -71,10 +72,10 @@ class Tried:
         self.windows = statistics(model, [part for own in parts for part in own], len(self.owner))
         self.short = statistics(model, [central(clip, short) for clip in whole], len(whole))
         self.speaker_ids = store.speaker_ids
-        self.locales = np.unique(store.recordings["locale"].astype(str), return_inverse=True)[1]
+        self.locales = pd.factorize(store.recordings["locale"])[0]  # -1: not known
 
     def errors(self, project: "Projection") -> Iterator[float]:
-        """EER, in %, of whole recordings, of these within a locale where there are several, and of the central 2 s."""
+        """EER, in %, of whole recordings, of their trials within a locale where there are several, and of the central 2 s."""
         sums = np.zeros((len(self.speaker_ids), project.dim))
         np.add.at(sums, self.owner, project(self.windows))
         whole, short = (unit_vectors(one).astype(np.float32) for one in (sums, project(self.short)))
