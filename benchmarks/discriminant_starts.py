@@ -1,17 +1,18 @@
-"""What decides the closed-form start: linear discriminant analysis of a frozen encoder's statistics, in many settings at once.
+r"""What decides the closed-form start: linear discriminant analysis of a frozen encoder's statistics, in many settings at once.
 
     python -m benchmarks.discriminant_starts data/features/evaluate/{french,locales,speechocean}_validation \
         --train data/features/train/*_train
 
-`train` with train.steps=0 gives the same model, one setting a run (experiments/starts). Here each recording is encoded once: the
+`train` with train.steps=0, discriminant.views=0, sampling.speeds=[1.0] and train.validation_speakers=0 gives nearly the same
+model (its centre is of at most 4,000 recordings), one setting a run: experiments/starts. Here each recording is encoded once: the
 statistics (mean and standard deviation over time) of the lowest layers of a central crop of each training recording, and of each
 window, and of the central 2 s, of each recording that is tried. All else is linear algebra. A table: EER in % of whole
 recordings, and of their central 2 s, centred on the training recordings as model.centred does.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
-from itertools import product
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice, product
 from pathlib import Path
 
 import numpy as np
@@ -39,18 +40,23 @@ def central(clip: NDArray, n_frames: int) -> NDArray:
 
 
 @torch.inference_mode()
-def statistics(model: SpeakerModel, clips: Sequence[NDArray] | Iterator[NDArray], total: int) -> NDArray[np.float32]:
-    """What the model pools of each clip, (clips, width)."""
-    rows, waiting = [], []
-    for number, clip in enumerate(tqdm(clips, "statistics", total, unit="clip", disable=None), 1):
-        waiting.append(clip)
-        if len(waiting) == BATCH or number == total:
-            features, mask = pad_batch(waiting)
-            lengths = None if mask.all() else torch.from_numpy(mask.sum(axis=1))
-            with torch.autocast("cpu", torch.bfloat16, enabled=native_bf16("cpu")):
-                rows.append(model.pool(*model.encode(torch.from_numpy(features), lengths)).float().numpy())
-            waiting = []
+def statistics(model: SpeakerModel, clips: Iterable[NDArray], total: int) -> NDArray[np.float32]:
+    """What the model pools of each of the `total` clips, (clips, width)."""
+    rows, waiting = [], iter(tqdm(clips, "statistics", total, unit="clip", disable=None))
+    for batch in iter(lambda: list(islice(waiting, BATCH)), []):
+        features, mask = pad_batch(batch)
+        lengths = None if mask.all() else torch.from_numpy(mask.sum(axis=1))
+        with torch.autocast("cpu", torch.bfloat16, enabled=native_bf16("cpu")):
+            rows.append(model.pool(*model.encode(torch.from_numpy(features), lengths)).float().numpy())
     return np.concatenate(rows)
+
+
+def some_layers(digits: str) -> list[int]:
+    """Layers given as their digits: 123."""
+    layers = [int(digit) for digit in digits]
+    if not layers or not set(layers) <= set(range(1, DIMS.n_layers + 1)):
+        raise ValueError
+    return layers
 
 
 def columns(layers: Sequence[int], n_layers: int) -> NDArray[np.int64]:
@@ -65,6 +71,7 @@ class Tried:
 
     def __init__(self, folder: Path, model: SpeakerModel):
         store = FeatureStore(folder)
+        self.name = folder.name
         n_frames, short = (round(s * FRAMES_PER_SECOND) for s in (model.settings.window_s, SHORT_S))
         whole = [store.frames(row).astype(np.float32) for row in range(len(store))]
         parts = [windows(clip, n_frames) for clip in whole]
@@ -84,8 +91,10 @@ class Tried:
             yield 100 * score_trials(whole, self.speaker_ids, pairs_within(self.locales)).equal_error_rate()[0]
         yield 100 * score_trials(short, self.speaker_ids).equal_error_rate()[0]
 
-    def heads(self, name: str) -> list[str]:
-        return [name, *([f"{name}, same locale"] if self.locales.max() > 0 else []), f"{name}, {SHORT_S:g} s"]
+    @property
+    def heads(self) -> list[str]:
+        within = [f"{self.name}, same locale"] if self.locales.max() > 0 else []
+        return [self.name, *within, f"{self.name}, {SHORT_S:g} s"]
 
 
 class Projection:
@@ -106,11 +115,12 @@ def main() -> None:
     parser.add_argument("stores", type=Path, nargs="+", help="feature stores whose recordings are tried")
     parser.add_argument("--train", type=Path, nargs="+", required=True, help="feature stores of the training speakers")
     parser.add_argument("--init-from", default="data/pretrained/encoder.safetensors", help="as train.init_from (%(default)s)")
-    parser.add_argument("--layers", nargs="+", default=["1", "12", "123", "1234"], help="of each setting (%(default)s)")
+    layers = [[1], [1, 2], [1, 2, 3], [1, 2, 3, 4]]
+    parser.add_argument("--layers", nargs="+", type=some_layers, default=layers, help="of each setting: 1 12 123 1234")
     parser.add_argument("--dims", type=int, nargs="+", default=[128, 256], help="of the embedding (%(default)s)")
     parser.add_argument("--shrinkages", type=float, nargs="+", default=[0.1, 0.3, 0.5], help="%(default)s")
     arguments = parser.parse_args()
-    n_layers = max(int(layer) for layers in arguments.layers for layer in layers)
+    n_layers = max(map(max, arguments.layers))
     params = load_params()
     settings = params.model.model_copy(
         update=dict(layers=n_layers, layer_combination="concatenate", convolution_channels=0, pooling="attentive_statistics")
@@ -123,14 +133,14 @@ def main() -> None:
     rows = statistics(model, crops, sum(map(len, stores)))
     named = [f"{number}/{speaker}" for number, store in enumerate(stores) for speaker in store.speaker_ids]
     speakers = np.unique(named, return_inverse=True)[1]
-    tried = {folder.name: Tried(folder, model) for folder in arguments.stores}
+    tried = [Tried(folder, model) for folder in arguments.stores]
 
-    heads = ["layers", "dim", "shrinkage", *(head for name, one in tried.items() for head in one.heads(name))]
+    heads = ["layers", "dim", "shrinkage", *(head for one in tried for head in one.heads)]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}", flush=True)
     for layers, dim, shrinkage in product(arguments.layers, arguments.dims, arguments.shrinkages):
-        project = Projection(rows, speakers, columns([int(layer) for layer in layers], n_layers), dim, shrinkage)
-        errors = [f"{error:.1f}" for one in tried.values() for error in one.errors(project)]
-        print(f"| {', '.join(layers)} | {dim} | {shrinkage:g} | {' | '.join(errors)} |", flush=True)
+        project = Projection(rows, speakers, columns(layers, n_layers), dim, shrinkage)
+        errors = [f"{error:.1f}" for one in tried for error in one.errors(project)]
+        print(f"| {', '.join(map(str, layers))} | {dim} | {shrinkage:g} | {' | '.join(errors)} |", flush=True)
 
 
 if __name__ == "__main__":

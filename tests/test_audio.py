@@ -14,7 +14,7 @@ from speakerprint import audio
 from speakerprint.audio import UndecodableAudio, decode, encode, read_audio, read_encoded, resample, resample_corpus
 from speakerprint.errors import InputError
 from speakerprint.params import Resample
-from speakerprint.recordings import SCHEMA, RecordingsFile, as_recordings, write_recordings
+from speakerprint.recordings import CHUNK_ROWS, SCHEMA, RecordingsFile, as_recordings, write_recordings
 from speakerprint.sources.clips import read_clips
 
 SETTINGS = Resample(engine="soxr", encoding="flac", min_duration_s=0.1, max_bad_fraction=0.6)
@@ -204,14 +204,36 @@ def test_a_selection_in_a_file_gives_the_same_as_one_in_memory(selection, tmp_pa
                 tar.add(path, path.name)
         inside = selection["location"].str.replace("/clip", "/clips.tar/clip")
         selection["location"] = selection["location"].where(selection.index % 3 == 0, inside)  # some are plain files
-    settings = SETTINGS.model_copy(update={"max_bad_fraction": 0.6})
     write_recordings(selection, tmp_path / "selection.parquet")
-    in_memory = resample_corpus(selection, tmp_path / "in_memory", settings)
-    in_file = resample_corpus(RecordingsFile(tmp_path / "selection.parquet"), tmp_path / "in_file", settings)
+    in_memory = resample_corpus(selection, tmp_path / "in_memory", SETTINGS)
+    in_file = resample_corpus(RecordingsFile(tmp_path / "selection.parquet"), tmp_path / "in_file", SETTINGS)
     assert in_file == in_memory
     assert shards(tmp_path / "in_file") == shards(tmp_path / "in_memory")
     assert [in_file["recordings"], in_file["speakers"]] == [3, 1]
     assert [row["recording_id"] for row in in_file["bad"]] == ["r1", "r3", "r4", "r5"]
+
+
+def test_a_chunk_of_a_table_is_whole_shards():
+    assert CHUNK_ROWS % audio.SHARD_ROWS == 0
+
+
+def test_unpacked_clips_stay_with_their_recordings_when_the_selection_changes_before_a_killed_run_goes_on(selection, tmp_path):
+    with tarfile.open(tmp_path / "clips.tar", "w") as tar:
+        for path in sorted(tmp_path.glob("*.wav")):
+            tar.add(path, path.name)
+    inside = selection["location"].str.replace("/clip", "/clips.tar/clip")
+    plain = selection["recording_id"].isin(["r1", "r3"])
+    packed = selection.assign(location=inside.where(~plain, selection["location"]))
+    (tmp_path / "clip1.wav").unlink()
+    strict = SETTINGS.model_copy(update={"max_bad_fraction": 0.0})
+    with pytest.raises(InputError, match="1 of 6 recordings are bad"):  # all is unpacked by then
+        resample_corpus(packed.iloc[[0, 1, 2, 4, 5, 6]], tmp_path / "out", strict)
+    resample_corpus(packed.iloc[[0, 2, 3, 4, 5, 6]], tmp_path / "out", strict)
+    table, clips = read_audio(tmp_path / "out")
+    for name, clip in zip(table["recording_id"], clips, strict=True):
+        samples, _ = soundfile.read(io.BytesIO(clip))
+        pitch_hz = np.abs(np.fft.rfft(samples)).argmax() * 16_000 / len(samples)
+        assert pitch_hz == pytest.approx(300 + 100 * int(name[1:]), abs=2)
 
 
 @pytest.mark.parametrize("encoding", ["flac", "wav"])

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+import torch
 import zarr
 from transformers import WhisperFeatureExtractor
 
@@ -92,6 +93,13 @@ def test_a_batch_is_padded_with_zeros_and_masked():
     assert mask.tolist() == [[1, 1, 0], [1, 1, 1]]
     np.testing.assert_array_equal(features[0], np.vstack([short, np.zeros((1, 80))]).T)
     np.testing.assert_array_equal(features[1], long.T)
+
+
+def test_features_are_the_same_inside_a_callers_autocast():
+    samples = RNG.normal(0, 0.1, 8000).astype(np.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = log_mel(samples)
+    np.testing.assert_array_equal(inside, log_mel(samples))
 
 
 # --- the store ------------------------------------------------------------------------------------------------------

@@ -29,12 +29,12 @@ N_CLIPS = 24
 STAGES = """
 from speakerprint import audio, store
 from speakerprint.params import Resample
-from speakerprint.recordings import read_recordings
+from speakerprint.recordings import RecordingsFile
 
 audio.SHARD_ROWS = 2
 store.CHUNK_FRAMES = store.SHARD_FRAMES = 25
 settings = Resample(engine="soxr", encoding="flac", min_duration_s=0.1, max_bad_fraction=0.0)
-audio.resample_corpus(read_recordings("selection.parquet"), "run/audio", settings)
+audio.resample_corpus(RecordingsFile("selection.parquet"), "run/audio", settings)
 
 from speakerprint.features import extract_corpus
 

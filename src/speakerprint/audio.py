@@ -32,7 +32,7 @@ METADATA_TOLERANCE = 0.1  # of the duration that a corpus's metadata give
 MP3_LENGTH_HEADERS = (b"Xing", b"Info", b"VBRI")
 RIFF_SIZE_UNKNOWN = 0x7FFF_0000  # a WAV written to a pipe says at least this much
 FLAC_LEVEL = 0.0  # of 0-1; the quickest to write and to read, for 5-7 % more bytes than the default
-SHARD_ROWS = 512  # 5 s each: at most 82 MB
+SHARD_ROWS = 512  # 5 s each: at most 82 MB; divides recordings.CHUNK_ROWS
 ROWS_PER_GROUP = 64  # rows that a reader or writer holds in memory at once
 PLAIN_FILE, ABSENT = -1, -2  # in place of where a clip starts
 
@@ -145,7 +145,7 @@ def resample(samples: np.ndarray, from_hz: int, to_hz: int, engine: Literal["sox
 
 
 def encode(samples: np.ndarray, encoding: Literal["flac", "wav"]) -> bytes:
-    """(n_samples,) at 16 kHz as a 16-bit FLAC or WAV file, of the same samples; those beyond [-1, 1] are clipped."""
+    """(n_samples,) at 16 kHz, clipped to [-1, 1], as a 16-bit file; FLAC and WAV decode to the same samples."""
     scaled = np.rint(samples * 2**15)
     pcm = np.clip(scaled, -(2**15), 2**15 - 1, out=scaled).astype(np.int16)
     stream = io.BytesIO()
@@ -211,10 +211,10 @@ def resample_corpus(
             n_samples += report["n_samples"]
             bar.update(min(SHARD_ROWS, len(spans) - bar.n))
     _refuse_too_many_bad(bad, len(spans), settings.max_bad_fraction)
-    move_whole(parts, folder)
-    shutil.rmtree(unfinished)
     unusable = {row["recording_id"] for row in bad}
     speakers = {speaker for chunk in chunks for speaker in chunk["speaker_id"][~chunk["recording_id"].isin(unusable)].unique()}
+    move_whole(parts, folder)
+    shutil.rmtree(unfinished)
     return report_of(len(spans) - len(bad), len(speakers), n_samples / SAMPLE_RATE_HZ) | {"bad": bad}
 
 
@@ -248,20 +248,20 @@ def _unpack(chunks: Iterable[list[str]], folder: Path) -> tuple[Path, np.ndarray
     with spool_path.open("ab") as spool, index_path.open("a+b") as index:
         index.seek(0)
         known = index.read()
-        done = np.frombuffer(known[: len(known) // 24 * 24], np.int64).reshape(-1, 3)  # row, start, size
-        spans[done[:, 0]] = done[:, 1:]
+        done = np.frombuffer(known[: len(known) // 24 * 24], np.int64).reshape(-1, 3)  # which of `locations`, start, size
+        spans[np.array(packed, np.int64)[done[:, 0]]] = done[:, 1:]
         end = done[:, 1:].sum(axis=1).max(initial=0)
         index.truncate(done.nbytes)
         spool.truncate(end)
-        waiting = np.flatnonzero(np.isin(packed, done[:, 0], invert=True)).tolist()
+        waiting = np.setdiff1d(np.arange(len(locations)), done[:, 0]).tolist()
         clips = read_clips([locations[position] for position in waiting])
         for number, data in tqdm(clips, "unpack", len(waiting), unit="clip", disable=None):
-            row = packed[waiting[number]]
-            spans[row] = (ABSENT, 0) if data is None else (end, len(data))
+            span = (ABSENT, 0) if data is None else (end, len(data))
+            spans[packed[waiting[number]]] = span
             if data is not None:
                 end += spool.write(data)
                 spool.flush()
-            index.write(np.array([row, *spans[row]]).tobytes())
+            index.write(np.array([waiting[number], *span]).tobytes())
             index.flush()
     return spool_path, spans
 

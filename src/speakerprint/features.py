@@ -2,7 +2,9 @@
 
 import functools
 import shutil
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ def _constants() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.hann_window(N_FFT), torch.from_numpy(filters.astype(np.float32))
 
 
+@torch.autocast("cpu", enabled=False)
 def log_mel(samples: np.ndarray) -> np.ndarray:
     """Log-mel features of (n_samples,) float32 at 16 kHz: (frames, mels) float32, frames = ceil(n_samples / 160), mels = 80.
 
@@ -69,7 +72,7 @@ def extract_corpus(audio_folder: str | Path, out_folder: str | Path, unfinished:
         lengths.append(table["n_samples"].to_numpy())
         speakers.update(table["speaker_id"].unique().to_pylist())
     n_samples = np.concatenate(lengths)
-    starts = np.cumsum([0, *map(len, lengths)])
+    starts = list(accumulate(map(len, lengths), initial=0))
     offsets = np.concatenate([[0], np.cumsum(-(-n_samples // HOP_LENGTH))])
     create_store(store, offsets, {"sample_rate_hz": SAMPLE_RATE_HZ, "hop_length": HOP_LENGTH, "n_fft": N_FFT})
     bounds = shard_bounds(int(offsets[-1]))
@@ -96,7 +99,7 @@ class _FeatureShard:
 
     @classmethod
     def of(
-        cls, paths: list[str], starts: np.ndarray, offsets: np.ndarray, store: Path, number: int, start: int, stop: int
+        cls, paths: list[str], starts: list[int], offsets: np.ndarray, store: Path, number: int, start: int, stop: int
     ) -> "_FeatureShard":
         """The shard with those frames: of the recordings that have some of them, those at its ends in part.
 
@@ -104,10 +107,8 @@ class _FeatureShard:
         """
         first = int(np.searchsorted(offsets, start, side="right")) - 1
         last = int(np.searchsorted(offsets, stop, side="left"))
-        lowest, highest = np.searchsorted(starts, first, side="right") - 1, np.searchsorted(starts, last, side="left")
-        bounds = np.clip([first, last], starts[lowest:highest, None], starts[lowest + 1 : highest + 1, None])
-        rows = (bounds - starts[lowest:highest, None]).tolist()
-        audio = [(path, low, high) for path, (low, high) in zip(paths[lowest:highest], rows, strict=True)]
+        parts = range(bisect_right(starts, first) - 1, bisect_left(starts, last))
+        audio = [(paths[i], max(first, starts[i]) - starts[i], min(last, starts[i + 1]) - starts[i]) for i in parts]
         return cls(store, number, start, stop, audio, offsets[first : last + 1].tolist())
 
     @property
@@ -120,7 +121,7 @@ class _FeatureShard:
     def make(self) -> dict[str, Any]:
         features = np.empty((self.stop - self.start, N_MELS), DTYPE)
         clips = ((path, clip) for path, low, high in self.audio for clip in read_encoded(path, low, high))
-        for begin, end, (path, clip) in zip(self.offsets, self.offsets[1:], clips, strict=False):
+        for (begin, end), (path, clip) in zip(pairwise(self.offsets), clips, strict=True):
             try:
                 frames = log_mel(decode(clip, path)[0])
             except UndecodableAudio as error:

@@ -33,7 +33,7 @@ SCHEMA = pa.schema(
 )
 GENDERS = ("male", "female", "other")
 REQUIRED = ("recording_id", "speaker_id", "location")
-CHUNK_ROWS = 8192  # of a table that are in memory at once, and in a row group of its file
+CHUNK_ROWS = 8192  # of a table that are in memory at once, and in a row group of its file; a multiple of audio.SHARD_ROWS
 BLOCK_ROWS = 64  # of a sorted chunk that are read back at once: of each chunk so many wait in memory
 
 
