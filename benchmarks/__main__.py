@@ -1,7 +1,7 @@
-"""All side-by-side measurements in one table, and in benchmarks/results.json with where and when they were taken.
+"""All side-by-side measurements in one table, and in benchmarks/results.json with where and when each was taken.
 
     make bench
-    python -m benchmarks --only training_step embedding
+    python -m benchmarks --only training_step embedding     # of the others the file keeps what it has
     python -m benchmarks --quick                            # small sizes, few rounds: minutes
 
 Each benchmark has a process of its own; one that lacks a package, a file or room on the disk is left out, by name. With the peers
@@ -45,19 +45,19 @@ def processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def measure_all(arguments: dict[str, dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Yield the rows of each benchmark named, run with its arguments."""
+def measure_all(arguments: dict[str, dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Yield each benchmark named, and its rows, run with its arguments."""
     for name, its in arguments.items():
         print(f"{name} ...", file=sys.stderr)
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             try:
-                yield pool.submit(measure, name, its).result()
+                yield name, pool.submit(measure, name, its).result()
             except (ModuleNotFoundError, InputError, OSError, subprocess.CalledProcessError) as error:
                 print(f"{name} is left out: {error}", file=sys.stderr)
 
 
-def circumstances(arguments: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Commit, processor, threads, date; what the benchmarks were given."""
+def circumstances() -> dict[str, Any]:
+    """Commit, processor, threads, date."""
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=PROJECT, stdout=subprocess.PIPE, text=True).stdout
     return {
         "commit": commit.strip() or None,
@@ -65,7 +65,6 @@ def circumstances(arguments: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "processor": processor(),
         "cores": os.cpu_count(),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
-        "arguments": arguments,
     }
 
 
@@ -78,10 +77,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=PROJECT / "benchmarks/results.json", help="%(default)s")
     given = parser.parse_args()
     arguments = {name: QUICK[name] if given.quick else {} for name in given.only}
-    about, rows = circumstances(arguments), []
-    for of_one in measure_all(arguments):
+    about, rows = circumstances(), []
+    results = json.loads(given.out.read_text("utf-8")) if given.out.exists() else {}
+    for name, of_one in measure_all(arguments):
         rows += of_one
-        given.out.write_text(json.dumps({**about, "rows": rows}, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        results[name] = {**about, "arguments": arguments[name], "rows": of_one}
+        given.out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", "utf-8")
     print(pd.DataFrame(rows).astype(object).fillna("").to_string(index=False))
 
 

@@ -79,14 +79,18 @@ def test_a_function_of_this_project_is_told_from_others():
     assert not bench_dvc.is_own("~:0(<built-in method posix.stat>)")
 
 
-def test_one_that_cannot_run_is_left_out_and_the_others_are_in_the_file(tmp_path, monkeypatch, capsys):
+def test_one_that_cannot_run_is_left_out_and_the_file_keeps_what_it_had_of_it(tmp_path, monkeypatch, capsys):
+    before = {"dvc": {"commit": "before", "rows": [1]}, "trials": {"commit": "before", "rows": []}}
+    (tmp_path / "out.json").write_text(json.dumps(before), encoding="utf-8")
     monkeypatch.setitem(QUICK, "trials", dict(n_speakers=10, rounds=1))
     monkeypatch.setitem(QUICK, "dvc", dict(store_gb=1e9, rounds=1))
     monkeypatch.setattr(sys, "argv", ["benchmarks", "--quick", "--only", "trials", "dvc", "--out", str(tmp_path / "out.json")])
     main()
     written = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
-    assert {row["benchmark"] for row in written["rows"]} == {"trials"}
-    assert {"commit", "date", "processor", "cores", "OMP_NUM_THREADS"} < set(written)
+    assert written["dvc"] == before["dvc"]
+    assert {row["benchmark"] for row in written["trials"]["rows"]} == {"trials"}
+    assert {"commit", "date", "processor", "cores", "OMP_NUM_THREADS", "arguments"} < set(written["trials"])
+    assert written["trials"]["commit"] != "before"
     assert "dvc is left out" in capsys.readouterr().err
 
 
@@ -95,7 +99,7 @@ def test_it_runs_as_the_command_that_make_bench_calls(tmp_path):
     environment = os.environ | {"PYTHONPATH": f"src{os.pathsep}."}
     run = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert len(json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["rows"]) == 6
+    assert len(json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["data_path"]["rows"]) == 6
 
 
 def test_make_bench_is_listed():
