@@ -52,11 +52,10 @@ def statistics(model: SpeakerModel, clips: Iterable[NDArray], total: int) -> NDA
 
 
 def some_layers(digits: str) -> list[int]:
-    """Layers given as their digits: 123."""
-    layers = [int(digit) for digit in digits]
-    if not layers or not set(layers) <= set(range(1, DIMS.n_layers + 1)):
-        raise ValueError
-    return layers
+    """Layers given as their digits: 123. Raises argparse.ArgumentTypeError for others than the encoder has."""
+    if not digits or not set(digits) <= set(map(str, range(1, DIMS.n_layers + 1))):
+        raise argparse.ArgumentTypeError(f"{digits!r}: expected layers from 1 to {DIMS.n_layers} as digits, such as 123")
+    return [int(digit) for digit in digits]
 
 
 def columns(layers: Sequence[int], n_layers: int) -> NDArray[np.int64]:
@@ -67,7 +66,7 @@ def columns(layers: Sequence[int], n_layers: int) -> NDArray[np.int64]:
 
 
 class Tried:
-    """A corpus's recordings as statistics, of their windows and of their central 2 s."""
+    """A corpus's recordings as statistics: of their windows, (windows, width), and of their central 2 s, (recordings, width)."""
 
     def __init__(self, folder: Path, model: SpeakerModel):
         store = FeatureStore(folder)
@@ -93,6 +92,7 @@ class Tried:
 
     @property
     def heads(self) -> list[str]:
+        """What `errors` yields, each with the corpus's name."""
         within = [f"{self.name}, same locale"] if self.locales.max() > 0 else []
         return [self.name, *within, f"{self.name}, {SHORT_S:g} s"]
 

@@ -1,3 +1,5 @@
+from argparse import ArgumentTypeError
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -104,7 +106,7 @@ def test_a_corpus_is_judged_as_the_model_would_embed_it(model, tmp_path):
 
 @pytest.mark.parametrize("digits", ["0", "7", "", "1x"])
 def test_layers_that_the_encoder_lacks_are_refused(digits):
-    with pytest.raises(ValueError):
+    with pytest.raises(ArgumentTypeError, match="expected layers from 1 to 6"):
         some_layers(digits)
     assert some_layers("136") == [1, 3, 6]
 
