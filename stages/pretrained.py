@@ -4,13 +4,13 @@ python -m stages.pretrained
 """
 
 from speakerprint.params import load_params
-from speakerprint.whisper import obtain_encoder
+from speakerprint.whisper import ENCODER_PATH, obtain_encoder
 from stages import run
 
 
 def main() -> None:
     params = load_params()
-    obtain_encoder(params.pretrained.source, "data/pretrained/encoder.safetensors")
+    obtain_encoder(params.pretrained.source, ENCODER_PATH)
 
 
 if __name__ == "__main__":

@@ -355,6 +355,21 @@ def test_a_model_of_another_kind_is_no_start(run):
         training.initial_model(run.recipe.model.model_copy(update={"embedding_dim": 9}), run.folder / "first/model")
 
 
+def test_a_new_head_goes_on_a_trained_encoder_and_whispers_further_layers(run, monkeypatch):
+    run("first", encoder_learning_rate=0.01)
+    trained = training.SpeakerModel.load(run.folder / "first/model").encoder.state_dict()
+    deeper = run.recipe.model.model_copy(update={"layers": run.recipe.model.layers + 1, "embedding_dim": 9})
+    whisper = training.SpeakerModel(deeper).encoder
+    monkeypatch.setattr(training, "load_encoder", lambda path, n_layers: whisper)
+    model = training.initial_model(deeper, run.folder / "first/model", new_head=True)
+    assert same({**whisper.state_dict(), **trained}, model.encoder.state_dict())
+    assert not same(whisper.state_dict(), model.encoder.state_dict())
+
+    run.recipe = replace(run.recipe, model=run.recipe.model.model_copy(update={"embedding_dim": 9}))
+    further = run("further", init_from=str(run.folder / "first/model"), new_head=True, steps=0)
+    assert all(torch.equal(weight, further[f"encoder.{name}"]) for name, weight in trained.items())
+
+
 def test_early_stopping_stops_after_validations_without_gain(run, monkeypatch):
     calls = []
     monkeypatch.setattr(training, "validate", lambda *_: calls.append(1) or 0.2)

@@ -341,6 +341,7 @@ class Discriminant(Section):
 
 class Train(Section):
     init_from: str
+    new_head: bool
     seed: Count
     steps: Count
     crop_s: Positive
@@ -361,6 +362,7 @@ class Train(Section):
     validation_max_recordings: PositiveInt
     validate_every_steps: PositiveInt
     early_stopping_validations: PositiveInt | None
+    kept_weights: Literal["best", "last"]
     checkpoint_every_steps: PositiveInt
 
     @model_validator(mode="after")

@@ -42,7 +42,7 @@ from speakerprint.params import Augmentation, Discriminant, Loss, Model, Samplin
 from speakerprint.sampling import SpeakerBatches
 from speakerprint.store import FRAMES_PER_SECOND, N_MELS, FeatureStore, pad_batch
 from speakerprint.trials import equal_error_rate
-from speakerprint.whisper import MAX_FRAMES, load_encoder
+from speakerprint.whisper import ENCODER_PATH, MAX_FRAMES, load_encoder
 
 BYTES_PER_FRAME = N_MELS * 2  # float16
 LOG_EVERY_STEPS = 10
@@ -485,25 +485,40 @@ def log_row(live: Live | None, row: dict[str, float]) -> None:
     live.make_summary()
 
 
-def initial_model(settings: Model, init_from: str | Path) -> SpeakerModel:
-    """A new model on Whisper's encoder (a file), or a trained one (a folder) to go on from.
+def initial_model(settings: Model, init_from: str | Path, new_head: bool = False) -> SpeakerModel:
+    """A new model on Whisper's encoder (a file), or a trained one (a folder) to go on from, or to take the encoder of.
 
-    Raises InputError if the trained one is not of the kind that the settings describe.
+    Raises InputError if the trained one is not of the kind that the settings describe, where its head is to be kept.
     """
     if not Path(init_from).is_dir():
         model = SpeakerModel(settings)
         model.encoder.load_state_dict(load_encoder(init_from, settings.layers).state_dict())
         return model
     model = SpeakerModel.load(init_from)
+    if new_head:
+        return with_new_head(settings, model)
     ours, theirs = settings.model_dump(), model.settings.model_dump()
     weighty = ours.keys() - {"window_s", "centred"}
     differ = [
         f"model.{key} is {ours[key]}, but there {theirs[key]}" for key in ours if key in weighty and ours[key] != theirs[key]
     ]
     if differ:
-        raise InputError(f"train.init_from is {init_from}, a model of another kind: {'; '.join(differ)}; make them equal")
+        raise InputError(
+            f"train.init_from is {init_from}, a model of another kind: {'; '.join(differ)}; make them equal, or set "
+            "train.new_head to true, to take only its encoder"
+        )
     model.settings = settings
     model.centre.zero_()  # of the speakers that it learned from
+    return model
+
+
+def with_new_head(settings: Model, trained: SpeakerModel) -> SpeakerModel:
+    """A new model on the encoder of a trained one, whose layers stand in place of Whisper's lowest; Whisper's others follow."""
+    model = SpeakerModel(settings)
+    if settings.layers > trained.settings.layers:
+        model.encoder.load_state_dict(load_encoder(ENCODER_PATH, settings.layers).state_dict())
+    kept = trained.encoder.state_dict()
+    model.encoder.load_state_dict({name: kept.get(name, weight) for name, weight in model.encoder.state_dict().items()})
     return model
 
 
@@ -627,7 +642,7 @@ def train(
     )
     if settings.steps <= settings.freeze_encoder_steps and settings.encoder_learning_rate > 0:
         accelerator.print("the encoder stays frozen: train.freeze_encoder_steps is no less than train.steps")
-    model = initial_model(recipe.model, settings.init_from)
+    model = initial_model(recipe.model, settings.init_from, settings.new_head)
     if settings.encoder_lora_rank:
         adapt(model.encoder, settings.encoder_lora_rank)
         model.encoder.requires_grad_(False)
@@ -641,7 +656,7 @@ def train(
         optimiser.load_state_dict(state["optimiser"])
         progress, start = Progress(**state["progress"]), state["start"]
         accelerator.print(f"resuming at step {progress.step} of {settings.steps} from {checkpoint.path}")
-    elif Path(settings.init_from).is_dir():
+    elif Path(settings.init_from).is_dir() and not settings.new_head:
         objective.to(accelerator.device)
         embeddings = embed_crops(model, (examples.crop(data, i, window, 0.5) for i in range(len(examples.labels))))
         start_centres(objective, torch.from_numpy(embeddings).to(accelerator.device), examples.labels)
@@ -726,7 +741,7 @@ def train(
                 )
 
     if accelerator.is_main_process:
-        if progress.best_model is None:
+        if progress.best_model is None or settings.kept_weights == "last":
             with averaged_with_start(model, start, settings.start_weight):
                 progress.best_model = copy_of_weights(model)
         else:

