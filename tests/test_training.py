@@ -524,9 +524,10 @@ def test_processes_share_a_batch_by_speakers(of_two_processes):
 def test_a_batch_in_parts_has_the_gradients_of_the_whole_in_one_process_or_two(of_two_processes, changes):
     whole = losses_and_gradients(**changes)
     (case,) = (name for name, settings in CASES.items() if settings == {"parts": 3, **changes})
-    tolerance = 0.05 if "bf16" in changes else 1e-5  # bfloat16 itself is as far from float32
+    # bfloat16 itself is as far from float32, and a processor may round other sizes of a batch otherwise
+    tolerance, of_loss = (0.05, 1e-3) if "bf16" in changes else (1e-5, 1e-6)
     for in_parts in (losses_and_gradients(**CASES[case]), of_two_processes[case]):
-        torch.testing.assert_close(in_parts["losses"], whole["losses"], atol=1e-5, rtol=1e-6)
+        torch.testing.assert_close(in_parts["losses"], whole["losses"], atol=1e-5, rtol=of_loss)
         assert agree(in_parts["gradients"], whole["gradients"], tolerance)
 
 
