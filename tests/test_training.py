@@ -370,6 +370,16 @@ def test_a_new_head_goes_on_a_trained_encoder_and_whispers_further_layers(run, m
     assert all(torch.equal(weight, further[f"encoder.{name}"]) for name, weight in trained.items())
 
 
+def test_the_last_weights_are_kept_where_that_is_asked_for(run, monkeypatch):
+    eers = iter([0.3, 0.1, 0.2, 0.2] * 2)  # at the start and every two of six steps
+    monkeypatch.setattr(training, "validate", lambda *_: next(eers))
+    best, last = run("best"), run("last", kept_weights="last")
+    assert not same(best, last)
+    better = iter([0.4, 0.3, 0.2, 0.1])
+    monkeypatch.setattr(training, "validate", lambda *_: next(better))
+    assert same(last, run("better to the end"))
+
+
 def test_early_stopping_stops_after_validations_without_gain(run, monkeypatch):
     calls = []
     monkeypatch.setattr(training, "validate", lambda *_: calls.append(1) or 0.2)
