@@ -27,7 +27,7 @@ from speakerprint.params import load_params
 from speakerprint.store import FRAMES_PER_SECOND, FeatureStore, pad_batch
 from speakerprint.training import initial_model
 from speakerprint.trials import pairs_within, score_trials, unit_vectors
-from speakerprint.whisper import DIMS
+from speakerprint.whisper import DIMS, ENCODER_PATH
 
 BATCH = 16
 SHORT_S = 2.0
@@ -114,7 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stores", type=Path, nargs="+", help="feature stores whose recordings are tried")
     parser.add_argument("--train", type=Path, nargs="+", required=True, help="feature stores of the training speakers")
-    parser.add_argument("--init-from", default="data/pretrained/encoder.safetensors", help="as train.init_from (%(default)s)")
+    parser.add_argument("--init-from", default=ENCODER_PATH, help="as train.init_from; of a model: its encoder (%(default)s)")
     layers = [[1], [1, 2], [1, 2, 3], [1, 2, 3, 4]]
     parser.add_argument("--layers", nargs="+", type=some_layers, default=layers, help="of each setting: 1 12 123 1234")
     parser.add_argument("--dims", type=int, nargs="+", default=[128, 256], help="of the embedding (%(default)s)")
@@ -125,7 +125,7 @@ def main() -> None:
     settings = params.model.model_copy(
         update=dict(layers=n_layers, layer_combination="concatenate", convolution_channels=0, pooling="attentive_statistics")
     )
-    model = initial_model(settings, arguments.init_from).eval()
+    model = initial_model(settings, arguments.init_from, new_head=True).eval()
 
     stores = [FeatureStore(folder) for folder in arguments.train]
     n_frames = round(params.discriminant.crop_s * FRAMES_PER_SECOND)

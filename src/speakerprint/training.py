@@ -488,7 +488,8 @@ def log_row(live: Live | None, row: dict[str, float]) -> None:
 def initial_model(settings: Model, init_from: str | Path, new_head: bool = False) -> SpeakerModel:
     """A new model on Whisper's encoder (a file), or a trained one (a folder) to go on from, or to take the encoder of.
 
-    Raises InputError if the trained one is not of the kind that the settings describe, where its head is to be kept.
+    new_head: of a trained model take the encoder alone. Raises InputError if there is no such model, if one whose head is kept is
+    not of the kind that the settings describe, and if further layers are wanted and Whisper's encoder is not there.
     """
     if not Path(init_from).is_dir():
         model = SpeakerModel(settings)
@@ -513,7 +514,10 @@ def initial_model(settings: Model, init_from: str | Path, new_head: bool = False
 
 
 def with_new_head(settings: Model, trained: SpeakerModel) -> SpeakerModel:
-    """A new model on the encoder of a trained one, whose layers stand in place of Whisper's lowest; Whisper's others follow."""
+    """A new model on the encoder of a trained one, whose layers stand in place of Whisper's lowest; Whisper's others follow.
+
+    Raises InputError if there are others and Whisper's encoder is not there.
+    """
     model = SpeakerModel(settings)
     if settings.layers > trained.settings.layers:
         model.encoder.load_state_dict(load_encoder(ENCODER_PATH, settings.layers).state_dict())
