@@ -85,10 +85,10 @@ class Loop:
         """Take a batch and learn from it: the seconds of both."""
         marks = [time.perf_counter()]
         augmented = self.seconds["augmentation"]
-        features, n_frames, labels, noise, padded = next(feed)
+        features, n_frames, labels, noise, taught, padded = next(feed)
         marks.append(time.perf_counter())
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            loss = self.objective(features, n_frames, labels, noise, 0, number, padded)["loss"]
+            loss = self.objective(features, n_frames, labels, noise, taught, 0, number, padded)["loss"]
         marks.append(time.perf_counter())
         loss.backward()
         marks.append(time.perf_counter())

@@ -1,10 +1,11 @@
-"""A training step on the CPU, clips per second: recipes/default against the reference recipe on the same crops of 5 s.
+"""A training step, clips per second: recipes/default against the reference recipe on the same crops of 5 s.
 
     python -m benchmarks.bench_training_step
     python -m benchmarks.bench_training_step --clips 8 --threads 1 --rounds 3
+    python -m benchmarks.bench_training_step --device cuda --clips 32
     python -m benchmarks.bench_training_step --compile  # and ours with its encoder compiled: takes a C++ compiler and a minute
 
-Ours: two encoder layers on the crops' own 500 frames, four losses, in bfloat16 where the processor computes in it. Reference: the
+Ours: two encoder layers on the crops' own 500 frames, four losses, in bfloat16 where the device computes in it. Reference: the
 six layers of Hugging Face's WhisperEncoder on crops padded to 3000 frames, float32, mean over the frames, Linear 512-512, ReLU,
 Linear 512-256, unit length, triplet loss and NT-Xent. Both: each clip and one augmented view, forward, backward, AdamW, all
 weights trained and random at first. The reference's own batch of 128 clips takes more memory than most machines have; the batch
@@ -53,27 +54,32 @@ def reference_recipe() -> Recipe:
 
 
 def make_step(model: nn.Module, recipe: Recipe, clips: Tensor, bf16: bool) -> Callable[[], None]:
-    """A call is a step on these clips, two of each speaker."""
-    labels = torch.arange(len(clips)) // 2
-    n_frames = torch.full((len(clips),), clips.shape[2])
-    objective = Objective(model, len(clips), recipe)  # type: ignore[arg-type]
+    """A call is a step on these clips, two of each speaker, on their device."""
+    device = clips.device
+    labels = torch.arange(len(clips), device=device) // 2
+    n_frames = torch.full((len(clips),), clips.shape[2], device=device)
+    objective = Objective(model, len(clips), recipe).to(device)  # type: ignore[arg-type]
     optimiser = make_optimiser(objective, recipe.train)
+    nothing = torch.empty(0, device=device)  # neither noise nor a teacher
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = objective(clips, n_frames, labels, torch.empty(0), 0, 1, False)["loss"]
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            loss = objective(clips, n_frames, labels, nothing, nothing, 0, 1, False)["loss"]
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
 
     return step
 
 
-def run(n_clips: int = 4, rounds: int = 5, threads: int = 2, compiled: bool = False) -> list[dict[str, Any]]:
+def run(n_clips: int = 4, rounds: int = 5, threads: int = 2, compiled: bool = False, device: str = "cpu") -> list[dict[str, Any]]:
     """Rows of a table: what, ours, reference, unit, ratio, aim, met."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    clips = 0.5 * torch.randn(n_clips, DIMS.n_mels, CROP_FRAMES)
+    clips = 0.5 * torch.randn(n_clips, DIMS.n_mels, CROP_FRAMES, device=device)
+    with_bf16 = native_bf16(device)
     default = default_recipe()
     steps = {
         "bfloat16": make_step(SpeakerModel(default.model), default, clips, True),
@@ -83,12 +89,12 @@ def run(n_clips: int = 4, rounds: int = 5, threads: int = 2, compiled: bool = Fa
     if compiled:
         model = SpeakerModel(default.model)
         model.encoder.compile(dynamic=True)  # crops grow during training
-        steps = {"encoder by torch.compile": make_step(model, default, clips, native_bf16())} | steps
-    if not native_bf16():
+        steps = {"encoder by torch.compile": make_step(model, default, clips, with_bf16)} | steps
+    if not with_bf16:
         del steps["bfloat16"]
     speed = {name: n_clips / seconds for name, seconds in take_turns(steps, rounds).items()}
     reference = speed.pop("reference")
-    as_it_trains = "bfloat16" if native_bf16() else "float32"
+    as_it_trains = "bfloat16" if with_bf16 else "float32"
     return [
         row(f"training step, {name}", mine, reference, "clips/s", mine / reference, 10 if name == as_it_trains else None)
         for name, mine in speed.items()
@@ -101,8 +107,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compile", action="store_true", help="measure torch.compile, too")
-    arguments = parser.parse_args()
-    print(pd.DataFrame(run(arguments.clips, arguments.rounds, arguments.threads, arguments.compile)).to_string(index=False))
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    chosen = parser.parse_args()
+    rows = run(chosen.clips, chosen.rounds, chosen.threads, chosen.compile, chosen.device)
+    print(pd.DataFrame(rows).to_string(index=False))
 
 
 if __name__ == "__main__":

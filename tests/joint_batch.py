@@ -17,7 +17,7 @@ from speakerprint.model import SpeakerModel
 from speakerprint.params import load_params
 from speakerprint.training import Objective, Recipe
 
-LOSSES = ("triplet", "ntxent", "supervised_contrastive", "angular_margin")
+LOSSES = ("triplet", "ntxent", "supervised_contrastive", "angular_margin", "teacher_match", "teacher_similarity")
 CASES: dict[str, dict[str, Any]] = {
     **{name: {"losses": [name]} for name in LOSSES},
     "all": {},
@@ -27,13 +27,14 @@ CASES: dict[str, dict[str, Any]] = {
     "in parts, in bfloat16": {"parts": 3, "bf16": True},
 }
 LABELS = torch.arange(4).repeat_interleave(2)  # 4 speakers, 2 clips of each
+TAUGHT = torch.nn.functional.normalize(torch.randn(8, 5, generator=torch.Generator().manual_seed(7)))
 
 
-def batch(number: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def batch(number: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Random clips, some of them shorter, without noise."""
     features = torch.randn(8, 80, 40, generator=torch.Generator().manual_seed(number))
     n_frames = torch.tensor([40, 33, 40, 21, 40, 40, 18, 40])
-    return features * (torch.arange(40) < n_frames[:, None])[:, None], n_frames, LABELS, torch.empty(0)
+    return features * (torch.arange(40) < n_frames[:, None])[:, None], n_frames, LABELS, torch.empty(0), TAUGHT
 
 
 def losses_and_gradients(
@@ -53,7 +54,7 @@ def losses_and_gradients(
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = Accelerator(cpu=True, kwargs_handlers=[unused])
     torch.manual_seed(1)
-    objective = Objective(SpeakerModel(recipe.model), 4, recipe)
+    objective = Objective(SpeakerModel(recipe.model), 4, recipe, TAUGHT.shape[1])
     wrapped = accelerator.prepare(objective)
     objective.model.encoder.requires_grad_(not frozen)
     embedded: list[Tensor] = []

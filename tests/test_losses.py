@@ -7,7 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from speakerprint.losses import AngularMargin, batch_hard_triplet, ntxent, supervised_contrastive
+from speakerprint.losses import (
+    AngularMargin,
+    TeacherMatch,
+    batch_hard_triplet,
+    ntxent,
+    supervised_contrastive,
+    teacher_similarity,
+)
 
 
 def unit(*shape, seed=0):
@@ -164,3 +171,40 @@ def test_of_several_centres_the_nearest_counts():
     assert loss.item() == pytest.approx(single(embedding, label, 0.2).item(), abs=1e-6)
     loss.backward()
     assert (several.centres.grad.norm(dim=1) > 0).tolist() == [True, False, True, False]
+
+
+def test_similarity_to_a_teacher_equals_explicit_pairs_of_what_it_has_heard():
+    views, taught = unit(2, 4, 3, seed=1), unit(4, 5, seed=2)
+    taught[1] = 0  # not heard
+    terms = []
+    for a, b in permutations(product(range(2), range(4)), 2):
+        if 1 not in (a[1], b[1]):
+            own, theirs = views[a] @ views[b], taught[a[1]] @ taught[b[1]]
+            terms.append((own - theirs).item() ** 2)
+    assert teacher_similarity(views, taught).item() == pytest.approx(sum(terms) / len(terms), abs=1e-12)
+
+
+def test_match_with_a_teacher_is_the_mean_distance_of_mapped_embeddings_from_what_it_has_heard():
+    torch.manual_seed(0)
+    match, views, taught = TeacherMatch(3, 5).double(), unit(2, 4, 3, seed=1), unit(4, 5, seed=2)
+    taught[2] = 0  # not heard
+    cosines = [F.cosine_similarity(match.linear(views[v, c]), taught[c], dim=0).item() for v in range(2) for c in (0, 1, 3)]
+    assert match(views, taught).item() == pytest.approx(1 - sum(cosines) / 6, abs=1e-12)
+
+
+def test_a_teacher_that_the_embeddings_agree_with_costs_nothing():
+    taught = unit(4, 3)
+    match = TeacherMatch(3, 3).double()
+    with torch.no_grad():
+        match.linear.weight.copy_(2 * torch.eye(3))
+        match.linear.bias.zero_()
+    assert teacher_similarity(taught.repeat(2, 1, 1), taught).item() == pytest.approx(0, abs=1e-12)
+    assert match(taught.repeat(2, 1, 1), taught).item() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("loss", [teacher_similarity, TeacherMatch(3, 5).double()])
+def test_a_teacher_that_has_heard_nothing_costs_nothing(loss):
+    views = unit(2, 4, 3).requires_grad_()
+    value = loss(views, torch.zeros(4, 5, dtype=torch.float64))
+    value.backward()
+    assert value.item() == 0 and torch.equal(views.grad, torch.zeros_like(views))

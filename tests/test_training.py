@@ -21,6 +21,7 @@ from speakerprint.losses import AngularMargin
 from speakerprint.params import load_params
 from speakerprint.recordings import as_recordings, write_recordings
 from speakerprint.store import FeatureStore, create_store, write_shard
+from speakerprint.teacher import TEACHER_PATH, write_teacher
 from speakerprint.training import Recipe, TrainingSet, held_out_speakers, schedule, split_recordings, spread_over_speakers, train
 from speakerprint.whisper import WhisperEncoder
 from stages.train import main
@@ -55,12 +56,19 @@ class Run:
 
     folder: Path
     recipe: Recipe
+    teacher: str | Path = TEACHER_PATH
 
     def __call__(self, name: str = "run", noises: dict[str, Path] | None = None, **train_settings) -> dict[str, torch.Tensor]:
         recipe = Recipe(**{**self.recipe.sections(), "train": self.recipe.train.model_copy(update=train_settings)})
         out = self.folder / name
-        train({"a": self.folder / "a"}, noises or {}, recipe, out / "model", out / "log", out / "checkpoint")
+        train({"a": self.folder / "a"}, noises or {}, recipe, out / "model", out / "log", out / "checkpoint", self.teacher)
         return load_file(out / "model/model.safetensors")
+
+
+def with_teacher(recipe: Recipe, **loss: float) -> Recipe:
+    """The recipe with a weight for each of the teacher's losses, and these settings of the loss."""
+    weights = {"teacher_match_weight": 1.0, "teacher_similarity_weight": 1.0}
+    return replace(recipe, loss=recipe.loss.model_copy(update=weights | loss))
 
 
 @pytest.fixture
@@ -107,17 +115,17 @@ def test_a_killed_run_resumes_to_the_same_weights_and_curves(run, monkeypatch):
     whole = run("whole", start_weight=0.25)
     real = training.Objective.forward
 
-    def dies_at_step_4(self, features, n_frames, labels, noise, step, *rest, **named):
+    def dies_at_step_4(self, features, n_frames, labels, noise, taught, step, *rest, **named):
         if step == 4:
             raise KeyboardInterrupt
-        return real(self, features, n_frames, labels, noise, step, *rest, **named)
+        return real(self, features, n_frames, labels, noise, taught, step, *rest, **named)
 
     monkeypatch.setattr(training.Objective, "forward", dies_at_step_4)
     with pytest.raises(KeyboardInterrupt):
         run("killed", start_weight=0.25)
     assert (run.folder / "killed/checkpoint/checkpoint.pt").exists()
     steps = []
-    monkeypatch.setattr(training.Objective, "forward", lambda self, *a, **k: steps.append(a[4]) or real(self, *a, **k))
+    monkeypatch.setattr(training.Objective, "forward", lambda self, *a, **k: steps.append(a[5]) or real(self, *a, **k))
     assert same(run("killed", start_weight=0.25), whole)
     assert steps == [4, 5]
     for curve in ("validation/eer.tsv", "train/loss.tsv"):
@@ -133,7 +141,7 @@ def test_a_checkpoint_of_another_recipe_is_not_resumed(run, monkeypatch):
     monkeypatch.setattr(training, "load_encoder", lambda path, layers: WhisperEncoder(1))
     steps = []
     real = training.Objective.forward
-    monkeypatch.setattr(training.Objective, "forward", lambda self, *a, **k: steps.append(a[4]) or real(self, *a, **k))
+    monkeypatch.setattr(training.Objective, "forward", lambda self, *a, **k: steps.append(a[5]) or real(self, *a, **k))
     run("run", head_learning_rate=0.01)
     assert steps[0] == 0
 
@@ -389,7 +397,7 @@ def test_early_stopping_stops_after_validations_without_gain(run, monkeypatch):
 
 def test_gradient_accumulation_takes_as_many_batches_a_step(run, monkeypatch):
     real, steps = training.Objective.forward, []
-    monkeypatch.setattr(training.Objective, "forward", lambda self, *a, **k: steps.append(a[4]) or real(self, *a, **k))
+    monkeypatch.setattr(training.Objective, "forward", lambda self, *a, **k: steps.append(a[5]) or real(self, *a, **k))
     run(steps=2, gradient_accumulation=3)
     assert steps == [0, 0, 0, 1, 1, 1]
 
@@ -418,6 +426,71 @@ def test_crops_grow_evenly_to_the_last_step(run, monkeypatch):
     monkeypatch.setattr(training.Objective, "forward", lambda self, *a, **k: frames.append(a[0].shape[2]) or real(self, *a, **k))
     run(steps=3, gradient_accumulation=2, last_crop_s=0.7)
     assert frames == [50, 50, 60, 60, 70, 70]
+
+
+def test_crops_of_random_lengths_are_drawn_anew_for_each_step(run, monkeypatch):
+    real, frames = training.Objective.forward, []
+    monkeypatch.setattr(training.Objective, "forward", lambda self, *a, **k: frames.append(a[0].shape[2]) or real(self, *a, **k))
+    run("first", steps=4, gradient_accumulation=2, crop_s=0.3, last_crop_s=0.5, crop_lengths="random")
+    assert frames[::2] == frames[1::2] and len(set(frames)) == 4
+    assert all(30 <= n <= 50 for n in frames) and frames != sorted(frames)
+    first, frames[:] = list(frames), []
+    run("again", steps=4, gradient_accumulation=2, crop_s=0.3, last_crop_s=0.5, crop_lengths="random")
+    assert frames == first
+
+
+def teach(run: Run, recordings: int = 32) -> Path:
+    """A teacher's embeddings of the first recordings of the store: each speaker's own direction, and a little noise."""
+    rng = np.random.default_rng(3)
+    rows = rng.normal(size=(8, 6)).repeat(4, axis=0) + 0.05 * rng.normal(size=(32, 6))
+    folder = run.folder / "teacher"
+    write_teacher(folder / "a.parquet", [f"clip{i:03d}" for i in range(recordings)], rows[:recordings].astype(np.float32))
+    return folder
+
+
+@pytest.mark.parametrize("weight", ["teacher_match_weight", "teacher_similarity_weight"])
+def test_a_model_learns_what_its_teacher_hears(run, weight):
+    others = dict.fromkeys(("triplet_weight", "ntxent_weight", "supervised_contrastive_weight", "angular_margin_weight"), 0.0)
+    alone = with_teacher(run.recipe, **others, teacher_match_weight=0.0, teacher_similarity_weight=0.0)
+    taught = Run(run.folder, replace(alone, loss=alone.loss.model_copy(update={weight: 1.0})), teach(run))
+    taught("taught", steps=40, head_learning_rate=0.01, validation_speakers=0.0)
+    loss = pd.read_csv(run.folder / "taught/log/plots/metrics/train/loss.tsv", sep="\t")["loss"]
+    assert loss.iloc[-1] < 0.5 * loss.iloc[0]
+
+
+def test_a_teacher_that_has_not_heard_all_is_counted_and_used_for_the_others(run, capsys):
+    taught = Run(run.folder, with_teacher(run.recipe), teach(run, recordings=20))
+    first = taught("taught", steps=2, validation_speakers=0.0)
+    assert "the teacher has not heard 12 of 32 recordings" in capsys.readouterr().out
+    assert not same(first, run("alone", steps=2, validation_speakers=0.0))
+
+
+def test_a_teacher_has_heard_recordings_at_their_own_speed_only(run):
+    data = TrainingSet({"a": FeatureStore(run.folder / "a")})
+    data.take_teacher(teach(run))
+    examples = training.Examples.at_speeds(data, np.arange(32), [1.0, 1.1])
+    batches = training.CropBatches(data, None, examples, run.recipe, 1)
+    at_own_speed = []
+    for number in range(4):
+        chosen, taught = batches.batches.batch(number), batches[number][4]
+        assert taught.any(dim=1).tolist() == (examples.speeds[chosen] == 1).tolist()
+        at_own_speed += taught.any(dim=1).tolist()
+    assert {True, False} == set(at_own_speed)
+
+
+def test_another_teacher_is_another_run(run):
+    """A checkpoint made with one is not gone on from with another."""
+    data = TrainingSet({"a": FeatureStore(run.folder / "a")})
+    runs = [training.fingerprint(run.recipe, {"a": run.folder / "a"}, data.taught)]
+    for recordings in (32, 31):
+        data.take_teacher(teach(run, recordings))
+        runs.append(training.fingerprint(run.recipe, {"a": run.folder / "a"}, data.taught))
+    assert len(set(runs)) == 3
+
+
+def test_a_teacher_without_embeddings_is_an_error_with_a_remedy(run):
+    with pytest.raises(InputError, match=r"there is to be a teacher, but .*a\.parquet does not exist; make it with"):
+        Run(run.folder, with_teacher(run.recipe), run.folder / "nowhere")("run")
 
 
 def test_validation_speakers_are_not_trained_on(tmp_path):
@@ -480,7 +553,7 @@ def test_losses_are_computed_in_float32_under_autocast(run):
     objective.model.project = lambda pooled: close.flatten(0, 1)
     batch = torch.zeros(6, 80, 20), torch.full((6,), 20), torch.tensor([0, 0, 1, 1, 2, 2])
     with torch.autocast("cpu", torch.bfloat16):
-        terms = objective(*batch, torch.empty(0), 99, 1, False)
+        terms = objective(*batch, torch.empty(0), torch.empty(6, 0), 99, 1, False)
     weights = recipe.loss
     assert terms["triplet"].item() == training.batch_hard_triplet(close[0], batch[2], weights.triplet_margin).item()
     assert terms["ntxent"].item() == training.ntxent(close, weights.ntxent_temperature).item()
@@ -650,9 +723,10 @@ def test_the_objective_asks_its_device_for_nothing(run, monkeypatch):
 
     monkeypatch.setattr(torch, "Generator", OnHost)  # "meta" has no generator and no autocast
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
-    objective = training.Objective(training.SpeakerModel(run.recipe.model), 4, run.recipe).to("meta")
-    features, n_frames, labels, noise = (tensor.to("meta") for tensor in batch(0))
-    terms = objective(features, n_frames, labels, noise, 99, 1, True)
+    features, n_frames, labels, noise, taught = (tensor.to("meta") for tensor in batch(0))
+    recipe = with_teacher(run.recipe)
+    objective = training.Objective(training.SpeakerModel(recipe.model), 4, recipe, taught.shape[1]).to("meta")
+    terms = objective(features, n_frames, labels, noise, taught, 99, 1, True)
     terms["loss"].backward()
     assert objective.model.encoder.conv1.weight.grad.shape == (512, 80, 3)
     with pytest.raises(RuntimeError, match="cannot be called on meta"):

@@ -1,4 +1,4 @@
-"""What training minimises: batch-hard triplet, NT-Xent, supervised contrastive, additive angular margin.
+"""What training minimises: batch-hard triplet, NT-Xent, supervised contrastive, additive angular margin, distance to a teacher.
 
 All take unit-length embeddings; all are defined (0, with a gradient of 0) on batches that hold nothing to compare. None asks an
 accelerator for a value before it goes on.
@@ -70,6 +70,36 @@ def supervised_contrastive(embeddings: Tensor, labels: Tensor, temperature: floa
     surprise = (similarity.logsumexp(dim=1, keepdim=True) - similarity).masked_fill(~positive, 0.0).sum(dim=1)
     count = positive.sum(dim=1)
     return (surprise / count.clamp(min=1)).sum() / (count > 0).sum().clamp(min=1)
+
+
+def teacher_similarity(views: Tensor, taught: Tensor) -> Tensor:
+    """Mean squared difference between the cosines of all pairs of embeddings and those of what a teacher heard in their clips.
+
+    Park, Kim, Lu, Cho: "Relational Knowledge Distillation", 2019, with the cosine as the relation. To the teacher, views of a
+    clip are the clip. Pairs with a clip that it has not heard do not count.
+
+    views: (views, batch, dim) of unit length. taught: (batch, any dim) of unit length, or 0 for a clip that the teacher has not
+    heard. Returns a scalar.
+    """
+    embeddings, taught = views.flatten(0, 1), taught.repeat(len(views), 1)
+    heard = taught.any(dim=1)
+    counted = heard[:, None] & heard[None, :] & ~torch.eye(len(heard), dtype=torch.bool, device=heard.device)
+    difference = embeddings @ embeddings.T - taught @ taught.T
+    return (difference.square() * counted).sum() / counted.sum().clamp(min=1)
+
+
+class TeacherMatch(nn.Module):
+    """How far an affine map of the embeddings, learned beside them, is from what a teacher heard in their clips."""
+
+    def __init__(self, dim: int, teacher_dim: int):
+        super().__init__()
+        self.linear = nn.Linear(dim, teacher_dim)
+
+    def forward(self, views: Tensor, taught: Tensor) -> Tensor:
+        """Mean of 1 - cosine; arguments and result as of `teacher_similarity`, but taught is (batch, teacher_dim)."""
+        heard = taught.any(dim=1)
+        cosine = (F.normalize(self.linear(views), dim=-1) * taught).sum(dim=-1)
+        return ((1 - cosine) * heard).sum() / (len(views) * heard.sum()).clamp(min=1)
 
 
 class AngularMargin(nn.Module):

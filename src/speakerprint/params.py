@@ -197,11 +197,12 @@ class Loss(Section):
     angular_margin_warmup_steps: Count
     angular_margin_on_views: bool
     angular_margin_subcentres: PositiveInt
+    teacher_match_weight: NonNegative
+    teacher_similarity_weight: NonNegative
 
     @model_validator(mode="after")
     def _some_loss(self) -> "Loss":
-        weights = (self.triplet_weight, self.ntxent_weight, self.supervised_contrastive_weight, self.angular_margin_weight)
-        if not any(weights):
+        if not any(value for name, value in self if name.endswith("_weight")):
             raise ValueError("every weight is 0: nothing would be learned; give at least one loss a weight")
         return self
 
@@ -346,6 +347,7 @@ class Train(Section):
     steps: Count
     crop_s: Positive
     last_crop_s: Positive | None
+    crop_lengths: Literal["rising", "random"]
     encoder_learning_rate: NonNegative
     encoder_layer_decay: Annotated[float, Field(gt=0, le=1)]
     encoder_lora_rank: Count

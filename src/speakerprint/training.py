@@ -1,4 +1,4 @@
-"""The training loop: batches of crops, the three losses, validation on held-out speakers, checkpoints a killed run resumes from.
+"""The training loop: batches of crops, the losses, validation on held-out speakers, checkpoints a killed run resumes from.
 
 Every random choice follows from the seed and the number of the step, so a resumed run makes the same choices as one left alone.
 """
@@ -35,12 +35,20 @@ from tqdm import tqdm
 from speakerprint.augment import augment, change_speed
 from speakerprint.discriminant import discriminant
 from speakerprint.errors import InputError
-from speakerprint.losses import AngularMargin, batch_hard_triplet, ntxent, supervised_contrastive
+from speakerprint.losses import (
+    AngularMargin,
+    TeacherMatch,
+    batch_hard_triplet,
+    ntxent,
+    supervised_contrastive,
+    teacher_similarity,
+)
 from speakerprint.low_rank import adapt, constant_factors, learned, merge
 from speakerprint.model import DiscriminantProjection, SpeakerModel, native_bf16
 from speakerprint.params import Augmentation, Discriminant, Loss, Model, Sampling, Section, Train
 from speakerprint.sampling import SpeakerBatches
 from speakerprint.store import FRAMES_PER_SECOND, N_MELS, FeatureStore, pad_batch
+from speakerprint.teacher import TEACHER_PATH, read_teacher
 from speakerprint.trials import equal_error_rate
 from speakerprint.whisper import ENCODER_PATH, MAX_FRAMES, load_encoder
 
@@ -84,6 +92,12 @@ class TrainingSet:
         if self.in_memory:
             for store in self.stores:
                 store.load()
+        self.taught = np.zeros((len(self.speaker_ids), 0), np.float32)  # of a teacher, if there is one
+
+    def take_teacher(self, folder: str | Path) -> None:
+        """Have in `taught`, (recordings, dim), what `teacher.read_teacher` finds in the folder. Raises InputError as it does."""
+        ids = [store.recordings["recording_id"].tolist() for store in self.stores]
+        self.taught = read_teacher(folder, dict(zip(dict.fromkeys(self.corpora), ids, strict=True)))
 
     def crop(self, index: int, n_frames: int, position: float) -> np.ndarray:
         """`n_frames` frames of a recording, (frames, 80); `position` in [0, 1] places them; shorter recordings come whole."""
@@ -139,16 +153,24 @@ class Examples:
 
 
 def crop_frames(settings: Train, step: int) -> int:
-    """How long the crops of an optimiser step are, in frames: they grow evenly from `crop_s` to `last_crop_s`."""
+    """How long the crops of an optimiser step are, in frames.
+
+    They grow evenly from `crop_s` to `last_crop_s`, or, with `crop_lengths` random, each step draws a length between the two.
+    """
     last_s = settings.last_crop_s or settings.crop_s
-    return round((settings.crop_s + (last_s - settings.crop_s) * min(1.0, step / max(1, settings.steps - 1))) * FRAMES_PER_SECOND)
+    if settings.crop_lengths == "random":
+        share = np.random.default_rng([settings.seed, step, 3]).random()
+    else:
+        share = min(1.0, step / max(1, settings.steps - 1))
+    return round((settings.crop_s + (last_s - settings.crop_s) * share) * FRAMES_PER_SECOND)
 
 
 class CropBatches(Dataset):
-    """Batch `i` of random crops: features (batch, 80, frames) float32, valid frames (batch,), speaker labels (batch,), noise, and
-    whether some frames are padding.
+    """Batch `i` of random crops: features (batch, 80, frames) float32, valid frames (batch,), speaker labels (batch,), noise,
+    what a teacher heard in the recordings (batch, its dim), and whether some frames are padding.
 
-    `per_step` batches make an optimiser step. The noise has the features' shape; without a noise corpus it is empty.
+    `per_step` batches make an optimiser step. The noise has the features' shape; without a noise corpus it is empty. A teacher
+    has heard recordings as they are: at another speed, its embedding is 0.
     """
 
     def __init__(self, data: TrainingSet, noise: Noise | None, examples: Examples, recipe: Recipe, per_step: int):
@@ -157,7 +179,7 @@ class CropBatches(Dataset):
         genders, locales, corpora = (known[examples.recordings] for known in (data.genders, data.locales, data.corpora))
         self.batches = SpeakerBatches(examples.labels, genders, locales, corpora, recipe.sampling, recipe.train.seed)
 
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor, bool]:
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, bool]:
         chosen = self.batches.batch(number)
         positions = np.random.default_rng([self.seed, number, 1]).random(len(chosen))
         n_frames = crop_frames(self.settings, number // self.per_step)
@@ -167,12 +189,14 @@ class CropBatches(Dataset):
         if self.noise is not None:
             noise = self.noise.crops(len(chosen), features.shape[2], np.random.default_rng([self.seed, number, 2]))
         lengths, labels = torch.from_numpy(mask.sum(axis=1)), torch.from_numpy(self.examples.labels[chosen])
-        return torch.from_numpy(features), lengths, labels, torch.from_numpy(noise), not mask.all()
+        as_recorded = self.examples.speeds[chosen, None] == 1
+        taught = torch.from_numpy(np.where(as_recorded, self.data.taught[self.examples.recordings[chosen]], np.float32(0)))
+        return torch.from_numpy(features), lengths, labels, torch.from_numpy(noise), taught, not mask.all()
 
 
 def read_ahead(
     batches: CropBatches, numbers: range, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, bool]]:
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor, bool]]:
     """The numbered batches, each read while those before it are learned from: by a thread from memory, by processes from disk."""
     in_memory = batches.data.in_memory
     loader = DataLoader(
@@ -221,13 +245,14 @@ class Objective(nn.Module):
     Under `accelerate launch` each process embeds its share of the batch's speakers, and all have the losses of the whole batch.
     """
 
-    def __init__(self, model: SpeakerModel, speakers: int, recipe: Recipe):
+    def __init__(self, model: SpeakerModel, speakers: int, recipe: Recipe, teacher_dim: int = 0):
         super().__init__()
         self.model, self.recipe = model, recipe
         loss = recipe.loss
         self.angular_margin = AngularMargin(
             speakers, recipe.model.embedding_dim, loss.angular_margin_scale, loss.angular_margin_subcentres
         )
+        self.teacher_match = TeacherMatch(recipe.model.embedding_dim, teacher_dim) if loss.teacher_match_weight else None
 
     def embed(self, features: Tensor, n_frames: Tensor | None) -> Tensor:
         """The embeddings, (batch, dim), of features (batch, 80, frames), `train.gradient_cache_clips` of them at once.
@@ -248,11 +273,20 @@ class Objective(nn.Module):
         )
 
     def forward(
-        self, features: Tensor, n_frames: Tensor, labels: Tensor, noise: Tensor, step: int, seed: int, padded: bool
+        self,
+        features: Tensor,
+        n_frames: Tensor,
+        labels: Tensor,
+        noise: Tensor,
+        taught: Tensor,
+        step: int,
+        seed: int,
+        padded: bool,
     ) -> dict[str, Tensor]:
         """The losses of a batch, each a scalar: `loss` is the weighted sum, the others have a weight above 0.
 
-        features: (batch, 80, frames). n_frames, labels: (batch,). noise: as CropBatches gives it. seed: of the augmentations.
+        features: (batch, 80, frames). n_frames, labels: (batch,). noise, taught: as CropBatches gives them. seed: of the
+        augmentations.
         padded: whether some clip is shorter than the others; told, because an accelerator would have to be waited for to ask.
         """
         loss, augmentation = self.recipe.loss, self.recipe.augmentation
@@ -285,6 +319,10 @@ class Objective(nn.Module):
                 margin = loss.angular_margin * min(1.0, step / max(1, loss.angular_margin_warmup_steps))
                 heard = embeddings if loss.angular_margin_on_views else embeddings[:1]
                 terms["angular_margin"] = self.angular_margin(heard.flatten(0, 1), labels.repeat(len(heard)), margin)
+            if self.teacher_match is not None:
+                terms["teacher_match"] = self.teacher_match(embeddings, taught)
+            if loss.teacher_similarity_weight:
+                terms["teacher_similarity"] = teacher_similarity(embeddings, taught)
         total = torch.stack([getattr(loss, f"{name}_weight") * value for name, value in terms.items()]).sum()
         return {"loss": total, **terms}
 
@@ -338,10 +376,11 @@ def validate(model: SpeakerModel, data: TrainingSet, recordings: np.ndarray, n_f
     return equal_error_rate(embed_crops(model, crops), data.speaker_ids[recordings])
 
 
-def fingerprint(recipe: Recipe, features: dict[str, Path]) -> str:
+def fingerprint(recipe: Recipe, features: dict[str, Path], taught: np.ndarray) -> str:
     """Digest of what decides a run: params, the code that is loaded, data. A run resumes only from a checkpoint with the same."""
     decided = {name: section.model_dump() for name, section in recipe.sections().items()}
     digest = hashlib.sha256(json.dumps(decided).encode())
+    digest.update(taught.tobytes())
     for module in sorted(name for name in sys.modules if name.startswith("speakerprint.")):
         digest.update(inspect.getsource(sys.modules[module]).encode())
     for name, folder in features.items():
@@ -604,8 +643,11 @@ def train(
     out: str | Path,
     log: str | Path,
     checkpoints: str | Path,
+    teacher: str | Path = TEACHER_PATH,
 ) -> None:
     """Train a model on the feature stores of the named corpora, with the noise of others mixed in.
+
+    `teacher` is the folder of a teacher's embeddings (see teacher.py), read where one of its losses has a weight.
 
     Writes the model and the recipe (`params.yaml`) to `out` and the curves (DVCLive's) to `log` when it is done; until then a
     checkpoint and the curves so far are in `checkpoints`. Runs under `accelerate launch` too: the processes share each batch, and
@@ -632,8 +674,12 @@ def train(
         )
 
     data = TrainingSet({name: FeatureStore(folder) for name, folder in features.items()})
+    if recipe.loss.teacher_match_weight or recipe.loss.teacher_similarity_weight:
+        data.take_teacher(teacher)
+        if unheard := int((~data.taught.any(axis=1)).sum()):
+            accelerator.print(f"the teacher has not heard {unheard} of {len(data.taught)} recordings: it has no say in these")
     noise = Noise({name: FeatureStore(folder) for name, folder in noises.items()}) if noises else None
-    run = fingerprint(recipe, features | noises)
+    run = fingerprint(recipe, features | noises, data.taught)
     if noise is None and "recorded_noise" in [*recipe.augmentation.ntxent.kinds, *recipe.augmentation.triplet.kinds]:
         accelerator.print("no corpus has role: noise, so recorded_noise is not drawn")
         recipe = replace(recipe, augmentation=without_recorded_noise(recipe.augmentation))
@@ -650,7 +696,7 @@ def train(
     if settings.encoder_lora_rank:
         adapt(model.encoder, settings.encoder_lora_rank)
         model.encoder.requires_grad_(False)
-    objective = Objective(model, examples.n_speakers, recipe)
+    objective = Objective(model, examples.n_speakers, recipe, data.taught.shape[1])
     optimiser = make_optimiser(objective, settings)
 
     progress, start = Progress(), {}
@@ -703,10 +749,12 @@ def train(
                 group["lr"] = group["peak"] * schedule(step, group["start"], settings.warmup_steps, settings.steps)
             for left in reversed(range(accumulation)):
                 number, (*tensors, padded) = next(feed)
-                crops, n_frames, speaker, background = (tensor.to(accelerator.device, non_blocking=True) for tensor in tensors)
+                crops, n_frames, speaker, background, taught = (
+                    tensor.to(accelerator.device, non_blocking=True) for tensor in tensors
+                )
                 with accelerator.no_sync(wrapped) if left else nullcontext():
                     seed = settings.seed * 1_000_003 + number
-                    terms = wrapped(crops, n_frames, speaker, background, step, seed, padded)
+                    terms = wrapped(crops, n_frames, speaker, background, taught, step, seed, padded)
                     accelerator.backward(terms["loss"] / accumulation)
                 progress.recent.append({name: value.detach() for name, value in terms.items()})
                 clips += len(speaker)

@@ -1,0 +1,76 @@
+"""What a teacher hears: its files, and what is wrong with them."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from speakerprint.errors import InputError
+from speakerprint.teacher import SCHEMA, read_teacher, write_teacher
+
+RNG = np.random.default_rng(1)
+ROWS = RNG.standard_normal((4, 5)).astype(np.float32)
+
+
+def test_embeddings_come_back_in_the_order_asked_for_centred_and_of_unit_length(tmp_path):
+    write_teacher(tmp_path / "one.parquet", ["a", "b"], ROWS[:2])
+    write_teacher(tmp_path / "other.parquet", ["a", "c"], ROWS[2:])
+    taught = read_teacher(tmp_path, {"other": ["c", "a"], "one": ["b"]})
+    expected = ROWS[[3, 2, 1]] - ROWS.mean(axis=0)
+    assert np.allclose(taught, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-6)
+    assert taught.dtype == np.float32
+
+
+def test_a_recording_that_the_teacher_has_not_heard_is_0(tmp_path):
+    write_teacher(tmp_path / "one.parquet", ["a", "b"], ROWS[:2])
+    taught = read_teacher(tmp_path, {"one": ["b", "new", "a"]})
+    assert taught.any(axis=1).tolist() == [True, False, True]
+
+
+def test_a_missing_file_is_named_with_the_remedy(tmp_path):
+    with pytest.raises(InputError, match=r"one\.parquet does not exist; make it with `python -m benchmarks\.teacher`"):
+        read_teacher(tmp_path, {"one": ["a"]})
+
+
+def test_embeddings_of_two_lengths_are_refused(tmp_path):
+    write_teacher(tmp_path / "one.parquet", ["a", "b"], ROWS[:2])
+    write_teacher(tmp_path / "other.parquet", ["a"], ROWS[2:3, :3])
+    with pytest.raises(InputError, match=r"one\.parquet have 5 numbers, those in .*other\.parquet 3"):
+        read_teacher(tmp_path, {"one": ["a"], "other": ["a"]})
+
+
+def broken(path: Path, kind: str) -> None:
+    write_teacher(path, ["a", "b"], ROWS[:2])
+    if kind == "cut short":
+        path.write_bytes(path.read_bytes()[:-20])
+    elif kind == "another column":
+        pq.write_table(pq.read_table(path).rename_columns(["id", "embedding"]), path)
+    elif kind == "ragged":
+        pq.write_table(
+            pa.table([pa.array(["a", "b"]), pa.array([[1.0], [1.0, 2.0]], pa.list_(pa.float32()))], schema=SCHEMA), path
+        )
+    elif kind == "not a number":
+        write_teacher(path, ["a", "b"], np.where(np.eye(2, 5) > 0, np.nan, ROWS[:2])[[1, 0]])
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("cut short", "is not a parquet file"),
+        ("another column", "has no column 'recording_id', but .'id', 'embedding'."),
+        ("ragged", r"as many numbers, but there are \[1, 2\]"),
+        ("not a number", "the embedding of a holds what is not a number"),
+    ],
+)
+def test_a_broken_file_is_named_with_what_is_wrong(tmp_path, kind, message):
+    broken(tmp_path / "one.parquet", kind)
+    with pytest.raises(InputError, match=rf"one\.parquet.*{message}"):
+        read_teacher(tmp_path, {"one": ["a"]})
+
+
+def test_a_write_that_fails_leaves_no_half_file(tmp_path):
+    with pytest.raises(pa.ArrowInvalid):
+        write_teacher(tmp_path / "one.parquet", ["a", "b"], ROWS)
+    assert not (tmp_path / "one.parquet").exists()
