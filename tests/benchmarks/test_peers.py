@@ -6,17 +6,13 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import peers
 from benchmarks.conditions import all_conditions
 from benchmarks.peers import Curve, Embeddings, Figures, Row, System, eer_interval_of_pairs, markdown, measure, weighted_eer
-from speakerprint.audio import resample_corpus
 from speakerprint.errors import InputError
-from speakerprint.params import Resample
-from speakerprint.recordings import as_recordings
 from speakerprint.trials import all_pairs, eer_interval, pairs_within, score_trials
 
 RATE_HZ = 16_000
@@ -29,23 +25,6 @@ def speakers_in_space(n_speakers, n_recordings, spread=1.0, seed=1):
     ids = np.repeat([f"s{i}" for i in range(n_speakers)], n_recordings).astype(object)
     centres = np.repeat(rng.normal(size=(n_speakers, 16)), n_recordings, axis=0)
     return (centres + spread * rng.normal(size=centres.shape)).astype(np.float32), ids
-
-
-@pytest.fixture(scope="module")
-def audio(tmp_path_factory):
-    """data/audio with one corpus, `report`: six recordings of 1.2 s, of three speakers in two locales, each with a pitch."""
-    folder = tmp_path_factory.mktemp("project")
-    rng, t, rows = np.random.default_rng(1), np.arange(round(1.2 * RATE_HZ)) / RATE_HZ, []
-    for speaker, locale, pitch_hz in (("ann", "fr", 200), ("bob", "fr", 130), ("eve", "de", 330)):
-        for take in range(2):
-            path = folder / f"{speaker}{take}.wav"
-            soundfile.write(path, 0.2 * np.sin(2 * np.pi * pitch_hz * t) + 0.01 * rng.normal(size=len(t)), RATE_HZ)
-            rows.append({"recording_id": path.stem, "speaker_id": speaker, "locale": locale, "location": str(path)})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LOKY_MAX_CPU_COUNT", "1")
-        settings = Resample(engine="soxr", encoding="flac", min_duration_s=0.1, max_bad_fraction=0.0)
-        resample_corpus(as_recordings(pd.DataFrame(rows), "test"), folder / "audio/report", settings)
-    return folder / "audio"
 
 
 class Counting:

@@ -1,0 +1,52 @@
+"""benchmarks/teacher.py with the one peer that needs no package: the log-mel floor."""
+
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks import teacher
+from benchmarks.peers import log_mel_statistics
+from speakerprint.audio import decode, read_audio
+from speakerprint.teacher import read_teacher
+
+
+@pytest.fixture
+def ask(audio, tmp_path, monkeypatch):
+    """Call the script with these arguments in a project that has the audio."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/audio").symlink_to(audio)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["teacher", *arguments])
+        teacher.main()
+
+    return call
+
+
+def test_each_recording_of_a_corpus_gets_the_embedding_that_the_system_makes_of_it(ask, audio, capsys):
+    ask("report", "--system", "log-mel floor")
+    recordings, clips = read_audio(audio / "report")
+    rows = pq.read_table("data/teacher/report.parquet").to_pylist()
+    assert [row["recording_id"] for row in rows] == recordings["recording_id"].tolist()
+    for row, clip in zip(rows, clips, strict=True):
+        np.testing.assert_allclose(row["embedding"], log_mel_statistics(decode(clip, "clip")[0]), rtol=1e-5)
+    taught = read_teacher("data/teacher", {"report": recordings["recording_id"].tolist()})
+    assert taught.shape == (6, 160) and taught.any(axis=1).all()
+    ask("report", "--system", "log-mel floor")
+    assert "report: there already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["strange", "--system", "log-mel floor"], "strange"),
+        (["report", "--wheels", "nowhere"], r"set up \.peers as the docstring of benchmarks/peers\.py says"),
+    ],
+)
+def test_what_cannot_be_had_is_named_and_leaves_no_file(ask, tmp_path, arguments, message):
+    with pytest.raises(SystemExit, match=message):
+        ask(*arguments)
+    assert not list(tmp_path.glob("data/teacher/*"))
