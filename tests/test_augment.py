@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import map_coordinates
 from scipy.signal import lfilter
 
 from speakerprint.audio import resample
@@ -263,6 +264,16 @@ def test_another_speed_is_what_the_recording_played_at_that_speed_gives(speed):
     close = np.abs(changed[:n, heard] - played[:n, heard]).mean()
     stretched_only = change_speed(plain, 1.0)[np.linspace(0, len(plain) - 1, n).round().astype(int)]
     assert close < 0.5 * np.abs(stretched_only[:, heard] - played[:n, heard]).mean()
+
+
+@pytest.mark.parametrize("speed", [0.7, 0.9, 1.1, 2.0])
+@pytest.mark.parametrize("frames", [1, 2, 150])
+def test_another_speed_is_linear_interpolation_between_frames_and_bands(speed, frames):
+    features = np.random.default_rng(frames).normal(size=(frames, 80)).astype(np.float16)
+    n = max(1, round(frames / speed))
+    places = np.meshgrid((np.arange(n) + 0.5) * frames / n - 0.5, _bands_heard(80, speed), indexing="ij")
+    expected = map_coordinates(features.astype(np.float32), places, order=1, mode="nearest")
+    np.testing.assert_allclose(change_speed(features, speed), expected, atol=2e-6)
 
 
 def test_the_same_speed_changes_nothing_and_a_frame_is_left_of_the_shortest():
