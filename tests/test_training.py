@@ -629,7 +629,7 @@ import speakerprint.training as training
 from stages.train import main
 real = training.Objective.forward
 def dies(self, *batch):
-    if batch[4] == 4:
+    if batch[5] == 4:
         raise SystemExit(9)
     return real(self, *batch)
 training.Objective.forward = dies
