@@ -90,6 +90,12 @@ def test_a_report_that_is_not_there_yet_is_named_with_the_command_that_makes_it(
         describe_corpora(params)
 
 
+def test_a_damaged_report_is_named_with_the_command_that_makes_it(params):
+    Path("metrics/data/demo_dev.resample.json").write_text("{")
+    with pytest.raises(InputError, match=r"demo_dev\.resample\.json is not JSON \(.*\); run `dvc repro resample@demo_dev`"):
+        describe_corpora(params)
+
+
 def test_a_report_of_an_earlier_version_is_an_error(params):
     path = Path("metrics/data/demo_dev.filter.json")
     tree = json.loads(path.read_text())

@@ -249,6 +249,14 @@ def test_thresholds_come_with_the_model(tmp_path, embedder):
     assert SpeakerEmbedder.load(tmp_path / "model").thresholds == {0.01: 0.4}
 
 
+@pytest.mark.parametrize("thresholds", [[0.4], {"often": 0.4}, {"0.01": None}, {"0.01": "high"}])
+def test_thresholds_that_are_none_are_named(tmp_path, embedder, thresholds):
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    (tmp_path / "model/config.json").write_text(json.dumps({**config, "thresholds": thresholds}))
+    with pytest.raises(InputError, match=r"config\.json: thresholds are to be a score for each false-accept rate"):
+        SpeakerEmbedder.load(tmp_path / "model")
+
+
 def test_without_the_shipped_model_the_folder_has_to_be_named(tmp_path, monkeypatch):
     monkeypatch.setattr(speakerprint.embedder, "SHIPPED", tmp_path / "none")
     with pytest.raises(InputError, match="name the folder of a model"):

@@ -151,9 +151,9 @@ def test_damaged_weights_are_named(tmp_path):
         SpeakerModel.load(tmp_path)
 
 
-def test_another_format_is_refused(tmp_path):
+@pytest.mark.parametrize(("config", "found"), [({"format": "other-9"}, "'other-9'"), ({}, "None"), ([], "None"), (None, "None")])
+def test_another_format_is_refused(tmp_path, config, found):
     model(**EARLY).save(tmp_path, "a run")
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "format": "other-9"}))
-    with pytest.raises(InputError, match="other-9"):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=rf"config\.json has format {found}, expected"):
         SpeakerModel.load(tmp_path)

@@ -1,6 +1,5 @@
 """What the corpora are made of, as Markdown with histograms, from what the data stages left in metrics/data and data/features."""
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from speakerprint.errors import InputError
+from speakerprint.metrics_files import read_metrics
 from speakerprint.params import Params
 from speakerprint.recordings import read_recordings
 
@@ -98,10 +98,9 @@ def draw_histograms(recordings: pd.DataFrame, corpus: str) -> Figure:
 
 def _report(corpus: str, stage: str) -> dict[str, Any]:
     path = Path(f"metrics/data/{corpus}.{stage}.json")
-    report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if not report or (stage == "filter" and "by_age" not in report["selected"]):  # as it was before votes and ages were counted
-        found = "is of an earlier version" if report else "does not exist"
-        raise InputError(f"{path} {found}; run `dvc repro {stage}@{corpus}` to make it")
+    report = read_metrics(path, f"{stage}@{corpus}")
+    if stage == "filter" and "by_age" not in report.get("selected", {}):  # as it was before votes and ages were counted
+        raise InputError(f"{path} is of an earlier version; run `dvc repro {stage}@{corpus}` to make it")
     return report
 
 

@@ -137,7 +137,13 @@ class SpeakerEmbedder:
         folder = find_model(name_or_folder)
         model = SpeakerModel.load(folder).to(device)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        thresholds = {float(rate): score for rate, score in config.get("thresholds", {}).items()}
+        try:
+            thresholds = {float(rate): float(score) for rate, score in config.get("thresholds", {}).items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{folder}/config.json: thresholds are to be a score for each false-accept rate, as "
+                f'{{"0.01": 0.4}} ({error}); mend them or make the model again'
+            ) from None
         return cls(model, thresholds, trim_silence, require_speech, precision)
 
     @property

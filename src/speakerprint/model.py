@@ -285,8 +285,9 @@ class SpeakerModel(nn.Module):
         folder = Path(folder)
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            if config.get("format") != FORMAT:
-                raise InputError(f"{folder}/config.json has format {config.get('format')!r}, expected {FORMAT!r}")
+            found = config.get("format") if isinstance(config, dict) else None
+            if found != FORMAT:
+                raise InputError(f"{folder}/config.json has format {found!r}, expected {FORMAT!r}")
             model = cls(Model.model_validate(config["model"]))
             model.load_state_dict(load_file(folder / "model.safetensors"))
         except FileNotFoundError as error:

@@ -23,6 +23,7 @@ from speakerprint.audio import SAMPLE_RATE_HZ, decode, read_audio, resample
 from speakerprint.embedder import SpeakerEmbedder
 from speakerprint.errors import InputError
 from speakerprint.evaluation import PERPLEXITY, embed_store
+from speakerprint.metrics_files import read_metrics
 from speakerprint.params import FolderSource
 from speakerprint.sources.folder import AUDIO_SUFFIXES, read_folder, read_table, speaker_files
 from speakerprint.store import FeatureStore
@@ -124,7 +125,7 @@ def read_corpus(corpus: str, embedder: SpeakerEmbedder) -> Voices:
                 yield decode(clip, name)
 
     metrics = Path(f"metrics/{corpus}.json")
-    evaluation = json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else None
+    evaluation = read_metrics(metrics, f"evaluate@{corpus}") if metrics.is_file() else None
     return Voices(corpus, ids, store.speaker_ids.astype(str), embed_store(store, embedder.model, BATCH_S), audio, evaluation)
 
 
@@ -244,7 +245,7 @@ def _measured(voices: Voices, speakers: NDArray[np.str_], embedder: SpeakerEmbed
             "top5": top5,
             "precision_at_5": precision_at_5,
         },
-        "floor_eer": voices.evaluation and voices.evaluation["log_mel_floor"]["eer"],
+        "floor_eer": (voices.evaluation or {}).get("log_mel_floor", {}).get("eer"),
         "histogram": score_histogram(trials),
         "rates": _rates(trials),
         "det": {

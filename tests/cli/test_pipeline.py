@@ -55,7 +55,33 @@ def test_metrics_has_a_column_a_corpus_and_a_row_a_number(speakerprint, project,
 def test_metrics_that_are_not_there_yet_are_named(speakerprint, project, capsys):
     with pytest.raises(SystemExit):
         speakerprint("metrics")
-    assert "metrics/demo_dev.json does not exist; run `dvc repro`" in capsys.readouterr().err
+    assert "metrics/demo_dev.json does not exist; run `dvc repro evaluate@demo_dev`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('<<<<<<< HEAD\n{"eer": 0.1}\n', "is not JSON (Expecting value: line 1 column 1 (char 0))"),
+        ("\udc80", "is not JSON ('utf-8' codec can't decode byte 0x80"),
+        ("[]", "is empty or no JSON object"),
+        ("{}", "is empty or no JSON object"),
+    ],
+)
+def test_damaged_metrics_are_named_with_what_makes_them_again(speakerprint, project, capsys, text, found):
+    (project / "metrics").mkdir()
+    (project / "metrics/demo_dev.json").write_text(text, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(SystemExit):
+        speakerprint("metrics")
+    error = capsys.readouterr().err
+    assert f"metrics/demo_dev.json {found}" in error
+    assert "run `dvc repro evaluate@demo_dev` to make it again" in error
+
+
+def test_metrics_that_are_no_numbers_are_shown_as_they_are(speakerprint, project, capsys):
+    (project / "metrics").mkdir()
+    (project / "metrics/demo_dev.json").write_text('{"eer": "low", "trials": 1000}')
+    speakerprint("metrics")
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [["demo_dev"], ["eer", "low"], ["trials", "1,000"]]
 
 
 def test_data_prints_or_writes_what_the_corpora_are_made_of(speakerprint, project, capsys):

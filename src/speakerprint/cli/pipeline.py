@@ -1,12 +1,10 @@
 """Around `dvc repro`: switch params.yaml to a preset, print the metrics, describe the corpora."""
 
-import json
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
-
-from speakerprint.errors import InputError
 
 app = typer.Typer()
 
@@ -35,21 +33,31 @@ def use(
         typer.echo(f"removed {folder}, which `train` would have read (DVC's cache keeps a copy)")
 
 
+def _figure(value: object) -> str:
+    match value:
+        case None:
+            return "-"
+        case float():
+            return "-" if math.isnan(value) else f"{value:.4f}"
+        case int():
+            return f"{value:,}"
+    return str(value)
+
+
 @app.command()
 def metrics() -> None:
     """Print the metrics of every evaluation corpus, one column each (`dvc metrics show` prints one row each)."""
     import pandas as pd
 
+    from speakerprint.metrics_files import read_metrics
     from speakerprint.params import load_params
 
     columns = {}
     for corpus in load_params().evaluation.corpora:
-        path = Path(f"metrics/{corpus}.json")
-        if not path.is_file():
-            raise InputError(f"{path} does not exist; run `dvc repro` to make it")
-        columns[corpus] = pd.json_normalize(json.loads(path.read_text(encoding="utf-8"))).astype(object).iloc[0]
+        figures = read_metrics(f"metrics/{corpus}.json", f"evaluate@{corpus}")
+        columns[corpus] = pd.json_normalize(figures).astype(object).iloc[0]
     table = pd.DataFrame(columns).reindex(next(iter(columns.values())).index)  # in the order of the file
-    shown = table.map(lambda value: "-" if pd.isna(value) else f"{value:.4f}" if isinstance(value, float) else f"{value:,}")
+    shown = table.map(_figure)
     typer.echo(shown.to_string())
 
 

@@ -1,0 +1,25 @@
+"""The JSON files that stages leave in metrics/, read back for what is made of them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from speakerprint.errors import InputError
+
+
+def read_metrics(path: str | Path, stage: str) -> dict[str, Any]:
+    """What a stage, such as ``filter@demo_dev``, left in a JSON file.
+
+    Raises InputError, which says how to make it again, if it is missing or no JSON object (git keeps these files, and a merge can
+    leave its marks in them).
+    """
+    path = Path(path)
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; run `dvc repro {stage}` to make it") from None
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise InputError(f"{path} is not JSON ({error}); run `dvc repro {stage}` to make it again") from None
+    if not isinstance(tree, dict) or not tree:
+        raise InputError(f"{path} is empty or no JSON object; run `dvc repro {stage}` to make it again")
+    return tree
