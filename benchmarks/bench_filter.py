@@ -29,11 +29,15 @@ from speakerprint.presets import use_preset
 
 PROJECT = Path(__file__).parents[1]
 CORPUS = "common_voice_17_train"
+TINY_S = 0.25  # seconds of a clip
 SENTENCE = 'The "benchmark" holds the same sentence again and again, of about the length that others have.'
 
 
-def release(n_rows: int, clips: bool) -> dict[str, pd.DataFrame]:
-    """Tables of a release whose speakers have from a few to thousands of recordings, as those of English have."""
+def release(n_rows: int, clip_s: float | None = None) -> dict[str, pd.DataFrame]:
+    """Tables of a release whose speakers have from a few to thousands of recordings, as those of English have.
+
+    clip_s: how long all recordings are, in seconds; None where there are none and durations are only told.
+    """
     rng = np.random.default_rng(1)
     sizes = np.minimum(rng.lognormal(2.0, 1.8, n_rows).astype(int) + 1, 20_000)
     speaker = np.repeat(np.arange(n_rows), sizes)[:n_rows]
@@ -45,31 +49,34 @@ def release(n_rows: int, clips: bool) -> dict[str, pd.DataFrame]:
     train = pd.DataFrame({"client_id": ids[speaker], "path": paths, "sentence_id": "0" * 64, "sentence": SENTENCE})
     train = train.assign(sentence_domain="", up_votes=rng.integers(2, 5, n_rows), down_votes=rng.integers(0, 2, n_rows))
     train = train.assign(age="twenties", gender=genders[speaker], accents="", variant="", locale="en", segment="")
-    durations = pd.DataFrame({"clip": paths, "duration[ms]": 250 if clips else rng.integers(2000, 9000, n_rows)})
+    durations = pd.DataFrame(
+        {"clip": paths, "duration[ms]": round(1000 * clip_s) if clip_s else rng.integers(2000, 9000, n_rows)}
+    )
     return {"train": train.iloc[rng.permutation(n_rows)], "clip_durations": durations}
 
 
-def tiny_clip() -> bytes:
+def a_clip(seconds: float) -> bytes:
+    """Noise, so that its features fill as much of a shard as speech does."""
     stream = io.BytesIO()
-    soundfile.write(stream, 0.1 * np.sin(np.arange(8_000) / 20), 32_000, format="MP3")
+    noise = 0.1 * np.random.default_rng(1).standard_normal(round(seconds * 32_000))
+    soundfile.write(stream, noise, 32_000, format="MP3")
     return stream.getvalue()
 
 
-def write_folder(tables: dict[str, pd.DataFrame], root: Path, clips: Sequence[str] = ()) -> Path:
+def write_folder(tables: dict[str, pd.DataFrame], root: Path, clips: Sequence[str] = (), data: bytes = b"") -> Path:
+    """The release as a folder, in which each of the named clips is `data`."""
     (root / "en/clips").mkdir(parents=True)
     for name, table in tables.items():
         text = table.to_csv(sep="\t", index=False, quoting=3, quotechar=None, lineterminator="\n")
         (root / f"en/{name}.tsv").write_text(text, encoding="utf-8")
-    data = tiny_clip()
     for clip in clips:
         (root / "en/clips" / clip).write_bytes(data)
     return root
 
 
-def write_archive(tables: dict[str, pd.DataFrame], folder: Path, clips: Sequence[str]) -> Path:
+def write_archive(tables: dict[str, pd.DataFrame], folder: Path, clips: Sequence[str], data: bytes) -> Path:
     """The same as one .tar.gz; lists first, as they come."""
     path = folder.with_suffix(".tar.gz")
-    data = tiny_clip()
     with tarfile.open(path, "w:gz", compresslevel=1) as tar:
         tar.add(write_folder(tables, folder), folder.name)
         for clip in clips:
@@ -81,9 +88,9 @@ def write_archive(tables: dict[str, pd.DataFrame], folder: Path, clips: Sequence
 
 def make(n_rows: int, clips: bool, folder: Path) -> tuple[Path, int]:
     """The release's path and its number of speakers."""
-    tables = release(n_rows, clips)
+    tables = release(n_rows, TINY_S if clips else None)
     root = folder / "cv-corpus-17.0-2024-03-15"
-    path = write_archive(tables, root, tables["clip_durations"]["clip"]) if clips else write_folder(tables, root)
+    path = write_archive(tables, root, tables["clip_durations"]["clip"], a_clip(TINY_S)) if clips else write_folder(tables, root)
     return path, tables["train"]["client_id"].nunique()
 
 

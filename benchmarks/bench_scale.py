@@ -2,11 +2,13 @@
 
     LOKY_MAX_CPU_COUNT=1 python -m benchmarks.bench_scale   # table and docs/pictures/scale.png; ten minutes
     python -m benchmarks.bench_scale --sizes 100 1000 --picture scale.png
+    LOKY_MAX_CPU_COUNT=1 python -m benchmarks.bench_scale --sizes 1000 10000 30000 --clip-s 5 --picture scale.png
     python -m benchmarks.bench_scale --release              # a million rows, 200,000 clips: as .tar.gz, then as a folder
 
 Metadata stages (download, filter) are run on releases of so many rows without clips, audio stages (resample, features) on
-archives with a clip of a quarter of a second for each row, no more than --most-clips. Each row of the table is a stage as `dvc
-repro` runs it. With LOKY_MAX_CPU_COUNT=1 all is done in the stage's own process, whose CPU seconds and memory these then are.
+archives with a clip of --clip-s (a quarter of a second) for each row, no more than --most-clips. Each row of the table is a
+stage as `dvc repro` runs it. With LOKY_MAX_CPU_COUNT=1 all is done in the stage's own process, whose CPU seconds and memory
+these then are.
 """
 
 import argparse
@@ -18,16 +20,16 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 
-from benchmarks.bench_filter import CORPUS, PROJECT, measure, release, write_archive, write_folder
+from benchmarks.bench_filter import CORPUS, PROJECT, TINY_S, a_clip, measure, release, write_archive, write_folder
 from speakerprint.languages import empty_table, write_languages
 from speakerprint.presets import use_preset
 
 METADATA, AUDIO = ("download", "filter"), ("resample", "features")
 
 
-def make(folder: Path, n_rows: int, n_clips: int, packed: bool) -> Path:
+def make(folder: Path, n_rows: int, n_clips: int, packed: bool, clip_s: float = TINY_S) -> Path:
     """A release of so many rows, the first of which have a clip; the others have no votes, so that the filter drops them."""
-    tables = release(n_rows, n_clips > 0)
+    tables = release(n_rows, clip_s if n_clips else None)
     if n_clips:
         by_name = tables["train"].sort_values("path")["path"]
         with_clip = by_name.iloc[:n_clips]
@@ -36,15 +38,18 @@ def make(folder: Path, n_rows: int, n_clips: int, packed: bool) -> Path:
     root = folder / "cv-corpus-17.0-2024-03-15"
     if not n_clips:
         return write_folder(tables, root)
-    return write_archive(tables, root, with_clip) if packed else write_folder(tables, root, with_clip)
+    write = write_archive if packed else write_folder
+    return write(tables, root, with_clip, a_clip(clip_s))
 
 
-def measure_stages(stages: tuple[str, ...], n_rows: int, n_clips: int, packed: bool = True) -> list[dict[str, Any]]:
+def measure_stages(
+    stages: tuple[str, ...], n_rows: int, n_clips: int, packed: bool = True, clip_s: float = TINY_S
+) -> list[dict[str, Any]]:
     """A row for each stage: stage, recordings it was given, seconds, CPU seconds, peak GiB."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         with ProcessPoolExecutor(1) as pool:  # a stage's process would count among its peak what this one holds
-            root = pool.submit(make, folder, n_rows, n_clips, packed).result()
+            root = pool.submit(make, folder, n_rows, n_clips, packed, clip_s).result()
         for name in ("params.yaml", "dvc.yaml"):
             (folder / name).write_bytes((PROJECT / name).read_bytes())
         (folder / "presets").symlink_to(PROJECT / "presets")
@@ -87,6 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 100_000, 1_000_000], help="rows of the releases")
     parser.add_argument("--most-clips", type=int, default=100_000)
+    parser.add_argument("--clip-s", type=float, default=TINY_S, help="seconds of a clip (%(default)s)")
     parser.add_argument("--picture", type=Path, default=PROJECT / "docs/pictures/scale.png")
     parser.add_argument("--release", action="store_true", help="instead of the sizes, one release in two forms")
     parser.add_argument("--rows", type=int, default=1_000_000, help="of --release")
@@ -94,14 +100,14 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.release:
         for packed in (True, False):
-            rows = measure_stages(METADATA + AUDIO, arguments.rows, arguments.clips, packed)
+            rows = measure_stages(METADATA + AUDIO, arguments.rows, arguments.clips, packed, arguments.clip_s)
             print(f"\n{'.tar.gz' if packed else 'folder'}\n{pd.DataFrame(rows).to_string(index=False)}")
         return
     found = []
     for size in arguments.sizes:
         found += measure_stages(METADATA, size, 0)
         if size <= arguments.most_clips:
-            found += measure_stages(METADATA + AUDIO, size, size)[len(METADATA) :]
+            found += measure_stages(METADATA + AUDIO, size, size, clip_s=arguments.clip_s)[len(METADATA) :]
     table = pd.DataFrame(found)
     print(table.sort_values(["stage", "recordings"]).to_string(index=False))
     draw(table, arguments.picture)
