@@ -25,6 +25,7 @@ import io
 import json
 import sys
 import time
+import uuid
 import zipfile
 import zipimport
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -201,7 +202,7 @@ class Embeddings:
             cpu_s += time.process_time() - started
         made = Embedded(np.stack(rows).astype(np.float32), cpu_s / len(rows))
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".tmp")
+        unfinished = path.with_suffix(f".{uuid.uuid4().hex}.tmp")  # another process may be making the same
         with unfinished.open("wb") as file:
             np.savez(file, embeddings=made.embeddings, cpu_s_per_recording=made.cpu_s_per_recording)
         unfinished.replace(path)

@@ -135,6 +135,21 @@ def test_embeddings_are_made_once_for_weights_and_condition(audio, tmp_path):
     assert (counting.loads, other.loads) == (2, 1)
 
 
+def test_two_processes_may_make_the_same_embeddings_at_once(audio, tmp_path, monkeypatch):
+    savez, counting = np.savez, Counting()
+
+    def slow_savez(file, **arrays):
+        monkeypatch.setattr(np, "savez", savez)
+        Embeddings(audio, tmp_path).of(counting.system, "report", FULL)  # begun and finished while this one writes
+        savez(file, **arrays)
+
+    monkeypatch.setattr(np, "savez", slow_savez)
+    made = Embeddings(audio, tmp_path).of(counting.system, "report", FULL)
+    kept = Embeddings(audio, tmp_path).of(counting.system, "report", FULL)
+    np.testing.assert_array_equal(made.embeddings, kept.embeddings)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [
