@@ -25,6 +25,8 @@ def main(path: str, measured: Path = Path("benchmarks/peers.json")) -> None:
         for row in rows
         if (row["corpus"], row["condition"], row["trials"]) == ("french_report", "full", "all")
     }
+    if missing := sorted({*REFERENCE_MINUTES, *LEVELS} - french.keys()):
+        raise SystemExit(f"{measured} has no row of {', '.join(missing)} on french_report; docs/results.md has the command")
     recipes = {
         "reference recipe": [(minutes, *french[system]) for system, minutes in REFERENCE_MINUTES.items()],
         "default recipe": DEFAULT,
