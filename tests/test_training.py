@@ -461,21 +461,30 @@ def test_a_model_learns_what_its_teacher_hears(run, weight):
 def test_a_teacher_that_has_not_heard_all_is_counted_and_used_for_the_others(run, capsys):
     taught = Run(run.folder, with_teacher(run.recipe), teach(run, recordings=20))
     first = taught("taught", steps=2, validation_speakers=0.0)
-    assert "the teacher has not heard 12 of 32 recordings" in capsys.readouterr().out
+    assert "the teacher has not heard 12 of 32 recordings at speed 1:" in capsys.readouterr().out
     assert not same(first, run("alone", steps=2, validation_speakers=0.0))
 
 
-def test_a_teacher_has_heard_recordings_at_their_own_speed_only(run):
+def test_a_teacher_has_its_say_at_the_speeds_that_it_has_heard(run):
+    """Recordings as they are, and the first half of them at a speed of 1.1, but not at 0.9."""
     data = TrainingSet({"a": FeatureStore(run.folder / "a")})
-    data.take_teacher(teach(run))
-    examples = training.Examples.at_speeds(data, np.arange(32), [1.0, 1.1])
+    folder, rng = teach(run), np.random.default_rng(4)
+    ids = [f"clip{i:03d}" for i in range(32)]
+    rows = rng.normal(size=(48, 6)).astype(np.float32)
+    write_teacher(folder / "a.parquet", ids + ids[:16], rows, [1.0] * 32 + [1.1] * 16)
+    data.take_teacher(folder, [0.9, 1.0, 1.1])
+    examples = training.Examples.at_speeds(data, np.arange(32), [0.9, 1.0, 1.1])
+    heard = (examples.speeds == 1) | ((examples.speeds == 1.1) & (examples.recordings < 16))
+    assert examples.taught.any(axis=1).tolist() == heard.tolist()
     batches = training.CropBatches(data, None, examples, run.recipe, 1)
-    at_own_speed = []
     for number in range(4):
         chosen, taught = batches.batches.batch(number), batches[number][4]
-        assert taught.any(dim=1).tolist() == (examples.speeds[chosen] == 1).tolist()
-        at_own_speed += taught.any(dim=1).tolist()
-    assert {True, False} == set(at_own_speed)
+        assert taught.any(dim=1).tolist() == heard[chosen].tolist()
+        for example, own in zip(chosen, taught.numpy(), strict=True):
+            if heard[example]:
+                of_speed = slice(32) if examples.speeds[example] == 1 else slice(32, 48)
+                row = rows[of_speed][examples.recordings[example]] - rows[of_speed].mean(axis=0)
+                np.testing.assert_allclose(own, row / np.linalg.norm(row), atol=1e-6)
 
 
 def test_another_teacher_is_another_run(run):
@@ -483,7 +492,7 @@ def test_another_teacher_is_another_run(run):
     data = TrainingSet({"a": FeatureStore(run.folder / "a")})
     runs = [training.fingerprint(run.recipe, {"a": run.folder / "a"}, data.taught)]
     for recordings in (32, 31):
-        data.take_teacher(teach(run, recordings))
+        data.take_teacher(teach(run, recordings), [1.0])
         runs.append(training.fingerprint(run.recipe, {"a": run.folder / "a"}, data.taught))
     assert len(set(runs)) == 3
 

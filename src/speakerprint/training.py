@@ -92,12 +92,12 @@ class TrainingSet:
         if self.in_memory:
             for store in self.stores:
                 store.load()
-        self.taught = np.zeros((len(self.speaker_ids), 0), np.float32)  # of a teacher, if there is one
+        self.taught = np.zeros((1, len(self.speaker_ids), 0), np.float32)  # of a teacher, if there is one
 
-    def take_teacher(self, folder: str | Path) -> None:
-        """Have in `taught`, (recordings, dim), what `teacher.read_teacher` finds in the folder. Raises InputError as it does."""
+    def take_teacher(self, folder: str | Path, speeds: list[float]) -> None:
+        """Have in `taught`, (speeds, recordings, dim), what read_teacher finds in the folder. Raises InputError as it does."""
         ids = [store.recordings["recording_id"].tolist() for store in self.stores]
-        self.taught = read_teacher(folder, dict(zip(dict.fromkeys(self.corpora), ids, strict=True)))
+        self.taught = read_teacher(folder, dict(zip(dict.fromkeys(self.corpora), ids, strict=True)), speeds)
 
     def crop(self, index: int, n_frames: int, position: float) -> np.ndarray:
         """`n_frames` frames of a recording, (frames, 80); `position` in [0, 1] places them; shorter recordings come whole."""
@@ -125,20 +125,24 @@ class Examples:
     """What is learned from: recordings at one or several speeds, where a speaker at another speed is another speaker.
 
     recordings (n,): indices of the training set. speeds (n,): how many times as fast each is played. labels (n,): its speaker.
+    taught (n, dim): what a teacher heard in it at that speed, or 0; without a teacher, dim is 0.
     """
 
     recordings: np.ndarray
     speeds: np.ndarray
     labels: np.ndarray
+    taught: np.ndarray
 
     @classmethod
     def at_speeds(cls, data: TrainingSet, recordings: np.ndarray, speeds: list[float]) -> "Examples":
         """Each of the recordings at each of the speeds; labels count from 0, those of the first speed first."""
         speakers, labels = np.unique(data.speaker_ids[recordings], return_inverse=True)
+        taught = np.broadcast_to(data.taught, (len(speeds), *data.taught.shape[1:]))
         return cls(
             np.tile(recordings, len(speeds)),
             np.repeat(np.array(speeds), len(recordings)),
             np.concatenate([labels + len(speakers) * place for place in range(len(speeds))]),
+            taught[:, recordings].reshape(len(speeds) * len(recordings), taught.shape[-1]),
         )
 
     @property
@@ -169,8 +173,7 @@ class CropBatches(Dataset):
     """Batch `i` of random crops: features (batch, 80, frames) float32, valid frames (batch,), speaker labels (batch,), noise,
     what a teacher heard in the recordings (batch, its dim), and whether some frames are padding.
 
-    `per_step` batches make an optimiser step. The noise has the features' shape; without a noise corpus it is empty. A teacher
-    has heard recordings as they are: at another speed, its embedding is 0.
+    `per_step` batches make an optimiser step. The noise has the features' shape; without a noise corpus it is empty.
     """
 
     def __init__(self, data: TrainingSet, noise: Noise | None, examples: Examples, recipe: Recipe, per_step: int):
@@ -189,8 +192,7 @@ class CropBatches(Dataset):
         if self.noise is not None:
             noise = self.noise.crops(len(chosen), features.shape[2], np.random.default_rng([self.seed, number, 2]))
         lengths, labels = torch.from_numpy(mask.sum(axis=1)), torch.from_numpy(self.examples.labels[chosen])
-        as_recorded = self.examples.speeds[chosen, None] == 1
-        taught = torch.from_numpy(np.where(as_recorded, self.data.taught[self.examples.recordings[chosen]], np.float32(0)))
+        taught = torch.from_numpy(self.examples.taught[chosen])
         return torch.from_numpy(features), lengths, labels, torch.from_numpy(noise), taught, not mask.all()
 
 
@@ -675,9 +677,12 @@ def train(
 
     data = TrainingSet({name: FeatureStore(folder) for name, folder in features.items()})
     if recipe.loss.teacher_match_weight or recipe.loss.teacher_similarity_weight:
-        data.take_teacher(teacher)
-        if unheard := int((~data.taught.any(axis=1)).sum()):
-            accelerator.print(f"the teacher has not heard {unheard} of {len(data.taught)} recordings: it has no say in these")
+        data.take_teacher(teacher, recipe.sampling.speeds)
+        for speed, heard in zip(recipe.sampling.speeds, data.taught, strict=True):
+            if unheard := int((~heard.any(axis=1)).sum()):
+                accelerator.print(
+                    f"the teacher has not heard {unheard} of {len(heard)} recordings at speed {speed:g}: it has no say in these"
+                )
     noise = Noise({name: FeatureStore(folder) for name, folder in noises.items()}) if noises else None
     run = fingerprint(recipe, features | noises, data.taught)
     if noise is None and "recorded_noise" in [*recipe.augmentation.ntxent.kinds, *recipe.augmentation.triplet.kinds]:
@@ -696,7 +701,7 @@ def train(
     if settings.encoder_lora_rank:
         adapt(model.encoder, settings.encoder_lora_rank)
         model.encoder.requires_grad_(False)
-    objective = Objective(model, examples.n_speakers, recipe, data.taught.shape[1])
+    objective = Objective(model, examples.n_speakers, recipe, data.taught.shape[-1])
     optimiser = make_optimiser(objective, settings)
 
     progress, start = Progress(), {}

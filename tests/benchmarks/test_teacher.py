@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import teacher
 from benchmarks.peers import log_mel_statistics
-from speakerprint.audio import decode, read_audio
+from speakerprint.audio import decode, read_audio, resample
 from speakerprint.teacher import read_teacher
 
 
@@ -33,10 +33,24 @@ def test_each_recording_of_a_corpus_gets_the_embedding_that_the_system_makes_of_
     assert [row["recording_id"] for row in rows] == recordings["recording_id"].tolist()
     for row, clip in zip(rows, clips, strict=True):
         np.testing.assert_allclose(row["embedding"], log_mel_statistics(decode(clip, "clip")[0]), rtol=1e-5)
-    taught = read_teacher("data/teacher", {"report": recordings["recording_id"].tolist()})
+    (taught,) = read_teacher("data/teacher", {"report": recordings["recording_id"].tolist()})
     assert taught.shape == (6, 160) and taught.any(axis=1).all()
     ask("report", "--system", "log-mel floor")
     assert "report: there already" in capsys.readouterr().out
+
+
+def test_each_recording_is_heard_at_each_of_the_speeds_asked_for(ask, audio):
+    ask("report", "--system", "log-mel floor", "--speeds", "0.9", "1.0")
+    recordings, clips = read_audio(audio / "report")
+    rows = pq.read_table("data/teacher/report.parquet").to_pylist()
+    ids = recordings["recording_id"].tolist()
+    assert [(row["recording_id"], row["speed"]) for row in rows] == [(name, speed) for name in ids for speed in (0.9, 1.0)]
+    for slow, as_recorded, clip in zip(rows[::2], rows[1::2], clips, strict=True):
+        samples = decode(clip, "clip")[0]
+        slower = resample(samples, 14_400, 16_000)
+        assert len(slower) == pytest.approx(len(samples) / 0.9, abs=2)
+        np.testing.assert_allclose(slow["embedding"], log_mel_statistics(slower), rtol=1e-5)
+        np.testing.assert_allclose(as_recorded["embedding"], log_mel_statistics(samples), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
