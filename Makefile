@@ -5,8 +5,9 @@ VENV := .venv
 IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.txt)
 
-# the first Python on this machine that runs, has venv, and is one we support; `make PYTHON=... repro` names another
-SUPPORTED := import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+# the first Python on this machine that runs, has venv, and is one we support (what requirements.txt asks for
+# has no releases for 3.11.4 and before); `make PYTHON=... repro` names another
+SUPPORTED := import sys, ensurepip, venv; sys.exit(not (3, 11, 5) <= sys.version_info[:3] < (3, 14))
 PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
 	"$$python" -c '$(SUPPORTED)' 2>/dev/null && echo "$$python" && break; done)
 
@@ -52,8 +53,8 @@ clean:  ## remove what make and the tools it calls made: .venv, site and caches 
 
 $(VENV)/.installed: requirements.txt constraints.txt pyproject.toml
 	@"$(PYTHON)" -c '$(SUPPORTED)' 2>/dev/null || { \
-		echo "error: Python 3.11, 3.12 or 3.13 with its venv module is needed; tried $(or $(PYTHON),python3, python3.11 to python3.13)."; \
-		echo "Install one (Debian and Ubuntu: apt install python3 python3-venv) or name it: make PYTHON=/path/to/python3.12 repro"; \
+		echo "error: Python 3.11 (from 3.11.5 on), 3.12 or 3.13 with its venv module is needed; tried $(or $(PYTHON),python3, python3.11 to python3.13)."; \
+		echo "Install one (from Debian 13 and Ubuntu 24.04 on: apt install python3 python3-venv) or name it: make PYTHON=/path/to/python3.12 repro"; \
 		exit 1; } >&2
 	@test -x $(VENV)/bin/python || "$(PYTHON)" -m venv --clear $(VENV)
 	@echo "Installing into $(VENV): $(TORCH), then requirements.txt. This happens once and takes a few minutes."
