@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 MINUTES = {  # recipe -> system -> CPU minutes
     "reference recipe": {"reference-100-steps": 15, "reference-converged": 53},
-    "default recipe": {"default-start": 10, "default": 107},
+    "default recipe": {"default-start": 11, "default": 107},
 }
 LEVELS = {"log-mel floor": "log-mel floor", "resemblyzer": "Resemblyzer", "cam++": "CAM++"}  # nothing was trained here for these
 
