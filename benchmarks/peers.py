@@ -394,7 +394,7 @@ def draw_eer(table: Sequence[Row], name: str, conditions: Sequence[str], label: 
     shown = [condition for condition in conditions if condition in measured]
     if len(shown) < 2:
         return None
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    figure = Figure(figsize=(8.2, 4.4), layout="constrained")
     axes = figure.add_subplot(title=name)
     colours = _colours(table)
     for system, line in _grouped(table, lambda row: row.system.name).items():
@@ -409,7 +409,7 @@ def draw_eer(table: Sequence[Row], name: str, conditions: Sequence[str], label: 
     axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="0.92")
-    axes.legend(frameon=False)
+    figure.legend(frameon=False, loc="outside right upper")
     return figure
 
 
