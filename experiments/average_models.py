@@ -37,7 +37,7 @@ def training_crops(folders: Sequence[Path], n_frames: int) -> list[NDArray[np.fl
     return [store.frames(index, 0, n_frames) for store, index in (every[i] for i in chosen)]
 
 
-def standardised(model: SpeakerModel) -> tuple[torch.Tensor, torch.Tensor]:
+def raw_projection(model: SpeakerModel) -> tuple[torch.Tensor, torch.Tensor]:
     """The projection of statistics as they are pooled: weights (dim, width) and bias (dim,), in float64."""
     projection = model.projection
     assert isinstance(projection, DiscriminantProjection)
@@ -60,10 +60,10 @@ def average(models: Sequence[SpeakerModel], embeddings: Sequence[NDArray[np.floa
             raise InputError("only models with model.projection: discriminant and model.centred: false can be averaged")
     states = [model.state_dict() for model in models]
     mean = {name: torch.stack([state[name].double() for state in states]).mean(dim=0) for name in states[0]}
-    turned = [standardised(first)]
+    turned = [raw_projection(first)]
     for model, own in zip(others, embeddings[1:], strict=True):
         turn = torch.from_numpy(orthogonal_procrustes(own.astype(np.float64), embeddings[0].astype(np.float64))[0])
-        turned.append(tuple(turn.T @ part for part in standardised(model)))
+        turned.append(tuple(turn.T @ part for part in raw_projection(model)))
     weights, bias = (torch.stack(parts).mean(dim=0) for parts in zip(*turned, strict=True))
     centre, spread = (states[0][f"projection.{name}"].double() for name in ("mean", "std"))
     mean |= {"projection.mean": centre, "projection.std": spread}

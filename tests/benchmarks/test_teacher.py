@@ -64,3 +64,9 @@ def test_what_cannot_be_had_is_named_and_leaves_no_file(ask, tmp_path, arguments
     with pytest.raises(SystemExit, match=message):
         ask(*arguments)
     assert not list(tmp_path.glob("data/teacher/*"))
+
+
+def test_a_speed_that_nothing_is_heard_at_is_refused(ask, capsys):
+    with pytest.raises(SystemExit):
+        ask("report", "--system", "log-mel floor", "--speeds", "1.0", "0")
+    assert "--speeds 0: a recording is heard at a speed above 0" in capsys.readouterr().err
