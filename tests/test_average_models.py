@@ -19,7 +19,10 @@ CLIPS = [np.random.default_rng(seed).normal(size=(60 + seed, 80)).astype(np.floa
 def model(**settings) -> SpeakerModel:
     torch.manual_seed(0)
     kind = {"layer_combination": "concatenate", "convolution_channels": 0, "projection": "discriminant"}
-    return SpeakerModel(tiny_model(**kind | settings)).eval()
+    made = SpeakerModel(tiny_model(**kind | settings)).eval()
+    if made.settings.projection == "discriminant":
+        made.projection.mean.uniform_(-0.5, 0.5), made.projection.std.uniform_(0.5, 2.0)
+    return made
 
 
 def turned(original: SpeakerModel) -> tuple[SpeakerModel, np.ndarray]:
