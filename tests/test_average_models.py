@@ -46,15 +46,17 @@ def test_models_that_hear_the_same_in_other_numbers_have_themselves_as_their_mea
     np.testing.assert_allclose(average_models.average([first, other], embeddings).embed_frames(CLIPS), embeddings[0], atol=1e-4)
 
 
-def test_every_weight_is_the_mean_of_theirs():
+@pytest.mark.parametrize(("shares", "share"), [(None, 0.5), ([0.75, 0.25], 0.75)])
+def test_every_weight_is_the_mean_of_theirs(shares, share):
     first, other = model(), model()
     with torch.no_grad():
         for weight in other.encoder.parameters():
             weight += 0.01
     same = np.eye(12, dtype=np.float32)
-    result = average_models.average([first, other], [same, same]).state_dict()
+    result = average_models.average([first, other], [same, same], shares).state_dict()
     for name, weight in first.state_dict().items():
-        np.testing.assert_allclose(result[name], (weight + other.state_dict()[name]) / 2, atol=1e-6, err_msg=name)
+        expected = share * weight + (1 - share) * other.state_dict()[name]
+        np.testing.assert_allclose(result[name], expected, atol=1e-6, err_msg=name)
     moved = "encoder.layers.0.fc1.weight"
     assert not torch.allclose(result[moved], first.state_dict()[moved])
 
@@ -91,6 +93,10 @@ def test_the_script_writes_a_model_that_loads(tmp_path, monkeypatch, capsys):
     assert "mean cosine of 1.000" in capsys.readouterr().out
     loaded = SpeakerModel.load(tmp_path / "average")
     np.testing.assert_allclose(loaded.embed_frames(CLIPS), model().embed_frames(CLIPS), atol=1e-4)
+    monkeypatch.setattr(sys, "argv", ["average_models", *arguments, "--shares", "0.7", "0.2"])
+    with pytest.raises(SystemExit):
+        average_models.main()
+    assert "--shares: expected 2 numbers whose sum is 1" in capsys.readouterr().err
     arguments[1] = str(tmp_path / "nowhere")
     monkeypatch.setattr(sys, "argv", ["average_models", *arguments])
     with pytest.raises(SystemExit, match=r"no model in .*nowhere"):

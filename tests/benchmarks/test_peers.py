@@ -177,7 +177,7 @@ def test_cam_plus_plus_without_its_wheel_says_where_it_was_sought(tmp_path, monk
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("argument", ["models/speakerprint", "=models/speakerprint", "ours="])
+@pytest.mark.parametrize("argument", ["models/speakerprint", "=models/speakerprint", "ours=", "ours=models/a+"])
 def test_a_model_without_name_or_folder_is_refused(argument):
     with pytest.raises(InputError, match=r"expected NAME=FOLDER"):
         peers.speakerprint_model(argument)
@@ -195,6 +195,15 @@ def test_models_of_equal_weights_and_other_settings_are_told_apart(tmp_path):
         (tmp_path / "config.json").write_text(settings)
         kept.add(peers.speakerprint_model(f"ours={tmp_path}").weights)
     assert len(kept) == 2
+
+
+def test_models_joined_by_a_plus_are_heard_side_by_side():
+    shipped = "models/pretrained/speakerprint-base"
+    alone, both = (peers.speakerprint_model(f"ours={folders}") for folders in (shipped, f"{shipped}+{shipped}"))
+    samples = np.random.default_rng(1).normal(scale=0.1, size=16_000).astype(np.float32)
+    embedding = alone.load()(samples)
+    np.testing.assert_array_equal(both.load()(samples), np.concatenate([embedding, embedding]))
+    assert alone.weights != both.weights
 
 
 def row(system, condition, eer, trials="all"):
@@ -218,8 +227,12 @@ def run(monkeypatch, *arguments):
 def test_a_run_leaves_records_tables_and_pictures(audio, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     where = ["--audio", audio, "--corpora", "report", "--systems", "log-mel floor"]
-    run(monkeypatch, *where, "--conditions", "1s", "full", "--markdown", "table.md", "--plots", "plots")
-    records = json.loads((tmp_path / "benchmarks/peers.json").read_text())
+    run(monkeypatch, *where, "--conditions", "full")
+    assert [path.name for path in tmp_path.iterdir()] == [".cache"]  # nothing that was not asked for
+    capsys.readouterr()
+    files = ["--out", "kept/rows.json", "--markdown", "table.md", "--plots", "plots"]
+    run(monkeypatch, *where, "--conditions", "1s", "full", *files)
+    records = json.loads((tmp_path / "kept/rows.json").read_text())
     assert [(one["condition"], one["trials"]) for one in records] == [
         ("full", "all"),
         ("full", "same locale"),
