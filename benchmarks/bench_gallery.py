@@ -7,8 +7,8 @@
 Every query is timed by itself, in one thread; half of them are new recordings of enrolled speakers, half strangers. With --build
 a gallery is made in --folder; without, one that is there is measured. The embeddings are drawn, eight recordings a speaker: a
 speaker and a recording's own part are normal, with variances such that cosines average 0.6 within speakers and have a standard
-deviation of 0.12 between speakers, as the default recipe's model had on Common Voice (French). Uniform vectors of 256 numbers would
-have 0.06 and no near neighbours at all: harder to search, and like no voices.
+deviation of 0.12 between speakers, as the default recipe's model had on Common Voice (French). Uniform vectors of 256 numbers
+would have 0.06 and no near neighbours at all: harder to search, and like no voices.
 """
 
 import argparse

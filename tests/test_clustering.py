@@ -87,8 +87,10 @@ def test_the_silhouette_is_scikit_learns():
 
 def test_the_range_of_a_model_is_around_its_thresholds():
     assert threshold_range({0.01: 0.4, 0.001: 0.6, 0.1: 0.1}) == (pytest.approx(0.3), 0.6)
-    with pytest.raises(InputError, match=r"no thresholds for false-accept rates of 0\.01 and 0\.001; give a threshold"):
-        threshold_range({0.01: 0.4})
+    with pytest.raises(InputError, match=r"rates of 0\.01 and 0\.001, only for 0\.01, 0\.05; give a threshold"):
+        threshold_range({0.01: 0.4, 0.05: 0.3})
+    with pytest.raises(InputError, match=r"0\.01 and 0\.001; give a threshold"):
+        threshold_range({})
 
 
 @pytest.mark.parametrize(

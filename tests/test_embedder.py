@@ -78,6 +78,11 @@ def test_a_file_that_is_not_audio_is_named(embedder, tmp_path):
         (np.zeros(16_000), 0, "sample rate"),
         (np.zeros(100), 16_000, "at least 0.1 s"),
         (np.full(16_000, np.nan), 16_000, "not finite"),
+        (np.sin(np.arange(16_000)), np.nan, "sample rate is nan Hz"),  # which the resampler never returns from
+        (np.sin(np.arange(16_000)), "16000", "sample rate is '16000' Hz"),
+        (1e25 * np.sin(np.arange(16_000)), 16_000, r"values up to \S+e\+2\d, expected -1 to 1"),  # an embedding of NaN
+        (np.exp(1j * np.arange(16_000)), 16_000, "values of type complex128"),
+        (np.array(["0.1"] * 16_000), 16_000, "values of type <U3"),
         (np.zeros(16_000), 16_000, "waveform: is digital silence, every sample 0;"),
         (np.full(16_000, 128, np.uint8), 16_000, "digital silence"),
     ],

@@ -8,6 +8,8 @@ import sqlite3
 import threading
 import time
 from collections import Counter
+from contextlib import closing
+from functools import partial
 
 import numpy as np
 import pytest
@@ -263,6 +265,25 @@ def test_a_damaged_index_is_made_again(tmp_path, indexed, damage):
         path.write_bytes({"truncated": content[:-100], "flipped": content, "empty": b""}[damage])
     assert_exact(Gallery(tmp_path), rows, list(zip(speakers, recordings, strict=True)), rows[::20])
     assert index_file(tmp_path) != path
+
+
+def test_an_embedding_of_another_length_is_damage_that_is_named(tmp_path):
+    _, _, _, rows = filled(tmp_path)
+    with closing(sqlite3.connect(tmp_path / DATABASE)) as db, db:
+        db.execute("UPDATE recordings SET embedding = x'00' WHERE id = 1")
+    with pytest.raises(InputError, match=r"gallery\.sqlite: an embedding is not \d+ bytes long; .* backup"):
+        Gallery(tmp_path).search(rows[0], 3)
+
+
+def test_a_disk_without_space_for_a_new_gallery_is_named(tmp_path, monkeypatch):
+    class Full(sqlite3.Connection):
+        def executescript(self, script):
+            raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Full))
+    with pytest.raises(InputError, match=r"gallery\.sqlite: database or disk is full; see whether the disk is full"):
+        Gallery(tmp_path, "model", 8)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_index_of_later_than_a_restored_database_is_not_used(tmp_path, indexed):

@@ -52,9 +52,10 @@ def threshold_range(thresholds: dict[float, float]) -> tuple[float, float]:
     From the second to half their distance below the first: 0.1 to about 3 % false accepts. Raises InputError if one is missing.
     """
     if not {0.01, 0.001} <= thresholds.keys():
+        others = f", only for {', '.join(f'{rate:g}' for rate in thresholds)}" if thresholds else ""
         raise InputError(
-            "the model has no thresholds for false-accept rates of 0.01 and 0.001; give a threshold, the number of speakers, "
-            "or a calibration (`speakerprint calibrate`)"
+            f"there are no thresholds for false-accept rates of 0.01 and 0.001{others}; give a threshold, the number of "
+            "speakers, or a calibration that has them (`speakerprint calibrate` without --false-accept-rate)"
         )
     return thresholds[0.01] - (thresholds[0.001] - thresholds[0.01]) / 2, thresholds[0.001]
 

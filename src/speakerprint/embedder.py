@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from speakerprint.calibration import Calibration
 
 MIN_DURATION_S = 0.1
+LOUDEST = 2.0**31  # of samples that are no integers: those of 32 bits, unscaled; the power of far louder ones overflows
 BATCH, BATCH_ON_CPU = 16, 4  # recordings; of more, what lies between the layers does not fit into a processor's cache
 SHIPPED = Path(__file__).resolve().parents[2] / "models/pretrained/speakerprint-base"  # in the repository, beside src/
 MODEL_FILES = ["README.md", "config.json", "model.safetensors", "params.yaml"]
@@ -267,8 +270,10 @@ def _mono(waveform: np.ndarray, sample_rate_hz: int, name: str) -> np.ndarray:
     samples = np.asarray(waveform)
     if samples.ndim not in (1, 2):
         raise InputError(f"{name}: has shape {samples.shape}, expected (samples,) or (samples, channels)")
-    if sample_rate_hz <= 0:
-        raise InputError(f"{name}: the sample rate is {sample_rate_hz} Hz, expected a positive number")
+    if not (isinstance(sample_rate_hz, Real) and 0 < sample_rate_hz < math.inf):
+        raise InputError(f"{name}: the sample rate is {sample_rate_hz!r} Hz, expected a positive number")
+    if samples.dtype.kind not in "iuf":
+        raise InputError(f"{name}: holds values of type {samples.dtype}, expected integers or floating-point numbers")
     if np.issubdtype(samples.dtype, np.integer):
         limits = np.iinfo(samples.dtype)
         middle = (int(limits.max) + int(limits.min) + 1) // 2  # 0, or 128 for unsigned bytes
@@ -278,6 +283,8 @@ def _mono(waveform: np.ndarray, sample_rate_hz: int, name: str) -> np.ndarray:
         samples = samples.mean(axis=1)
     if not np.isfinite(samples).all():
         raise InputError(f"{name}: holds values that are not finite; check how it was made")
+    if (loudest := np.abs(samples).max(initial=0)) > LOUDEST:
+        raise InputError(f"{name}: holds values up to {loudest:g}, expected -1 to 1; check how it was made")
     return samples
 
 

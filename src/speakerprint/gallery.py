@@ -42,6 +42,7 @@ UNINDEXED = 20_000  # as many embeddings of 256 numbers are compared one by one 
 RESCORED = 400  # recordings looked up beyond those asked for, as two bits a number are rough: by benchmarks/bench_gallery.py
 IDENTIFIED_AMONG = 100  # the nearest recordings, whose speakers are compared
 STALE_FRACTION = 0.1  # of the indexed recordings removed since: the index is made again
+REMEDY = "see whether the disk is full and the folder may be written; a damaged file has to come from a backup"
 BUSY_TIMEOUT_S = 60.0
 ROWS = 10_000  # read at once to be indexed
 LEARNED_FROM = 50_000  # recordings, at most, that the index's code is learned from
@@ -320,9 +321,12 @@ class Gallery:
         self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.folder) as temporary:
             path = Path(temporary) / DATABASE
-            with closing(sqlite3.connect(path)) as db, db:
-                db.executescript(SCHEMA)
-                db.execute("INSERT INTO gallery (model_id, embedding_dim) VALUES (?, ?)", (model_id, embedding_dim))
+            try:
+                with closing(sqlite3.connect(path)) as db, db:
+                    db.executescript(SCHEMA)
+                    db.execute("INSERT INTO gallery (model_id, embedding_dim) VALUES (?, ?)", (model_id, embedding_dim))
+            except sqlite3.OperationalError as error:
+                raise InputError(f"{self._database}: {error}; {REMEDY}") from error
             with suppress(FileExistsError):
                 os.link(path, self._database)
 
@@ -338,8 +342,7 @@ class Gallery:
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
                 raise
-            remedy = "see whether the disk is full and the folder may be written; a damaged file has to come from a backup"
-            raise InputError(f"{self._database}: {error}; {remedy}") from error
+            raise InputError(f"{self._database}: {error}; {REMEDY}") from error
 
     @contextmanager
     def _searchable(self) -> Iterator[tuple[sqlite3.Connection, _Vectors]]:
@@ -458,5 +461,8 @@ class Gallery:
 
     def _arrays(self, rows: Sequence[tuple[int, bytes]]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """ids (n,) and vectors (n, dim) of rows of both."""
+        size = self.embedding_dim * DTYPE.itemsize
+        if any(len(vector) != size for _, vector in rows):
+            raise InputError(f"{self._database}: an embedding is not {size} bytes long; {REMEDY}")
         vectors = np.frombuffer(b"".join(vector for _, vector in rows), dtype=DTYPE)
         return np.array([id for id, _ in rows], dtype=np.int64), vectors.reshape(-1, self.embedding_dim)

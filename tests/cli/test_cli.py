@@ -5,3 +5,27 @@ import pytest
 def test_every_command_has_help(speakerprint, capsys, command):
     speakerprint(*command, "--help")
     assert "Usage: speakerprint" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(28, "No space left on device", "out.npz"), "error: out.npz: No space left on device; check the path,"),
+        (OSError(28, "No space left on device"), "error: No space left on device; check the path,"),
+        ("first.wav\nby \udcff.mp3\nlast.wav\n", r"error: the file name 'by \udcff.mp3' is no valid UTF-8"),
+        (ZeroDivisionError("by a fault of ours"), "ZeroDivisionError: by a fault of ours"),
+    ],
+)
+def test_no_error_has_the_status_of_an_answer(speakerprint, capsys, monkeypatch, error, message):
+    def fail(self, *arguments):
+        if isinstance(error, str):
+            error.encode()
+        raise error
+
+    monkeypatch.setattr(speakerprint.embedder, "verify", fail)
+    with pytest.raises(SystemExit) as ended:
+        speakerprint("verify", "a.wav", "b.wav")
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert ("Traceback" in said) == isinstance(error, ZeroDivisionError)

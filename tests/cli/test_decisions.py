@@ -66,9 +66,16 @@ def test_cluster_prints_a_table_with_whole_names(speakerprint, voices, capsys):
     assert lines == [["0", "2", "anna/1.wav"], ["", "", "anna/2.wav"], ["1", "1", f"{deep}/bert/1.wav"]]
 
 
+def test_cluster_prints_brackets_as_they_are(speakerprint, voices, capsys):
+    names = ["anna/talk [bold] 1.wav", "talks [/bert/1].wav"]
+    speakerprint("cluster", "anna/1.wav", *names, "--speakers", "1")
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in names)
+
+
 def test_cluster_writes_a_table_of_the_names_on_stdin(speakerprint, voices, tmp_path, capsys, monkeypatch):
     names = ["bert/a, b.wav", "anna/1.wav", "bert/2.wav", "bert/3.wav", "anna/2.wav"]
-    monkeypatch.setattr(sys, "stdin", StringIO("\n".join(names)))
+    monkeypatch.setattr(sys, "stdin", StringIO("\n".join(names) + "\n\n"))
     speakerprint("cluster", "-", "--output", str(tmp_path / "clusters.csv"))
     with (tmp_path / "clusters.csv").open(newline="") as file:
         rows = list(csv.reader(file))

@@ -42,6 +42,9 @@ def test_info_says_what_the_model_is_and_where_it_came_from(run, folder):
         assert said in " ".join(printed.split())
     found = json.loads(run("info", "--model", folder, "--json"))
     assert found == export.describe(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"run": "of [/b] models"}))
+    assert "run of [/b] models" in " ".join(run("info", "--model", folder).split())
 
 
 def test_export_writes_onnx_and_says_how_near_it_is(run, folder, tmp_path, monkeypatch):

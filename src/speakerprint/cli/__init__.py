@@ -1,9 +1,11 @@
 """The `speakerprint` command, a module for each group of its commands.
 
-Exit status: 0 done, or yes; 1 no (different speakers, nobody known); 2 an error that the user can mend, or a wrong option.
+Exit status: 0 done, or yes; 1 no (different speakers, nobody known); 2 an error, or a wrong option.
 """
 
 import sys
+import traceback
+from typing import NoReturn
 
 import typer
 
@@ -22,9 +24,27 @@ for group in (voices, decisions, gallery, pages, export, pipeline):
 
 
 def main() -> None:
-    """Entry point: what the user can mend ends in a message on stderr and status 2, as a wrong option does."""
+    """Entry point: what the user can mend ends in a message on stderr. The status of any error is 2, because 1 is an answer."""
     try:
         app(prog_name="speakerprint")
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _fail(str(error))
+    except OSError as error:
+        where = "" if error.filename is None else f"{error.filename}: "
+        _fail(f"{where}{error.strerror or error}; check the path, its permissions and the space on its disk")
+    except UnicodeEncodeError as error:
+        _fail(f"the file name {_around(error)!a} is no valid UTF-8 and cannot be written; rename the file")
+    except Exception:
+        traceback.print_exc()
         sys.exit(2)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _around(error: UnicodeEncodeError) -> str:
+    """The line of what could not be encoded, at most 60 characters before and after."""
+    before, after = error.object[: error.start], error.object[error.start :]
+    return before.rpartition("\n")[2][-60:] + after.partition("\n")[0][:60]

@@ -118,6 +118,7 @@ def cluster(
     names = named_files(files)
 
     import pandas as pd
+    from rich.markup import escape
     from rich.table import Table
 
     from speakerprint import SpeakerEmbedder
@@ -139,7 +140,7 @@ def cluster(
     elif output is None:
         shown = Table("cluster", "recordings", "files")
         for label, members in found.groupby("cluster")["path"]:
-            shown.add_row(str(label), str(len(members)), "\n".join(members))
+            shown.add_row(str(label), str(len(members)), escape("\n".join(members)))
         _print(shown)
 
 

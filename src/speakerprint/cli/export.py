@@ -70,6 +70,7 @@ def info(model: ModelFolder = None, as_json: AsJson = False) -> None:
         print_json(found)
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     thresholds = ", ".join(f"{score:.3f} at {float(rate):.1%} false accepts" for rate, score in found["thresholds"].items())
@@ -90,5 +91,5 @@ def info(model: ModelFolder = None, as_json: AsJson = False) -> None:
     table.add_column()
     table.add_column(overflow="fold")
     for name, value in rows.items():
-        table.add_row(name, str(value))
+        table.add_row(name, escape(str(value)))
     Console().print(table)

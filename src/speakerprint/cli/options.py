@@ -22,7 +22,8 @@ Files = Annotated[list[str], typer.Argument(help="recordings, in any format that
 
 def named_files(files: list[str]) -> list[str]:
     """The files that were named, with those that stdin names where `-` stands. Raises InputError if there are none."""
-    names = [name for given in files for name in (sys.stdin.read().splitlines() if given == "-" else [given])]
+    on_stdin = sys.stdin.read().splitlines() if "-" in files else []
+    names = [name for given in files for name in (filter(str.strip, on_stdin) if given == "-" else [given])]
     if not names:
         raise InputError("no recordings were named on stdin; give one file name per line")
     return names
