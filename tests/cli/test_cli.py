@@ -12,7 +12,7 @@ def test_every_command_has_help(speakerprint, capsys, command):
     [
         (OSError(28, "No space left on device", "out.npz"), "error: out.npz: No space left on device; check the path,"),
         (OSError(28, "No space left on device"), "error: No space left on device; check the path,"),
-        ("first.wav\nby \udcff.mp3\nlast.wav\n", r"error: the file name 'by \udcff.mp3' is no valid UTF-8"),
+        ("first.wav\nby \udcff.mp3\nlast.wav\n", r"error: 'by \udcff.mp3' cannot be written in utf-8; rename the file"),
         (ZeroDivisionError("by a fault of ours"), "ZeroDivisionError: by a fault of ours"),
     ],
 )

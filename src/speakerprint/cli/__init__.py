@@ -33,7 +33,8 @@ def main() -> None:
         where = "" if error.filename is None else f"{error.filename}: "
         _fail(f"{where}{error.strerror or error}; check the path, its permissions and the space on its disk")
     except UnicodeEncodeError as error:
-        _fail(f"the file name {_around(error)!a} is no valid UTF-8 and cannot be written; rename the file")
+        remedy = "rename the file, or, if only the terminal cannot show it, set PYTHONUTF8=1"
+        _fail(f"{_around(error)!a} cannot be written in {error.encoding}; {remedy}")
     except Exception:
         traceback.print_exc()
         sys.exit(2)

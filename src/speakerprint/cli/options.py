@@ -22,8 +22,7 @@ Files = Annotated[list[str], typer.Argument(help="recordings, in any format that
 
 def named_files(files: list[str]) -> list[str]:
     """The files that were named, with those that stdin names where `-` stands. Raises InputError if there are none."""
-    on_stdin = sys.stdin.read().splitlines() if "-" in files else []
-    names = [name for given in files for name in (filter(str.strip, on_stdin) if given == "-" else [given])]
+    names = [name for given in files for name in (filter(str.strip, sys.stdin.read().splitlines()) if given == "-" else [given])]
     if not names:
         raise InputError("no recordings were named on stdin; give one file name per line")
     return names
