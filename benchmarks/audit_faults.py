@@ -26,10 +26,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from speakerprint import SpeakerEmbedder
-from speakerprint.audio import SAMPLE_RATE_HZ, decode, read_audio, resample
-from speakerprint.audit import KINDS, Audit, Sound, audit, hear
-from speakerprint.features import log_mel
-from speakerprint.params import load_params
+from speakerprint.audio.decode import decode
+from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
+from speakerprint.audio.log_mel import log_mel
+from speakerprint.audio.resample import resample
+from speakerprint.corpora.resampling import read_audio
+from speakerprint.evaluation.audit import KINDS, Audit, Sound, audit, hear
+from speakerprint.params.whole import load_params
 
 Heard = tuple[Sound, NDArray[np.float32], NDArray[np.float32]]  # sound, embedding, features
 

@@ -25,9 +25,9 @@ from sklearn.metrics import v_measure_score
 from sklearn.metrics.cluster import pair_confusion_matrix
 
 from speakerprint import SpeakerEmbedder, cluster
-from speakerprint.clustering import threshold_range
-from speakerprint.evaluation import embed_store
-from speakerprint.store import FeatureStore
+from speakerprint.corpora.feature_store import FeatureStore
+from speakerprint.evaluation.evaluate import embed_store
+from speakerprint.inference.clustering import threshold_range
 
 SEED = 1
 BATCH_S = 60.0

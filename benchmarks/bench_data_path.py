@@ -33,7 +33,7 @@ WORDS = "the old violins and a heavy kettle were found beside our quiet railway 
 def write_clips(folder: Path, n_clips: int) -> None:
     import soxr
 
-    from speakerprint.sources.espeak import ESPEAK_SAMPLE_RATE_HZ, SCENE_SAMPLE_RATE_HZ, draw_speaker, record, speak
+    from speakerprint.corpora.sources.espeak import ESPEAK_SAMPLE_RATE_HZ, SCENE_SAMPLE_RATE_HZ, draw_speaker, record, speak
 
     for number in range(n_clips):
         speaker, random = draw_speaker(1, "benchmark", number), np.random.default_rng(number)
@@ -51,10 +51,10 @@ def decode_alone(clips: list[Path], _folder: Path) -> None:
 
 
 def ours(clips: list[Path], folder: Path, encoding: Literal["flac", "wav"] = "flac") -> None:
-    from speakerprint.audio import resample_corpus
-    from speakerprint.features import extract_corpus
-    from speakerprint.params import Resample
-    from speakerprint.recordings import as_recordings
+    from speakerprint.corpora.features import extract_corpus
+    from speakerprint.corpora.recordings import as_recordings
+    from speakerprint.corpora.resampling import resample_corpus
+    from speakerprint.params.resample import Resample
 
     rows = pd.DataFrame({"recording_id": [path.stem for path in clips], "speaker_id": "s", "location": [str(p) for p in clips]})
     settings = Resample(engine="soxr", encoding=encoding, min_duration_s=0.1, max_bad_fraction=0.0)

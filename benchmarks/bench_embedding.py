@@ -28,12 +28,13 @@ from benchmarks.bench_training_step import ReferenceModel
 from benchmarks.peers import REMEDY, load_campplus, load_resemblyzer
 from benchmarks.side_by_side import row, take_turns
 from speakerprint import SpeakerEmbedder
-from speakerprint.audio import SAMPLE_RATE_HZ, resample
+from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
+from speakerprint.audio.resample import resample
+from speakerprint.corpora.feature_store import FeatureStore
+from speakerprint.corpora.sources.espeak import ESPEAK_SAMPLE_RATE_HZ, draw_speaker, speak
 from speakerprint.errors import InputError
-from speakerprint.model import Bfloat16Model
-from speakerprint.sources.espeak import ESPEAK_SAMPLE_RATE_HZ, draw_speaker, speak
-from speakerprint.store import FeatureStore
-from speakerprint.trials import equal_error_rate
+from speakerprint.evaluation.trials import equal_error_rate
+from speakerprint.model.speaker_model import Bfloat16Model
 
 DURATION_S = 7.7
 TEXT = "Seven small ships sailed past the old harbour while the keeper of the light was still asleep in his chair. "
@@ -53,7 +54,7 @@ def load_onnx(embedder: SpeakerEmbedder, threads: int, int8: bool = False) -> Em
     import onnxruntime
     from onnxruntime.quantization import quantize_dynamic
 
-    from speakerprint.export import export_onnx
+    from speakerprint.model.export import export_onnx
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"

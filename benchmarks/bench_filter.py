@@ -24,8 +24,8 @@ import numpy as np
 import pandas as pd
 import soundfile
 
-from speakerprint.languages import empty_table, write_languages
-from speakerprint.presets import use_preset
+from speakerprint.corpora.languages import empty_table, write_languages
+from speakerprint.params.presets import use_preset
 
 PROJECT = Path(__file__).parents[1]
 CORPUS = "common_voice_17_train"
@@ -117,7 +117,6 @@ def main() -> None:
             root, n_speakers = pool.submit(make, arguments.rows, arguments.clips, folder).result()
         (folder / "params.yaml").write_bytes((PROJECT / "params.yaml").read_bytes())
         (folder / "dvc.yaml").write_bytes((PROJECT / "dvc.yaml").read_bytes())
-        (folder / "presets").symlink_to(PROJECT / "presets")
         use_preset("corpora/common_voice_17", folder / "params.yaml", root, folder / "dvc.yaml")
         write_languages(empty_table(), folder / f"data/languages/{CORPUS}.parquet")  # no language is asked for
         stages = ["download", "filter", "resample"] if arguments.clips else ["download", "filter"]

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from speakerprint.gallery import Gallery
+from speakerprint.inference.gallery import Gallery
 
 DIM, PER_SPEAKER, CHUNK, K, THRESHOLD = 256, 8, 40_000, 10, 0.357
 BETWEEN = np.arange(1, DIM + 1) ** -0.93

@@ -18,8 +18,8 @@ import psutil
 import torch
 
 from benchmarks.bench_training_loop import default_recipe
-from speakerprint.model import SpeakerModel
-from speakerprint.training import Objective
+from speakerprint.model.speaker_model import SpeakerModel
+from speakerprint.training.loop import Objective
 
 
 def measure(speakers: int, crop_s: float, parts: int | None, steps: int) -> dict[str, float]:

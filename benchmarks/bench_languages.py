@@ -17,13 +17,15 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from speakerprint.audio import SAMPLE_RATE_HZ, decode, resample
-from speakerprint.features import log_mel
-from speakerprint.language_identification import LANGUAGES, LanguageModel, load_language_model
-from speakerprint.params import CommonVoiceSource
-from speakerprint.sources import read_source
-from speakerprint.sources.clips import read_clips
-from speakerprint.whisper import MAX_FRAMES
+from speakerprint.audio.decode import decode
+from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
+from speakerprint.audio.log_mel import log_mel
+from speakerprint.audio.resample import resample
+from speakerprint.corpora.sources import read_source
+from speakerprint.corpora.sources.clips import read_clips
+from speakerprint.model.language import LANGUAGES, LanguageModel, load_language_model
+from speakerprint.model.whisper import MAX_FRAMES
+from speakerprint.params.sources import CommonVoiceSource
 
 PER_SPEAKER = 3
 

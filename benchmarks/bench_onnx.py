@@ -21,9 +21,10 @@ import pandas as pd
 import torch
 
 from speakerprint import SpeakerEmbedder
-from speakerprint.audio import SAMPLE_RATE_HZ, resample
-from speakerprint.export import export_onnx
-from speakerprint.sources.espeak import ESPEAK_SAMPLE_RATE_HZ, speak
+from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
+from speakerprint.audio.resample import resample
+from speakerprint.corpora.sources.espeak import ESPEAK_SAMPLE_RATE_HZ, speak
+from speakerprint.model.export import export_onnx
 
 DURATIONS_S = (1, 3, 10, 60)
 

@@ -21,8 +21,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from benchmarks.bench_filter import CORPUS, PROJECT, TINY_S, a_clip, measure, release, write_archive, write_folder
-from speakerprint.languages import empty_table, write_languages
-from speakerprint.presets import use_preset
+from speakerprint.corpora.languages import empty_table, write_languages
+from speakerprint.params.presets import use_preset
 
 METADATA, AUDIO = ("download", "filter"), ("resample", "features")
 
@@ -52,7 +52,6 @@ def measure_stages(
             root = pool.submit(make, folder, n_rows, n_clips, packed, clip_s).result()
         for name in ("params.yaml", "dvc.yaml"):
             (folder / name).write_bytes((PROJECT / name).read_bytes())
-        (folder / "presets").symlink_to(PROJECT / "presets")
         use_preset("corpora/common_voice_17", folder / "params.yaml", root, folder / "dvc.yaml")
         params = (folder / "params.yaml").read_text(encoding="utf-8")
         for few in (

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from benchmarks.bench_training_loop import PROJECT, default_recipe
 from benchmarks.side_by_side import row, take_turns
-from speakerprint.model import SpeakerModel, native_bf16
-from speakerprint.params import parse_params
-from speakerprint.training import Objective, Recipe, make_optimiser
-from speakerprint.whisper import DIMS, MAX_FRAMES
+from speakerprint.model.speaker_model import SpeakerModel, native_bf16
+from speakerprint.model.whisper import DIMS, MAX_FRAMES
+from speakerprint.params.whole import parse_params
+from speakerprint.training.loop import Objective, Recipe, make_optimiser
 
 CROP_FRAMES = 500
 
@@ -49,7 +49,7 @@ class ReferenceModel(nn.Module):
 
 def reference_recipe() -> Recipe:
     read = YAML(typ="safe").load
-    params = parse_params(read(PROJECT / "params.yaml") | read(PROJECT / "presets/recipes/reference.yaml"))
+    params = parse_params(read(PROJECT / "params.yaml") | read(PROJECT / "src/speakerprint/presets/recipes/reference.yaml"))
     return Recipe(**{name: getattr(params, name) for name in Recipe.__annotations__})
 
 

@@ -20,11 +20,11 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.side_by_side import row
-from speakerprint import params
-from speakerprint.evaluation import evaluate
-from speakerprint.trials import score_trials
+from speakerprint.evaluation.evaluate import evaluate
+from speakerprint.evaluation.trials import score_trials
+from speakerprint.params.evaluation import Evaluation
 
-SETTINGS = params.Evaluation(
+SETTINGS = Evaluation(
     corpora=[], batch_s=120.0, bootstrap_samples=1000, duration_edges_s=[2.0, 4.0, 6.0], projected_speakers=24, seed=1
 )
 

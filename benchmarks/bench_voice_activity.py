@@ -15,9 +15,11 @@ import numpy as np
 import pandas as pd
 
 from speakerprint import SpeakerEmbedder
-from speakerprint.audio import SAMPLE_RATE_HZ, decode, read_audio
-from speakerprint.trials import equal_error_rate
-from speakerprint.voice_activity import NoSpeech
+from speakerprint.audio.decode import decode
+from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
+from speakerprint.audio.voice_activity import NoSpeech
+from speakerprint.corpora.resampling import read_audio
+from speakerprint.evaluation.trials import equal_error_rate
 
 SILENCE_S = 4
 NOISE_RMS = 10 ** (-50 / 20)

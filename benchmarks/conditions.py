@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import butter, sosfiltfilt
 
-from speakerprint.audio import SAMPLE_RATE_HZ, decode, resample
+from speakerprint.audio.decode import decode
+from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
+from speakerprint.audio.resample import resample
 from speakerprint.errors import InputError
 
 # The one place that says which classes of ESC-10's environmental sounds the report uses. Training may use the other ones

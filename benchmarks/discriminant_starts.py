@@ -21,13 +21,16 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from speakerprint.discriminant import discriminant
-from speakerprint.model import SpeakerModel, native_bf16, windows
-from speakerprint.params import load_params
-from speakerprint.store import FRAMES_PER_SECOND, FeatureStore, pad_batch
-from speakerprint.training import initial_model
-from speakerprint.trials import pairs_within, score_trials, unit_vectors
-from speakerprint.whisper import DIMS, ENCODER_PATH
+from speakerprint.audio.dimensions import FRAMES_PER_SECOND
+from speakerprint.audio.log_mel import pad_batch
+from speakerprint.corpora.feature_store import FeatureStore
+from speakerprint.evaluation.trials import pairs_within, score_trials
+from speakerprint.inference.vectors import unit_vectors
+from speakerprint.model.speaker_model import SpeakerModel, native_bf16, windows
+from speakerprint.model.whisper import DIMS, ENCODER_PATH
+from speakerprint.params.whole import load_params
+from speakerprint.training.discriminant import discriminant
+from speakerprint.training.loop import initial_model
 
 BATCH = 16
 SHORT_S = 2.0

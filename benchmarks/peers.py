@@ -46,11 +46,14 @@ from tqdm import tqdm
 
 from benchmarks.conditions import SNRS_DB, Condition, Waveform, all_conditions, read_noises
 from speakerprint import SpeakerEmbedder
-from speakerprint.audio import SAMPLE_RATE_HZ, decode, read_audio
+from speakerprint.audio.decode import decode
+from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
+from speakerprint.audio.log_mel import log_mel
+from speakerprint.corpora.resampling import read_audio
 from speakerprint.errors import InputError
-from speakerprint.features import log_mel
-from speakerprint.plots import DET_LIMITS, DET_TICKS
-from speakerprint.trials import Curve, Fan, Trials, all_pairs, eer_interval, pairs_within, retrieve, score_trials, unit_vectors
+from speakerprint.evaluation.plots import DET_LIMITS, DET_TICKS
+from speakerprint.evaluation.trials import Curve, Fan, Trials, all_pairs, eer_interval, pairs_within, retrieve, score_trials
+from speakerprint.inference.vectors import unit_vectors
 
 CORPORA = ("french_report", "english_report", "locales_report", "speechocean_report")
 BOOTSTRAP_SAMPLES, SEED = 1000, 1

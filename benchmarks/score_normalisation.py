@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from benchmarks.peers import Figures, measure
-from speakerprint.embedder import find_model
-from speakerprint.model import Bfloat16Model, SpeakerModel, native_bf16
-from speakerprint.store import FRAMES_PER_SECOND, FeatureStore
-from speakerprint.trials import unit_vectors
+from speakerprint.audio.dimensions import FRAMES_PER_SECOND
+from speakerprint.corpora.feature_store import FeatureStore
+from speakerprint.inference.embedder import find_model
+from speakerprint.inference.vectors import unit_vectors
+from speakerprint.model.speaker_model import Bfloat16Model, SpeakerModel, native_bf16
 
 NEAREST = (20, 50, 100, 200, 300)
 

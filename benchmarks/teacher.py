@@ -1,4 +1,4 @@
-"""What a peer hears in the training recordings, for the teacher's losses: data/teacher/CORPUS.parquet of each corpus.
+"""What a peer hears in the training recordings, for the teacher's losses: data/given/teacher/CORPUS.parquet of each corpus.
 
     OMP_NUM_THREADS=1 .peers/bin/python -m benchmarks.teacher french_train english_train    # ten recordings a second
     OMP_NUM_THREADS=1 .peers/bin/python -m benchmarks.teacher french_train --speeds 0.9 1.0 1.1    # for sampling.speeds
@@ -16,9 +16,12 @@ from tqdm import tqdm
 
 from benchmarks.conditions import Waveform
 from benchmarks.peers import REMEDY, peers
-from speakerprint.audio import SAMPLE_RATE_HZ, decode, read_audio, resample
+from speakerprint.audio.decode import decode
+from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
+from speakerprint.audio.resample import resample
+from speakerprint.corpora.resampling import read_audio
 from speakerprint.errors import InputError
-from speakerprint.teacher import TEACHER_PATH, write_teacher
+from speakerprint.training.teacher import TEACHER_PATH, write_teacher
 
 AUDIO = Path("data/audio")
 

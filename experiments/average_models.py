@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from scipy.linalg import orthogonal_procrustes
 from tqdm import tqdm
 
+from speakerprint.audio.dimensions import FRAMES_PER_SECOND
+from speakerprint.corpora.feature_store import FeatureStore
 from speakerprint.errors import InputError
-from speakerprint.model import DiscriminantProjection, SpeakerModel
-from speakerprint.store import FRAMES_PER_SECOND, FeatureStore
-from speakerprint.training import embed_crops
+from speakerprint.model.speaker_model import DiscriminantProjection, SpeakerModel
+from speakerprint.training.loop import embed_crops
 
 CROPS = 1_000  # of training recordings, from which the turns are found
 SEED = 1

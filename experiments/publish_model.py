@@ -1,6 +1,6 @@
 """Make a trained model ready to ship: float16 weights, thresholds, and what made it.
 
-    python experiments/publish_model.py models/speakerprint models/pretrained/speakerprint-base \\
+    python experiments/publish_model.py models/speakerprint src/speakerprint/models/speakerprint-base \\
         --thresholds metrics/french_validation.json
 
 The thresholds come from a metrics file of `evaluate`: choose a corpus whose speakers are neither trained nor reported on. The
@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from speakerprint.errors import InputError
-from speakerprint.metrics_files import read_metrics
-from speakerprint.model import SpeakerModel
+from speakerprint.evaluation.metrics_files import read_metrics
+from speakerprint.model.speaker_model import SpeakerModel
 
 FALSE_ACCEPT_RATES = {"0.01": "threshold_at_1pct_false_accepts", "0.001": "threshold_at_0_1pct_false_accepts"}
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import torch
 
-from speakerprint.audit_report import audit_corpora, read_shown, render, write_exclude_lists
-from speakerprint.model import SpeakerModel
-from speakerprint.params import load_params
+from speakerprint.model.speaker_model import SpeakerModel
+from speakerprint.pages.audit import audit_corpora, read_shown, render, write_exclude_lists
+from speakerprint.params.audit import Audit
+from speakerprint.params.section import read_section
 from stages import run, write_json
 
 
 def main(report: str) -> None:
-    params = load_params()
-    settings = params.audit
+    settings = read_section(Audit, "audit")
     model = SpeakerModel.load(settings.model).to("cuda" if torch.cuda.is_available() else "cpu")
     found = audit_corpora(settings.corpora[report], model, settings)
     folder = Path(f"data/audit/{report}")

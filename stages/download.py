@@ -5,17 +5,17 @@ python -m stages.download demo_train
 
 import pyarrow as pa
 
-from speakerprint.params import corpus_params, load_params
-from speakerprint.recordings import write_recordings
-from speakerprint.sources import source_chunks
+from speakerprint.corpora.recordings import write_recordings
+from speakerprint.corpora.sources import source_chunks
+from speakerprint.params.section import read_section
+from speakerprint.params.sources import Source
 from stages import run
 
 
 def main(corpus: str) -> None:
     pa.set_memory_pool(pa.system_memory_pool())  # which keeps less of what is freed than Arrow's own
-    params = load_params()
     folder = f"data/recordings/{corpus}"
-    recordings = source_chunks(corpus_params(params, corpus).source, folder)
+    recordings = source_chunks(read_section(Source, "corpora", corpus, "source"), folder)
     write_recordings(recordings, f"{folder}/recordings.parquet")
 
 

@@ -9,26 +9,26 @@ from pathlib import Path
 
 import torch
 
-from speakerprint.evaluation import evaluate
-from speakerprint.model import SpeakerModel
-from speakerprint.params import load_params
-from speakerprint.plots import write_plots
-from speakerprint.store import FeatureStore
-from speakerprint.trial_lists import TrialList, read_trial_list
+from speakerprint.corpora.feature_store import FeatureStore
+from speakerprint.evaluation.evaluate import evaluate
+from speakerprint.evaluation.plots import write_plots
+from speakerprint.evaluation.trial_lists import TrialList, read_trial_list
+from speakerprint.model.speaker_model import SpeakerModel
+from speakerprint.params.evaluation import Evaluation
+from speakerprint.params.section import read_section
 
 
 def main(corpus: str) -> None:
-    params = load_params()
     store = FeatureStore(f"data/features/evaluate/{corpus}")
     model = SpeakerModel.load("models/speakerprint").to("cuda" if torch.cuda.is_available() else "cpu")
-    evaluation = evaluate(store, model, params.evaluation, trial_list_of(corpus, store))
+    evaluation = evaluate(store, model, read_section(Evaluation, "evaluation"), trial_list_of(corpus, store))
     write_json(evaluation.metrics, f"metrics/{corpus}.json")
     write_plots(evaluation, corpus, f"metrics/plots/{corpus}")
 
 
 def trial_list_of(corpus: str, store: FeatureStore) -> TrialList | None:
     """The corpus's own list of trials, if there is one; says which trials are run, so that a misnamed list shows."""
-    path = Path(f"trials/{corpus}.txt")
+    path = Path(f"data/given/trials/{corpus}.txt")
     if not path.is_file():
         print(f"{corpus}: all pairs of recordings ({path} would replace them)")
         return None

@@ -6,20 +6,21 @@ python -m stages.filter demo_train
 import numpy as np
 import pyarrow as pa
 
-from speakerprint.languages import read_languages
-from speakerprint.params import corpus_params, load_params
-from speakerprint.recordings import RecordingsFile, write_recordings
-from speakerprint.selection import choose, read_exclude_list
+from speakerprint.corpora.languages import read_languages
+from speakerprint.corpora.recordings import RecordingsFile, write_recordings
+from speakerprint.corpora.selection import choose, read_exclude_list
+from speakerprint.params.filter import Filter
+from speakerprint.params.section import Fraction, read_section
 from stages import run, write_json
 
 
 def main(corpus: str) -> None:
     pa.set_memory_pool(pa.system_memory_pool())  # which keeps less of what is freed than Arrow's own
-    params = load_params()
     recordings = RecordingsFile(f"data/recordings/{corpus}/recordings.parquet")
-    settings = corpus_params(params, corpus).filter
+    settings = read_section(Filter, "corpora", corpus, "filter")
+    min_probability = read_section(Fraction, "language", "min_probability")
     languages = read_languages(f"data/languages/{corpus}.parquet")
-    languages = languages[languages["probability"] >= params.language.min_probability]
+    languages = languages[languages["probability"] >= min_probability]
     excluded = read_exclude_list(settings.exclude, recordings) if settings.exclude else ()
     kept, report = choose(recordings, settings, languages, excluded)
     of_row = iter(kept)

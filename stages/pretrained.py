@@ -3,14 +3,14 @@
 python -m stages.pretrained
 """
 
-from speakerprint.params import load_params
-from speakerprint.whisper import ENCODER_PATH, obtain_encoder
+from speakerprint.model.whisper import ENCODER_PATH, obtain_encoder
+from speakerprint.params.pretrained import Pretrained
+from speakerprint.params.section import read_section
 from stages import run
 
 
 def main() -> None:
-    params = load_params()
-    obtain_encoder(params.pretrained.source, ENCODER_PATH)
+    obtain_encoder(read_section(Pretrained, "pretrained").source, ENCODER_PATH)
 
 
 if __name__ == "__main__":

@@ -3,16 +3,17 @@
 python -m stages.resample demo_train
 """
 
-from speakerprint.audio import resample_corpus
-from speakerprint.params import load_params
-from speakerprint.recordings import RecordingsFile
+from speakerprint.corpora.recordings import RecordingsFile
+from speakerprint.corpora.resampling import resample_corpus
+from speakerprint.params.resample import Resample
+from speakerprint.params.section import read_section
 from stages import run, write_json
 
 
 def main(corpus: str) -> None:
-    params = load_params()
     selection = RecordingsFile(f"data/selection/{corpus}.parquet")
-    report = resample_corpus(selection, f"data/audio/{corpus}", params.resample, f"data/unfinished/audio/{corpus}")
+    settings = read_section(Resample, "resample")
+    report = resample_corpus(selection, f"data/audio/{corpus}", settings, f"data/unfinished/audio/{corpus}")
     write_json(report, f"metrics/data/{corpus}.resample.json")
 
 

@@ -7,17 +7,28 @@ accelerate launch --num_processes 2 -m stages.train
 from pathlib import Path
 
 from speakerprint.errors import InputError
-from speakerprint.params import load_params
-from speakerprint.training import Recipe, train
+from speakerprint.params.augmentation import Augmentation
+from speakerprint.params.loss import Loss
+from speakerprint.params.model import Model
+from speakerprint.params.sampling import Sampling
+from speakerprint.params.section import read_section
+from speakerprint.params.train import Discriminant, Train
+from speakerprint.training.loop import Recipe, train
 from stages import run
 
 
 def main() -> None:
-    params = load_params()
     train(
-        stores("train", params.train_corpora),
-        stores("noise", params.noise_corpora),
-        Recipe(params.model, params.loss, params.sampling, params.augmentation, params.discriminant, params.train),
+        stores("train", read_section(list[str], "train_corpora")),
+        stores("noise", read_section(list[str], "noise_corpora")),
+        Recipe(
+            read_section(Model, "model"),
+            read_section(Loss, "loss"),
+            read_section(Sampling, "sampling"),
+            read_section(Augmentation, "augmentation"),
+            read_section(Discriminant, "discriminant"),
+            read_section(Train, "train"),
+        ),
         out="models/speakerprint",
         log="metrics/training",
         checkpoints="models/checkpoint",

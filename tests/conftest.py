@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from speakerprint.errors import InputError
-from speakerprint.whisper import obtain_encoder, obtain_whisper
+from speakerprint.model.whisper import obtain_encoder, obtain_whisper
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from speakerprint.params import Model
+from speakerprint.params.model import Model
 
 KEEP_EVERYTHING: dict[str, Any] = {  # a corpus's `filter` section without any rule
     "exclude": None,

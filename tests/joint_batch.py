@@ -13,9 +13,9 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from speakerprint.model import SpeakerModel
-from speakerprint.params import load_params
-from speakerprint.training import Objective, Recipe
+from speakerprint.model.speaker_model import SpeakerModel
+from speakerprint.params.whole import load_params
+from speakerprint.training.loop import Objective, Recipe
 
 LOSSES = ("triplet", "ntxent", "supervised_contrastive", "angular_margin", "teacher_match", "teacher_similarity")
 CASES: dict[str, dict[str, Any]] = {

@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import soundfile
 
-from speakerprint.audio import decode, resample_corpus
-from speakerprint.embedder import SpeakerEmbedder
-from speakerprint.features import extract_corpus
-from speakerprint.params import Resample
-from speakerprint.recordings import as_recordings
+from speakerprint.audio.decode import decode
+from speakerprint.corpora.features import extract_corpus
+from speakerprint.corpora.recordings import as_recordings
+from speakerprint.corpora.resampling import resample_corpus
+from speakerprint.inference.embedder import SpeakerEmbedder
+from speakerprint.params.resample import Resample
 
 
 class ToneEmbedder:

@@ -10,10 +10,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from speakerprint.calibration import Calibration, calibrate
-    from speakerprint.clustering import cluster
-    from speakerprint.embedder import SpeakerEmbedder
-    from speakerprint.gallery import Gallery
+    from speakerprint.evaluation.calibrate import calibrate
+    from speakerprint.inference.calibration import Calibration
+    from speakerprint.inference.clustering import cluster
+    from speakerprint.inference.embedder import SpeakerEmbedder
+    from speakerprint.inference.gallery import Gallery
 
     load = SpeakerEmbedder.load
 
@@ -21,11 +22,11 @@ __all__ = ["Calibration", "Gallery", "SpeakerEmbedder", "calibrate", "cluster", 
 __version__ = "0.1.0"
 
 _MODULES = {  # imported on first use, so that a data stage does not wait for torch
-    "Calibration": "calibration",
-    "Gallery": "gallery",
-    "SpeakerEmbedder": "embedder",
-    "calibrate": "calibration",
-    "cluster": "clustering",
+    "Calibration": "inference.calibration",
+    "Gallery": "inference.gallery",
+    "SpeakerEmbedder": "inference.embedder",
+    "calibrate": "evaluation.calibrate",
+    "cluster": "inference.clustering",
 }
 
 

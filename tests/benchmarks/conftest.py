@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 import soundfile
 
-from speakerprint.audio import resample_corpus
-from speakerprint.params import Resample
-from speakerprint.recordings import as_recordings
+from speakerprint.corpora.recordings import as_recordings
+from speakerprint.corpora.resampling import resample_corpus
+from speakerprint.params.resample import Resample
 
 RATE_HZ = 16_000
 

@@ -1,7 +1,7 @@
 from benchmarks.bench_filter import make
-from speakerprint.params import CommonVoiceSource
-from speakerprint.sources import read_source
-from speakerprint.sources.clips import read_clips
+from speakerprint.corpora.sources import read_source
+from speakerprint.corpora.sources.clips import read_clips
+from speakerprint.params.sources import CommonVoiceSource
 
 
 def read(root, n_rows):

@@ -1,7 +1,7 @@
 from benchmarks.bench_scale import make
-from speakerprint.params import CommonVoiceSource
-from speakerprint.sources import read_source
-from speakerprint.sources.clips import read_clips
+from speakerprint.corpora.sources import read_source
+from speakerprint.corpora.sources.clips import read_clips
+from speakerprint.params.sources import CommonVoiceSource
 
 
 def test_the_recordings_with_votes_are_those_with_a_clip_in_both_forms_of_a_release(tmp_path):

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from benchmarks.discriminant_starts import Projection, Tried, central, columns, some_layers, statistics
-from speakerprint.discriminant import discriminant
-from speakerprint.model import Bfloat16Model, DiscriminantProjection, SpeakerModel, native_bf16
-from speakerprint.params import Model
-from speakerprint.recordings import as_recordings, write_recordings
-from speakerprint.store import FeatureStore, create_store, write_shard
-from speakerprint.trials import pairs_within, score_trials, unit_vectors
+from speakerprint.corpora.feature_store import FeatureStore, create_store, write_shard
+from speakerprint.corpora.recordings import as_recordings, write_recordings
+from speakerprint.evaluation.trials import pairs_within, score_trials
+from speakerprint.inference.vectors import unit_vectors
+from speakerprint.model.speaker_model import Bfloat16Model, DiscriminantProjection, SpeakerModel, native_bf16
+from speakerprint.params.model import Model
+from speakerprint.training.discriminant import discriminant
 
 RNG = np.random.default_rng(1)
 SETTINGS = Model(

@@ -13,7 +13,7 @@ from benchmarks import peers
 from benchmarks.conditions import all_conditions
 from benchmarks.peers import Curve, Embeddings, Figures, Row, System, eer_interval_of_pairs, markdown, measure, weighted_eer
 from speakerprint.errors import InputError
-from speakerprint.trials import all_pairs, eer_interval, pairs_within, score_trials
+from speakerprint.evaluation.trials import all_pairs, eer_interval, pairs_within, score_trials
 
 RATE_HZ = 16_000
 FULL, ONE_SECOND = all_conditions([])[:2]
@@ -198,7 +198,7 @@ def test_models_of_equal_weights_and_other_settings_are_told_apart(tmp_path):
 
 
 def test_models_joined_by_a_plus_are_heard_side_by_side():
-    shipped = "models/pretrained/speakerprint-base"
+    shipped = "src/speakerprint/models/speakerprint-base"
     alone, both = (peers.speakerprint_model(f"ours={folders}") for folders in (shipped, f"{shipped}+{shipped}"))
     samples = np.random.default_rng(1).normal(scale=0.1, size=16_000).astype(np.float32)
     embedding = alone.load()(samples)

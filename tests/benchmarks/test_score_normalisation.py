@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from benchmarks.score_normalisation import normalised, speaker_means, vectors
-from speakerprint.trials import LEVELS_PER_UNIT, Scores, Trials, score_trials, unit_vectors
+from speakerprint.evaluation.trials import LEVELS_PER_UNIT, Scores, Trials, score_trials
+from speakerprint.inference.vectors import unit_vectors
 
 RNG = np.random.default_rng(1)
 UNITS, COHORT = (unit_vectors(RNG.normal(size=(n, 4))) for n in (24, 50))

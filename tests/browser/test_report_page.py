@@ -1,6 +1,6 @@
 import pytest
 
-from speakerprint.report import read_files, render, report_data, write_report
+from speakerprint.pages.report import read_files, render, report_data, write_report
 from tests.tones import SPEAKERS, ToneEmbedder, write_tones
 
 

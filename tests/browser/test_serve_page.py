@@ -4,8 +4,8 @@ import threading
 import pytest
 import uvicorn
 
-from speakerprint.gallery import Gallery
-from speakerprint.serve import create_app
+from speakerprint.inference.gallery import Gallery
+from speakerprint.pages.serve import create_app
 from tests.tones import ToneEmbedder, write_tones
 
 

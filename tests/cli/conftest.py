@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from speakerprint.cli import main
-from speakerprint.embedder import SpeakerEmbedder, Verification
 from speakerprint.errors import InputError
+from speakerprint.inference.embedder import SpeakerEmbedder, Verification
 
 
 class FakeEmbedder:
@@ -37,7 +37,7 @@ class FakeEmbedder:
 @pytest.fixture
 def speakerprint(monkeypatch):
     def run(*arguments: str) -> None:
-        monkeypatch.setitem(sys.modules, "speakerprint.embedder", SimpleNamespace(SpeakerEmbedder=FakeEmbedder))
+        monkeypatch.setitem(sys.modules, "speakerprint.inference.embedder", SimpleNamespace(SpeakerEmbedder=FakeEmbedder))
         monkeypatch.setattr(sys, "argv", ["speakerprint", *arguments])
         with pytest.raises(SystemExit) as exit:
             main()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speakerprint.calibration import Calibration
+from speakerprint.inference.calibration import Calibration
 from tests.helpers import touch
 
 SPEAKERS = ("anna", "bert", "carla", "dirk")

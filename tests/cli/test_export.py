@@ -6,9 +6,9 @@ import sys
 import pytest
 import torch
 
-from speakerprint import export
 from speakerprint.cli import main
-from speakerprint.model import SpeakerModel
+from speakerprint.model import export
+from speakerprint.model.speaker_model import SpeakerModel
 from tests.helpers import tiny_model
 
 

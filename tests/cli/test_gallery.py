@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from speakerprint.calibration import calibrate
 from speakerprint.cli import main
-from speakerprint.embedder import SpeakerEmbedder
+from speakerprint.evaluation.calibrate import calibrate
+from speakerprint.inference.embedder import SpeakerEmbedder
 
 
 class Compass:
@@ -39,7 +39,7 @@ def run(monkeypatch, tmp_path, capsys):
     """Run a command in an empty folder; returns its exit status and what it printed on stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SPEAKERPRINT_GALLERY", raising=False)
-    monkeypatch.setitem(sys.modules, "speakerprint.embedder", SimpleNamespace(SpeakerEmbedder=Compass))
+    monkeypatch.setitem(sys.modules, "speakerprint.inference.embedder", SimpleNamespace(SpeakerEmbedder=Compass))
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["speakerprint", *arguments])

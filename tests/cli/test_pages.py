@@ -7,7 +7,7 @@ import pytest
 import uvicorn
 
 from speakerprint.cli import main
-from speakerprint.embedder import SpeakerEmbedder
+from speakerprint.inference.embedder import SpeakerEmbedder
 from tests.tones import SPEAKERS, ToneEmbedder, write_project, write_tones
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from speakerprint.presets import use_preset
+from speakerprint.params.presets import use_preset
 
 PROJECT = Path(__file__).parents[2]
 
@@ -12,7 +12,6 @@ PROJECT = Path(__file__).parents[2]
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A copy of the project's settings, at the demo, whatever this checkout is switched to."""
-    shutil.copytree(PROJECT / "presets", tmp_path / "presets")
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copy(PROJECT / name, tmp_path)
     monkeypatch.chdir(tmp_path)

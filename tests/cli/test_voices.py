@@ -38,7 +38,7 @@ def test_embed_reads_file_names_from_stdin(speakerprint, capsys, monkeypatch):
 def test_silence_is_trimmed_where_that_is_asked_for(speakerprint, command):
     for options in ([], ["--trim-silence"]):
         speakerprint(command, "a.wav", "a.wav", *options)
-        assert sys.modules["speakerprint.embedder"].SpeakerEmbedder.trims_silence is bool(options)
+        assert sys.modules["speakerprint.inference.embedder"].SpeakerEmbedder.trims_silence is bool(options)
 
 
 def test_embed_saves_the_same_numbers_in_every_format(speakerprint, tmp_path):

@@ -75,7 +75,7 @@ def test_an_evaluation_setting_reruns_evaluate_only(project):
 def test_a_changed_trial_list_reruns_evaluate_only(project):
     recordings = pd.read_parquet(project.folder / "data/features/evaluate/demo_dev/recordings.parquet")
     ids = recordings.groupby("speaker_id")["recording_id"].agg(list).tolist()
-    path = project.folder / "trials/demo_dev.txt"
+    path = project.folder / "data/given/trials/demo_dev.txt"
     lines = [f"1 {ids[0][0]}.mp3 {ids[0][1]}.mp3", f"0 {ids[0][0]}.mp3 {ids[1][0]}.mp3"]
     for n_trials in (2, 3):
         path.write_text("\n".join([*lines, f"0 {ids[0][1]} {ids[1][1]}"][:n_trials]))

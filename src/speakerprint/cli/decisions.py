@@ -54,7 +54,7 @@ def calibrate(
     from rich.table import Table
 
     from speakerprint import SpeakerEmbedder
-    from speakerprint.calibration import calibrate, refuse_too_few
+    from speakerprint.evaluation.calibrate import calibrate, refuse_too_few
 
     refuse_too_few(table["speaker_id"])
     embedder = SpeakerEmbedder.load(model)
@@ -122,7 +122,7 @@ def cluster(
     from rich.table import Table
 
     from speakerprint import SpeakerEmbedder
-    from speakerprint.clustering import cluster, refuse_too_many, threshold_range
+    from speakerprint.inference.clustering import cluster, refuse_too_many, threshold_range
 
     refuse_too_many(len(names))
     embedder = SpeakerEmbedder.load(model)
@@ -167,21 +167,21 @@ def evaluate(
 
     from rich.table import Table
 
-    from speakerprint import SpeakerEmbedder, params
-    from speakerprint.audio import resample_corpus
-    from speakerprint.evaluation import evaluate
-    from speakerprint.features import extract_corpus
-    from speakerprint.store import FeatureStore
+    from speakerprint import SpeakerEmbedder
+    from speakerprint.corpora.feature_store import FeatureStore
+    from speakerprint.corpora.features import extract_corpus
+    from speakerprint.corpora.resampling import resample_corpus
+    from speakerprint.evaluation.evaluate import evaluate
+    from speakerprint.params.evaluation import Evaluation
+    from speakerprint.params.resample import Resample
 
     embedder = SpeakerEmbedder.load(model)
-    settings = params.Evaluation(  # those of params.yaml; of the projection, which is not shown, as little as there can be
+    settings = Evaluation(  # those of params.yaml; of the projection, which is not shown, as little as there can be
         corpora=[], batch_s=120.0, bootstrap_samples=1000, duration_edges_s=[2.0, 4.0, 6.0], projected_speakers=2, seed=1
     )
     with tempfile.TemporaryDirectory() as folder:  # the pipeline's own stages, so that its figures come out
         audio, features = Path(folder, "audio"), Path(folder, "features")
-        report = resample_corpus(
-            table, audio, params.Resample(engine="soxr", encoding="flac", min_duration_s=0.1, max_bad_fraction=1.0)
-        )
+        report = resample_corpus(table, audio, Resample(engine="soxr", encoding="flac", min_duration_s=0.1, max_bad_fraction=1.0))
         extract_corpus(audio, features)
         for bad in report["bad"]:
             typer.echo(f"warning: {bad['location']} is left out: {bad['reason']}", err=True)
@@ -219,9 +219,9 @@ def _read(source: Path) -> "pd.DataFrame":
     """The recordings of a folder per speaker, or of a table whose paths are relative to where it is."""
     import pandas as pd
 
-    from speakerprint.params import FolderSource
-    from speakerprint.recordings import as_recordings
-    from speakerprint.sources.folder import read_folder, read_table
+    from speakerprint.corpora.recordings import as_recordings
+    from speakerprint.corpora.sources.folder import read_folder, read_table
+    from speakerprint.params.sources import FolderSource
 
     if source.is_dir():
         return read_folder(FolderSource(kind="folder", root=str(source)))

@@ -39,7 +39,7 @@ def export(
     if format is Format.onnx and (license or push):
         raise InputError("--license and --push are of the hub: use them with --format huggingface")
 
-    from speakerprint import export
+    from speakerprint.model import export
 
     if format is Format.onnx:
         from speakerprint import SpeakerEmbedder
@@ -63,7 +63,7 @@ def info(model: ModelFolder = None, as_json: AsJson = False) -> None:
     - `speakerprint info`
     - `speakerprint info --model models/speakerprint --json`
     """
-    from speakerprint.export import describe
+    from speakerprint.model.export import describe
 
     found = describe(model)
     if as_json:

@@ -38,7 +38,7 @@ def enrol(
     if (table is None) == (name is None or not files):
         raise InputError("expected a name and recordings, or --table FILE.csv with many")
     if table is not None:
-        from speakerprint.sources.folder import read_table
+        from speakerprint.corpora.sources.folder import read_table
 
         if not table.is_file():
             raise InputError(f"--table {table}: there is no such file")

@@ -39,7 +39,7 @@ def report(
         raise InputError(f"--output {output}: there is no folder {output.parent}; make it first")
 
     from speakerprint import SpeakerEmbedder
-    from speakerprint.report import read_corpus, read_files, write_report
+    from speakerprint.pages.report import read_corpus, read_files, write_report
 
     if source is not None:
         embedder = SpeakerEmbedder.load(model)
@@ -84,13 +84,13 @@ def serve(
     import uvicorn
 
     from speakerprint import SpeakerEmbedder
-    from speakerprint.serve import LOOPBACK, create_app, reference_scores
+    from speakerprint.pages.serve import LOOPBACK, create_app, reference_scores
 
     embedder = SpeakerEmbedder.load(model, require_speech=True)
     reference = reference_scores(corpus, embedder) if corpus is not None else None
     people = None
     if gallery is not None:
-        from speakerprint.gallery import Gallery
+        from speakerprint.inference.gallery import Gallery
 
         people = Gallery.open(gallery, embedder)
     page = create_app(embedder, people, reference, [*LOOPBACK, *(allow_host or [])])

@@ -25,7 +25,7 @@ def use(
     - `speakerprint use corpora/voxceleb2 --root ~/data/voxceleb2 --add`
     - `speakerprint use recipes/reference`
     """
-    from speakerprint.presets import use_preset
+    from speakerprint.params.presets import use_preset
 
     change = use_preset(preset, params, root, dvc_yaml, add=add)
     typer.echo(change.diff or f"nothing to change: {params} has {preset} already\n", nl=False)
@@ -49,8 +49,8 @@ def metrics() -> None:
     """Print the metrics of every evaluation corpus, one column each (`dvc metrics show` prints one row each)."""
     import pandas as pd
 
-    from speakerprint.metrics_files import read_metrics
-    from speakerprint.params import load_params
+    from speakerprint.evaluation.metrics_files import read_metrics
+    from speakerprint.params.whole import load_params
 
     columns = {}
     for corpus in load_params().evaluation.corpora:
@@ -74,8 +74,8 @@ def data(
     - `speakerprint data`
     - `speakerprint data --output docs/data.md`
     """
-    from speakerprint.data_report import describe_corpora, write_report
-    from speakerprint.params import load_params
+    from speakerprint.pages.data_report import describe_corpora, write_report
+    from speakerprint.params.whole import load_params
 
     params = load_params()
     if output is None:

@@ -1,0 +1,260 @@
+"""The selected recordings of a corpus as parquet shards of 16 kHz mono, in 16-bit FLAC or WAV.
+
+The shards open with ``datasets.load_dataset("parquet", data_files="…/part-*.parquet")``: ``audio`` is an ``Audio`` column.
+"""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from speakerprint.audio.decode import UndecodableAudio, decode
+from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
+from speakerprint.audio.resample import encode, resample
+from speakerprint.corpora.recordings import SCHEMA, RecordingsFile
+from speakerprint.corpora.shards import digest, file_state, make_shards, move_whole
+from speakerprint.corpora.sources.clips import containers, read_clips, read_file
+from speakerprint.errors import InputError
+from speakerprint.params.resample import Resample
+
+METADATA_TOLERANCE = 0.1  # of the duration that a corpus's metadata give
+SHARD_ROWS = 512  # 5 s each: at most 82 MB; divides recordings.CHUNK_ROWS
+ROWS_PER_GROUP = 64  # rows that a reader or writer holds in memory at once
+PLAIN_FILE, ABSENT = -1, -2  # in place of where a clip starts
+
+
+def _refuse_too_many_bad(bad: list[dict[str, str]], n_recordings: int, max_bad_fraction: float) -> None:
+    """Raise InputError if more of a corpus's recordings are bad than is allowed, or none is left."""
+    if n_recordings and len(bad) < n_recordings and len(bad) <= max_bad_fraction * n_recordings:
+        return
+    if not n_recordings:
+        raise InputError("resample: there are no recordings; loosen the corpus's filter in params.yaml or mend its source")
+    examples = "".join(f"\n  {row['location']}: {row['reason']}" for row in bad[:5]) + ("\n  …" if len(bad) > 5 else "")
+    remedy = "mend them" if len(bad) == n_recordings else "mend them or raise resample.max_bad_fraction"
+    raise InputError(
+        f"resample: {len(bad)} of {n_recordings} recordings are bad, resample.max_bad_fraction allows {max_bad_fraction:g} of "
+        f"them and at least one must be good; {remedy}:{examples}"
+    )
+
+
+def report_of(n_recordings: int, n_speakers: int, duration_s: float) -> dict[str, Any]:
+    """The report that a stage over recordings leaves in git."""
+    return {"recordings": n_recordings, "speakers": n_speakers, "hours": round(duration_s / 3600, 3)}
+
+
+def resample_corpus(
+    selection: pd.DataFrame | RecordingsFile, folder: str | Path, settings: Resample, unfinished: str | Path | None = None
+) -> dict[str, Any]:
+    """Write the selected recordings as 16 kHz mono into ``folder/part-00000.parquet``, …, and return a report.
+
+    A shard holds SHARD_ROWS rows of the selection, in its order, less those that are bad: absent, undecodable, truncated, too
+    short or silent, which the report lists. Its columns are those of a recording (``duration_s`` now exact), ``n_samples``
+    (int64) and ``audio`` (files in ``settings.encoding``). Clips that lie in archives or parquet files are first copied into
+    one file. Of a selection in a file a chunk is in memory, and where each of its clips is.
+
+    All is made in the folder ``unfinished`` (``folder`` with that suffix, unless given) and moved when it is whole; a run that
+    was killed goes on from there. Raises InputError if more than ``settings.max_bad_fraction`` of the recordings are bad, or
+    none is left.
+    """
+    unfinished = Path(unfinished or f"{folder}.unfinished").resolve()
+    parts = unfinished / "parts"
+    parts.mkdir(parents=True, exist_ok=True)
+    chunks = [selection] if isinstance(selection, pd.DataFrame) else selection
+    spool, spans = _unpack((chunk["location"].tolist() for chunk in chunks), unfinished)
+    schema, root = _schema(), Path.cwd()
+    paths = [parts / f"part-{number:05d}.parquet" for number in range(-(-len(spans) // SHARD_ROWS))]
+    for stale in set(parts.iterdir()) - set(paths):
+        stale.unlink()
+    shards = (
+        _AudioShard(path, recordings, spans[start : start + SHARD_ROWS], spool, root, settings, schema)
+        for path, start, recordings in zip(paths, range(0, len(spans), SHARD_ROWS), _slices(chunks), strict=True)
+    )
+    bad: list[dict[str, str]] = []
+    n_samples = 0
+    with tqdm(total=len(spans), desc="resample", unit="recording", disable=None) as bar:
+        for report in make_shards(shards, unfinished / "whole"):
+            bad += report["bad"]
+            n_samples += report["n_samples"]
+            bar.update(min(SHARD_ROWS, len(spans) - bar.n))
+    _refuse_too_many_bad(bad, len(spans), settings.max_bad_fraction)
+    unusable = {row["recording_id"] for row in bad}
+    speakers = {speaker for chunk in chunks for speaker in chunk["speaker_id"][~chunk["recording_id"].isin(unusable)].unique()}
+    move_whole(parts, folder)
+    shutil.rmtree(unfinished)
+    return report_of(len(spans) - len(bad), len(speakers), n_samples / SAMPLE_RATE_HZ) | {"bad": bad}
+
+
+def _slices(chunks: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    """The rows of chunks, each of which but the last holds whole shards, by the shard."""
+    for chunk in chunks:
+        for start in range(0, len(chunk), SHARD_ROWS):
+            yield chunk.iloc[start : start + SHARD_ROWS]
+
+
+def _unpack(chunks: Iterable[list[str]], folder: Path) -> tuple[Path, np.ndarray]:
+    """Copy the clips that lie in archives or parquet files into one file, where any process can read any of them.
+
+    chunks: the locations of all recordings. Returns the file's path and ``spans`` as in _AudioShard. The index beside it names
+    what is there: a killed run goes on after that.
+    """
+    n_recordings, packed, locations, archives = 0, [], [], set()
+    for chunk in chunks:
+        for row, (location, container) in enumerate(zip(chunk, containers(chunk), strict=True), n_recordings):
+            if container is not None:
+                packed.append(row)
+                locations.append(location)
+                archives.add(container)
+        n_recordings += len(chunk)
+    state = [[archive, file_state(archive)] for archive in sorted(archives)]
+    spool_path = folder / f"clips-{digest([state, locations])[:16]}"
+    index_path = spool_path.with_suffix(".index")
+    for stale in set(folder.glob("clips-*")) - {spool_path, index_path}:
+        stale.unlink()
+    spans = np.full((n_recordings, 2), PLAIN_FILE, np.int64)
+    with spool_path.open("ab") as spool, index_path.open("a+b") as index:
+        index.seek(0)
+        known = index.read()
+        done = np.frombuffer(known[: len(known) // 24 * 24], np.int64).reshape(-1, 3)  # which of `locations`, start, size
+        spans[np.array(packed, np.int64)[done[:, 0]]] = done[:, 1:]
+        end = done[:, 1:].sum(axis=1).max(initial=0)
+        index.truncate(done.nbytes)
+        spool.truncate(end)
+        waiting = np.setdiff1d(np.arange(len(locations)), done[:, 0]).tolist()
+        clips = read_clips([locations[position] for position in waiting])
+        for number, data in tqdm(clips, "unpack", len(waiting), unit="clip", disable=None):
+            span = (ABSENT, 0) if data is None else (end, len(data))
+            spans[packed[waiting[number]]] = span
+            if data is not None:
+                end += spool.write(data)
+                spool.flush()
+            index.write(np.array([waiting[number], *span]).tobytes())
+            index.flush()
+    return spool_path, spans
+
+
+def _schema() -> pa.Schema:
+    import datasets  # a second to import, and no worker needs it
+
+    columns = {**datasets.Features.from_arrow_schema(SCHEMA), "n_samples": datasets.Value("int64")}
+    return datasets.Features({**columns, "audio": datasets.Audio(sampling_rate=SAMPLE_RATE_HZ)}).arrow_schema
+
+
+@dataclass(frozen=True)
+class _AudioShard:
+    path: Path
+    recordings: pd.DataFrame  # rows of the selection
+    spans: np.ndarray  # (n_rows, 2) int64: start and size of each clip in `spool`; start PLAIN_FILE or ABSENT: it is not there
+    spool: Path
+    root: Path  # of locations that are relative
+    settings: Resample
+    schema: pa.Schema
+
+    def inputs(self) -> Any:
+        rows = json.loads(self.recordings.to_json(orient="values", double_precision=15))
+        located = zip(self.recordings["location"], self.spans.tolist(), strict=True)
+        clips = [file_state(self.root / location) if span[0] == PLAIN_FILE else span for location, span in located]
+        return [rows, clips, self.spool.name, self.settings.engine, self.settings.encoding, self.settings.min_duration_s]
+
+    def make(self) -> dict[str, Any]:
+        bad: list[dict[str, str]] = []
+        total = 0
+        recordings = pa.Table.from_pandas(self.recordings, schema=SCHEMA, preserve_index=False)
+        with (
+            self.spool.open("rb") as spool,
+            # FLAC is dense already, and WAV is chosen for speed
+            pq.ParquetWriter(self.path, self.schema, compression="none", use_dictionary=False) as writer,
+        ):
+            for start in range(0, len(recordings), ROWS_PER_GROUP):
+                group = recordings.slice(start, ROWS_PER_GROUP)
+                good, n_samples, audio = [], [], []
+                for number, row in enumerate(group.select(["recording_id", "location", "duration_s"]).to_pylist()):
+                    try:
+                        data = self._read(row["location"], self.spans[start + number], spool)
+                        samples = _resample_clip(data, row["location"], row["duration_s"], self.settings)
+                    except UndecodableAudio as error:
+                        bad.append({"recording_id": row["recording_id"], "location": row["location"], "reason": error.reason})
+                        continue
+                    good.append(number)
+                    n_samples.append(len(samples))
+                    encoding = self.settings.encoding
+                    audio.append({"bytes": encode(samples, encoding), "path": f"{row['recording_id']}.{encoding}"})
+                if not good:
+                    continue
+                total += sum(n_samples)
+                columns = dict(zip(SCHEMA.names, group.take(good).columns, strict=True))
+                columns |= {"duration_s": np.array(n_samples) / SAMPLE_RATE_HZ, "n_samples": n_samples, "audio": audio}
+                writer.write_table(pa.table(columns, schema=self.schema))
+        return {"bad": bad, "n_samples": total}
+
+    def _read(self, location: str, span: np.ndarray, spool: IO[bytes]) -> bytes | None:
+        start, size = span
+        if start == PLAIN_FILE:
+            return read_file(self.root / location)
+        if start == ABSENT:
+            return None
+        spool.seek(start)
+        return spool.read(size)
+
+
+def _resample_clip(data: bytes | None, location: str, expected_s: float | None, settings: Resample) -> np.ndarray:
+    """(n_samples,) float32 at 16 kHz; ``expected_s`` is from the corpus's metadata, None if unknown."""
+    if data is None:
+        raise UndecodableAudio(location, "there is no such file")
+    samples, sample_rate_hz = decode(data, location)
+    found_s = len(samples) / sample_rate_hz
+    if found_s < settings.min_duration_s:
+        raise UndecodableAudio(location, f"lasts {found_s:.2f} s, less than resample.min_duration_s")
+    if expected_s is not None and found_s < (1 - METADATA_TOLERANCE) * expected_s:
+        raise UndecodableAudio(location, f"truncated: {found_s:.2f} s of the {expected_s:.2f} s in the metadata")
+    samples = resample(samples, sample_rate_hz, SAMPLE_RATE_HZ, settings.engine)
+    if np.abs(samples).max(initial=0) * 2**15 <= 0.5:  # 16 bits hold nothing of it
+        raise UndecodableAudio(location, "digital silence")
+    return samples
+
+
+def read_parts(folder: str | Path) -> Iterator[tuple[Path, pa.Table]]:
+    """The shards that resample_corpus wrote into ``folder``, in order: the path of each, and its recordings with ``n_samples``.
+
+    Raises InputError if there are none or a shard is damaged.
+    """
+    paths = sorted(Path(folder).glob("part-*.parquet"))
+    if not paths:
+        raise InputError(f"{folder} holds no part-*.parquet; run `dvc repro` to make it")
+    schema = SCHEMA.append(pa.field("n_samples", pa.int64()))
+    for path in paths:
+        try:
+            table = pq.read_table(path, columns=schema.names).cast(schema)
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{folder} is damaged ({error}); delete it and run `dvc repro` to make it again") from None
+        yield path, table
+
+
+def read_encoded(shard: str | Path, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+    """Audio files of a shard's rows from ``start`` up to ``stop`` or its end, in order; one row group at a time is in memory."""
+    with pq.ParquetFile(shard) as file:
+        stop = file.metadata.num_rows if stop is None else stop
+        first = 0
+        for group in range(file.num_row_groups):  # not iter_batches, which keeps the whole file
+            last = first + file.metadata.row_group(group).num_rows
+            if start < last and first < stop:
+                cells = file.read_row_group(group, columns=["audio"]).column("audio")
+                yield from (cell["bytes"].as_py() for cell in cells[max(0, start - first) : stop - first])
+            first = last
+
+
+def read_audio(folder: str | Path) -> tuple[pd.DataFrame, Iterator[bytes]]:
+    """The recordings that resample_corpus wrote into ``folder``, and their audio files in the same order, read as asked for.
+
+    Raises InputError if there are none or a shard is damaged.
+    """
+    paths, tables = zip(*read_parts(folder), strict=True)
+    clips = (clip for path in paths for clip in read_encoded(path))
+    return pa.concat_tables(tables).select(SCHEMA.names).to_pandas(), clips

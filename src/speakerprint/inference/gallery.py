@@ -1,0 +1,468 @@
+"""Known speakers on disk: enrol them, search their recordings, identify who speaks in a new one.
+
+A gallery is a folder. ``gallery.sqlite`` is the truth: every speaker, every enrolled recording and its embedding. An enrolment is
+one transaction, durable when `Gallery.enrol` returns; any number of processes may write and read at the same time (on a local
+disk: the database's write-ahead log does not work over a network), and one that is killed leaves nothing half done.
+
+``index-….faiss``, in galleries of more than UNINDEXED recordings, is a cache that the database names, with its digest: copies of
+the embeddings at two bits a number, all of which a search compares (product quantisation with tables that fit in registers:
+André, Kermarrec and Le Scouarnec, arXiv 1704.07355; after a random rotation, so that all numbers weigh alike). Recordings
+enrolled since are compared one by one, until they are so many that the index is extended. What it finds is looked up in the
+database, where removed recordings are no longer found, and scored with the embeddings there. Lost or damaged, it is made again.
+"""
+
+import hashlib
+import json
+import os
+import sqlite3
+import tempfile
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+
+import faiss
+import numpy as np
+from filelock import FileLock
+from numpy.typing import ArrayLike, NDArray
+from tqdm import tqdm
+
+from speakerprint.errors import InputError
+from speakerprint.inference.vectors import unit_vectors
+
+if TYPE_CHECKING:
+    from speakerprint.inference.embedder import SpeakerEmbedder
+
+DATABASE = "gallery.sqlite"
+FORMAT = 1
+UNINDEXED = 20_000  # as many embeddings of 256 numbers are compared one by one in some 2 ms
+RESCORED = 400  # recordings looked up beyond those asked for, as two bits a number are rough: by benchmarks/bench_gallery.py
+IDENTIFIED_AMONG = 100  # the nearest recordings, whose speakers are compared
+STALE_FRACTION = 0.1  # of the indexed recordings removed since: the index is made again
+REMEDY = "see whether the disk is full and the folder may be written; a damaged file has to come from a backup"
+BUSY_TIMEOUT_S = 60.0
+ROWS = 10_000  # read at once to be indexed
+LEARNED_FROM = 50_000  # recordings, at most, that the index's code is learned from
+DTYPE = np.dtype("<f4")
+
+SCHEMA = f"""
+PRAGMA journal_mode = WAL;
+PRAGMA user_version = {FORMAT};
+CREATE TABLE gallery (
+    model_id TEXT NOT NULL,
+    embedding_dim INTEGER NOT NULL,
+    removed INTEGER NOT NULL DEFAULT 0,        -- recordings ever removed or replaced
+    index_file TEXT,
+    index_sha256 TEXT,
+    index_size INTEGER NOT NULL DEFAULT 0,     -- recordings in it, those removed since included
+    index_last INTEGER NOT NULL DEFAULT 0,     -- it holds the recordings up to this id
+    index_removed INTEGER NOT NULL DEFAULT 0   -- `removed` when it was begun
+);
+CREATE TABLE speakers (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    mean BLOB                                  -- of the speaker's embeddings, float32
+);
+CREATE TABLE recordings (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,      -- never used again, so an id is one embedding for ever
+    speaker INTEGER NOT NULL REFERENCES speakers,
+    name TEXT NOT NULL,
+    embedding BLOB NOT NULL,                   -- unit vector, float32
+    UNIQUE (speaker, name)
+);
+"""
+
+
+class Match(NamedTuple):
+    """An enrolled recording, and the cosine of its embedding and the query's."""
+
+    speaker: str
+    recording: str
+    score: float
+
+
+class Candidate(NamedTuple):
+    """A speaker, and the mean cosine of their embeddings and the query's."""
+
+    speaker: str
+    score: float
+
+
+class Identification(NamedTuple):
+    """Who speaks: the best candidate if their score reaches the threshold, else None. Candidates come best first.
+
+    ``score`` is the best candidate's, or -1, the lowest there is, where nobody is enrolled.
+    """
+
+    speaker: str | None
+    score: float
+    threshold: float
+    candidates: list[Candidate]
+
+
+class _State(NamedTuple):
+    """Which recordings there are, and which of them the index file holds: the same state, the same recordings."""
+
+    removed: int
+    index_file: str | None
+    index_sha256: str | None
+    index_size: int
+    index_last: int
+    index_removed: int
+    last: int  # the newest recording's id
+
+    @property
+    def stale(self) -> bool:
+        return self.index_file is not None and self.removed - self.index_removed > STALE_FRACTION * self.index_size
+
+
+class _Vectors(NamedTuple):
+    """The recordings of a state, ready to be searched: the index of the first, and a matrix of those enrolled since."""
+
+    state: _State
+    indexed: faiss.Index | None
+    ids: NDArray[np.int64]
+    embeddings: NDArray[np.float32]
+
+    def nearest(self, query: NDArray[np.float32], count: int) -> list[int]:
+        """Ids of the `count` nearest of either part, or all of it if it has fewer; the index may find removed ones."""
+        scores = self.embeddings @ query
+        found = self.ids[np.argpartition(-scores, count)[:count]] if count < len(scores) else self.ids
+        if self.indexed is None:
+            return found.tolist()
+        likely = self.indexed.search(query[None], min(count, self.indexed.ntotal))[1][0]
+        return found.tolist() + likely[likely >= 0].tolist()
+
+
+class Gallery:
+    """Enrolled speakers in a folder, of one model. Threads may share an object, and processes a folder.
+
+    >>> gallery = Gallery.open("gallery", embedder)
+    >>> gallery.enrol("ann", embedder.embed_files(["ann1.wav", "ann2.wav"]), ["ann1.wav", "ann2.wav"])
+    >>> gallery.identify(embedder.embed_files(["who.wav"])[0], embedder.thresholds[0.001]).speaker
+    'ann'
+    """
+
+    def __init__(self, folder: str | Path, model_id: str | None = None, embedding_dim: int | None = None):
+        """Open the gallery in a folder; with a model's id and its embeddings' length make one if there is none.
+
+        Raises InputError for a gallery of another model, a damaged one, and, without a model, a folder that holds none.
+        """
+        self.folder = Path(folder)
+        self._database = self.folder / DATABASE
+        self._vectors: _Vectors | None = None
+        self._loading = threading.Lock()
+        if not self._database.is_file():
+            if model_id is None:
+                raise InputError(f"{folder} holds no gallery; name another folder, or enrol somebody to make one there")
+            self._create(model_id, embedding_dim)
+        with self._transaction() as db:
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version != FORMAT:
+                raise InputError(
+                    f"{self._database} has format {version}, expected {FORMAT}; enrol the recordings in another folder"
+                )
+            self.model_id, self.embedding_dim = db.execute("SELECT model_id, embedding_dim FROM gallery").fetchone()
+        if model_id is not None and (model_id, embedding_dim) != (self.model_id, self.embedding_dim):
+            raise InputError(
+                f"{folder} is a gallery of model {self.model_id} ({self.embedding_dim} numbers an embedding), and this is model "
+                f"{model_id} ({embedding_dim}): embeddings of two models cannot be compared. Use the model that the gallery was "
+                "made with, or enrol the recordings in another folder"
+            )
+
+    @classmethod
+    def open(cls, folder: str | Path, embedder: "SpeakerEmbedder") -> Self:
+        """Open the gallery of an embedder's model in a folder, or make one. Raises InputError as the constructor does."""
+        return cls(folder, embedder.model_id, embedder.embedding_dim)
+
+    def enrol(self, speaker: str | Sequence[str], embeddings: ArrayLike, recordings: Sequence[str]) -> None:
+        """Enrol recordings, by name, (n,) with embeddings (n, dim): all of them, or none if anything is wrong.
+
+        speaker: who speaks in all of them, or in each, (n,). A speaker who is known keeps what they have; only a
+        recording of the same name is replaced, so an enrolment can be repeated.
+
+        Raises InputError for embeddings of another length, zero or not finite, an empty name, and a recording named twice.
+        """
+        names = [speaker] * len(recordings) if isinstance(speaker, str) else list(speaker)
+        units = self._units(embeddings)
+        if not len(units) == len(names) == len(recordings) > 0:
+            raise InputError(
+                f"found {len(units)} embeddings, {len(recordings)} recordings, {len(names)} speakers; expected as many of each"
+            )
+        named = Counter(zip(names, recordings, strict=True))
+        for (name, recording), times in named.items():
+            if not name or not recording:
+                raise InputError(f"speaker {name!r}, recording {recording!r}: a name is empty; name both")
+            if not f"{name}{recording}".isprintable():
+                raise InputError(
+                    f"speaker {name!a}, recording {recording!a}: a name has control characters or is not UTF-8; rename it"
+                )
+            if times > 1:
+                raise InputError(f"recording {recording!r} of speaker {name!r} is there {times} times; name it once")
+        with self._transaction("IMMEDIATE") as db:
+            db.executemany("INSERT OR IGNORE INTO speakers (name) VALUES (?)", ((name,) for name in set(names)))
+            ids = {name: db.execute("SELECT id FROM speakers WHERE name = ?", (name,)).fetchone()[0] for name in set(names)}
+            keys = [(ids[name], recording) for name, recording in named]
+            replaced = db.executemany("DELETE FROM recordings WHERE speaker = ? AND name = ?", keys).rowcount
+            db.execute("UPDATE gallery SET removed = removed + ?", (replaced,))
+            db.executemany(
+                "INSERT INTO recordings (speaker, name, embedding) VALUES (?, ?, ?)",
+                ((*key, unit.tobytes()) for key, unit in zip(keys, units, strict=True)),
+            )
+            for id in ids.values():
+                own = self._arrays(db.execute("SELECT id, embedding FROM recordings WHERE speaker = ?", (id,)).fetchall())[1]
+                mean = own.mean(axis=0, dtype=np.float64).astype(DTYPE)
+                db.execute("UPDATE speakers SET mean = ? WHERE id = ?", (mean.tobytes(), id))
+
+    def remove(self, speaker: str) -> int:
+        """Forget a speaker, who is not found from here on. Returns how many recordings they had.
+
+        The database is wiped of them. The index file, if there is one, keeps numbers of theirs, without a name and never
+        returned, until it is made anew: when a tenth of what it holds is removed, or at the next search if you delete it.
+
+        Raises InputError if nobody has that name.
+        """
+        with self._transaction("IMMEDIATE") as db:
+            own = "speaker = (SELECT id FROM speakers WHERE name = ?)"
+            n_recordings = db.execute(f"DELETE FROM recordings WHERE {own}", (speaker,)).rowcount
+            if not n_recordings:
+                raise InputError(f"{self.folder} knows no speaker {speaker!r}; `speakerprint people` lists those it knows")
+            db.execute("DELETE FROM speakers WHERE name = ?", (speaker,))
+            db.execute("UPDATE gallery SET removed = removed + ?", (n_recordings,))
+        return n_recordings
+
+    def speakers(self) -> dict[str, list[str]]:
+        """All speakers, by name, each with their recordings in the order of enrolment."""
+        listed: dict[str, list[str]] = {}
+        sql = """SELECT speakers.name, recordings.name FROM recordings JOIN speakers ON speakers.id = speaker
+                 ORDER BY speakers.name, recordings.id"""
+        with self._transaction() as db:
+            for speaker, recording in db.execute(sql):
+                listed.setdefault(speaker, []).append(recording)
+        return listed
+
+    def __len__(self) -> int:
+        """How many speakers there are."""
+        with self._transaction() as db:
+            return int(db.execute("SELECT count(*) FROM speakers").fetchone()[0])
+
+    def search(self, embedding: ArrayLike, k: int = 10) -> list[Match]:
+        """The k recordings most similar to an embedding (dim,), best first; of up to UNINDEXED recordings surely those.
+
+        Raises InputError for an embedding of another length, zero or not finite.
+        """
+        query = self._query(embedding)
+        with self._searchable() as (db, vectors):
+            ids, _, scores = self._nearest(db, vectors, query, k)
+            sql = """SELECT recordings.id, speakers.name, recordings.name FROM recordings JOIN speakers ON speakers.id = speaker
+                     WHERE recordings.id IN (SELECT value FROM json_each(?))"""
+            names = {id: (speaker, recording) for id, speaker, recording in db.execute(sql, (json.dumps(ids.tolist()),))}
+        matches = [Match(*names[id], score) for id, score in zip(ids.tolist(), scores.tolist(), strict=True)]
+        return sorted(matches, key=lambda match: (-match.score, match))
+
+    def identify(self, embedding: ArrayLike, threshold: float, n_candidates: int = 5) -> Identification:
+        """Tell whose voice an embedding (dim,) is, or that it is nobody's, if no speaker's score reaches the threshold.
+
+        A speaker's score is the mean of the cosines to all their recordings. Not the best one, which grows with their number as
+        chances to be taken for somebody else do, nor the cosine to their mean direction, which grows, too, as averaging shortens
+        the mean: a threshold chosen on pairs of recordings would let more strangers in than it says. The speakers compared are
+        those of the IDENTIFIED_AMONG nearest recordings.
+
+        threshold: for one comparison, such as ``embedder.thresholds[rate]``. A stranger is accepted if any speaker's score
+        reaches it: with N speakers, at up to N times the rate of one comparison (Boole's inequality). For 1 % with ten
+        speakers, take the threshold at 0.1 %.
+
+        Raises InputError for an embedding of another length, zero or not finite.
+        """
+        query = self._query(embedding)
+        with self._searchable() as (db, vectors):
+            speakers = set(self._nearest(db, vectors, query, IDENTIFIED_AMONG)[1].tolist())
+            sql = "SELECT id, mean, name FROM speakers WHERE id IN (SELECT value FROM json_each(?))"
+            rows = db.execute(sql, (json.dumps(list(speakers)),)).fetchall()
+        scores = self._arrays([row[:2] for row in rows])[1] @ query
+        candidates = [Candidate(row[2], score) for row, score in zip(rows, scores.tolist(), strict=True)]
+        candidates = sorted(candidates, key=lambda candidate: (-candidate.score, candidate))[:n_candidates]
+        name, score = candidates[0] if candidates else (None, -1.0)
+        return Identification(name if score >= threshold else None, score, threshold, candidates)
+
+    def update_index(self) -> None:
+        """Bring the index file up to date, anew if it is missing, damaged or stale: a million recordings take some 20 seconds.
+
+        Searches do so when more than UNINDEXED recordings are not in it. After a large enrolment this does it ahead of them.
+        """
+        with FileLock(self.folder / "index.lock"):  # the system lets go of it if this process is killed
+            with self._transaction() as db:
+                state = self._state(db)
+            index = self._load_index(state)
+            last, removed = (0, state.removed) if index is None else (state.index_last, state.index_removed)
+            with self._transaction() as db:
+                due = self._many_after(db, last)
+            if index is not None and not due:
+                return
+            file, digest, size = None, None, 0
+            if due:
+                if index is None:
+                    index = self._new_index()
+                last = self._add_after(last, index)
+                file = f"index-{uuid.uuid4().hex}.faiss"
+                digest, size = self._save_index(index, self.folder / file), index.ntotal
+            with self._transaction("IMMEDIATE") as db:
+                sql = "UPDATE gallery SET (index_file, index_sha256, index_size, index_last, index_removed) = (?, ?, ?, ?, ?)"
+                db.execute(sql, (file, digest, size, last, removed))
+            for path in self.folder.glob("index-*.faiss"):  # the one before, and what killed processes left
+                if path.name != file:
+                    path.unlink()
+
+    def _create(self, model_id: str, embedding_dim: int | None) -> None:
+        """Make an empty database, unless another process is first: it appears whole, and never replaces one."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.folder) as temporary:
+            path = Path(temporary) / DATABASE
+            try:
+                with closing(sqlite3.connect(path)) as db, db:
+                    db.executescript(SCHEMA)
+                    db.execute("INSERT INTO gallery (model_id, embedding_dim) VALUES (?, ?)", (model_id, embedding_dim))
+            except sqlite3.OperationalError as error:
+                raise InputError(f"{self._database}: {error}; {REMEDY}") from error
+            with suppress(FileExistsError):
+                os.link(path, self._database)
+
+    @contextmanager
+    def _transaction(self, kind: Literal["DEFERRED", "IMMEDIATE"] = "DEFERRED") -> Iterator[sqlite3.Connection]:
+        """A connection of its own (some 0.1 ms), so that threads and forks share none, in a transaction that an error undoes."""
+        try:
+            with closing(sqlite3.connect(self._database, timeout=BUSY_TIMEOUT_S, isolation_level=None)) as db:
+                db.execute("PRAGMA secure_delete = ON")  # a voice that is removed is biometric data
+                db.execute(f"BEGIN {kind}")
+                with db:
+                    yield db
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
+                raise
+            raise InputError(f"{self._database}: {error}; {REMEDY}") from error
+
+    @contextmanager
+    def _searchable(self) -> Iterator[tuple[sqlite3.Connection, _Vectors]]:
+        """A transaction, and the vectors as it sees them."""
+        while True:
+            with self._transaction() as db:
+                vectors = self._load(db)
+                if vectors is not None:
+                    yield db, vectors
+                    return
+            self.update_index()
+
+    def _state(self, db: sqlite3.Connection) -> _State:
+        columns = ", ".join(_State._fields[:-1])
+        return _State(*db.execute(f"SELECT {columns}, (SELECT coalesce(max(id), 0) FROM recordings) FROM gallery").fetchone())
+
+    def _load(self, db: sqlite3.Connection) -> _Vectors | None:
+        """The vectors of the state that a transaction sees; None if the index has to be brought up to date first."""
+        state = self._state(db)
+        with self._loading:
+            held = self._vectors
+            if held is not None and held.state == state:
+                return held
+            if state.stale or self._many_after(db, state.index_last):
+                return None
+            if held is None or held.state.index_file != state.index_file:
+                held = _Vectors(state, self._load_index(state), *self._arrays([]))
+                if held.indexed is None and state.index_file is not None:
+                    return None
+            elif held.state.removed != state.removed or held.state.last > state.last:
+                held = _Vectors(state, held.indexed, *self._arrays([]))
+            after = int(held.ids[-1]) if len(held.ids) else state.index_last
+            sql = "SELECT id, embedding FROM recordings WHERE id > ? ORDER BY id"
+            ids, embeddings = self._arrays(db.execute(sql, (after,)).fetchall())
+            tail = np.concatenate([held.ids, ids]), np.concatenate([held.embeddings, embeddings])
+            self._vectors = _Vectors(state, held.indexed, *tail)
+            return self._vectors
+
+    def _nearest(
+        self, db: sqlite3.Connection, vectors: _Vectors, query: NDArray[np.float32], count: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        """Ids, speakers' ids and scores of the nearest `count` recordings, best first."""
+        sql = "SELECT id, embedding, speaker FROM recordings WHERE id IN (SELECT value FROM json_each(?))"
+        wanted = count + RESCORED
+        while True:
+            rows = db.execute(sql, (json.dumps(vectors.nearest(query, wanted)),)).fetchall()
+            ids, embeddings = self._arrays([row[:2] for row in rows])
+            from_index = np.count_nonzero(ids <= vectors.state.index_last)
+            if from_index >= count + RESCORED // 2 or wanted >= vectors.state.index_size:
+                break
+            wanted *= 4  # too many of those that the index found were removed
+        scores = embeddings @ query
+        best = np.lexsort((ids, -scores))[:count]
+        return ids[best], np.array([row[2] for row in rows], dtype=np.int64)[best], scores[best]
+
+    def _many_after(self, db: sqlite3.Connection, last: int) -> bool:
+        sql = "SELECT count(*) FROM (SELECT 1 FROM recordings WHERE id > ? LIMIT ?)"
+        return bool(db.execute(sql, (last, UNINDEXED + 1)).fetchone()[0] > UNINDEXED)
+
+    def _load_index(self, state: _State) -> faiss.Index | None:
+        """The index that the database names; None if there is none, it is damaged, or stale."""
+        if state.index_file is None or state.stale:
+            return None
+        path = self.folder / state.index_file
+        try:
+            content = path.read_bytes()
+        except OSError:
+            return None
+        if hashlib.sha256(content).hexdigest() != state.index_sha256:
+            return None
+        return faiss.deserialize_index(np.frombuffer(content, dtype=np.uint8))
+
+    def _new_index(self) -> faiss.Index:
+        """An empty index, whose code is learned from recordings drawn from the whole gallery."""
+        pairs = -(-self.embedding_dim // 2)  # of numbers, four bits each
+        index = faiss.index_factory(self.embedding_dim, f"IDMap,RR{2 * pairs},PQ{pairs}x4fs", faiss.METRIC_INNER_PRODUCT)
+        sql = "SELECT id, embedding FROM recordings WHERE id % max(1, (SELECT max(id) FROM recordings) / ?) = 0"
+        with self._transaction() as db:
+            index.train(self._arrays(db.execute(sql, (LEARNED_FROM,)).fetchall())[1])
+        return index
+
+    def _add_after(self, last: int, index: faiss.Index) -> int:
+        """Add all recordings after an id to an index, and return the last one's."""
+        sql = "SELECT id, embedding FROM recordings WHERE id > ? ORDER BY id LIMIT ?"
+        with tqdm(desc="index", unit="recording", disable=None) as progress:
+            while True:
+                with self._transaction() as db:  # short ones, for the log of a writing process cannot shrink during any
+                    ids, embeddings = self._arrays(db.execute(sql, (last, ROWS)).fetchall())
+                if not len(ids):
+                    return last
+                index.add_with_ids(embeddings, ids)
+                last = int(ids[-1])
+                progress.update(len(ids))
+
+    @staticmethod
+    def _save_index(index: faiss.Index, path: Path) -> str:
+        """Write an index to disk for good, and return its digest."""
+        content = faiss.serialize_index(index).tobytes()
+        with path.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        return hashlib.sha256(content).hexdigest()
+
+    def _units(self, embeddings: ArrayLike) -> NDArray[np.float32]:
+        rows = np.asarray(embeddings)
+        if rows.ndim != 2 or rows.shape[1] != self.embedding_dim:
+            raise InputError(
+                f"embeddings have shape {rows.shape}, expected (n, {self.embedding_dim}), as the gallery's model gives"
+            )
+        return unit_vectors(rows).astype(DTYPE)
+
+    def _query(self, embedding: ArrayLike) -> NDArray[np.float32]:
+        query: NDArray[np.float32] = self._units(np.asarray(embedding)[None])[0]
+        return query
+
+    def _arrays(self, rows: Sequence[tuple[int, bytes]]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """ids (n,) and vectors (n, dim) of rows of both."""
+        size = self.embedding_dim * DTYPE.itemsize
+        if any(len(vector) != size for _, vector in rows):
+            raise InputError(f"{self._database}: an embedding is not {size} bytes long; {REMEDY}")
+        vectors = np.frombuffer(b"".join(vector for _, vector in rows), dtype=DTYPE)
+        return np.array([id for id, _ in rows], dtype=np.int64), vectors.reshape(-1, self.embedding_dim)

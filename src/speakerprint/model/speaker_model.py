@@ -1,0 +1,315 @@
+"""The whole model: Whisper's lower encoder layers -> their outputs combined -> convolutions -> pooling -> projection.
+
+Shapes: log-mel features (batch, 80, frames) at 100 frames a second; the encoder halves them to positions, (batch, positions,
+512) at 50 a second; an embedding is (embedding_dim,) of unit length. Padding never changes an embedding: each step works on
+the positions that exist.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from speakerprint.audio.dimensions import FRAMES_PER_SECOND, MAX_FRAMES
+from speakerprint.audio.log_mel import pad_batch
+from speakerprint.errors import InputError
+from speakerprint.model.whisper import DIMS, WhisperEncoder
+from speakerprint.params.model import Model
+
+FORMAT = "speakerprint-1"
+FRAMES_AT_ONCE = 16 * MAX_FRAMES  # what a batch holds at most, however long the recordings are
+
+
+def native_bf16(device_type: str | None = None) -> bool:
+    """Whether a device computes in bfloat16 itself; in software it is 300 times slower.
+
+    device_type: cpu or cuda; by default the accelerator, or without one the processor.
+    """
+    if device_type == "cuda" or (device_type is None and torch.cuda.is_available()):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = torch.cpu.get_capabilities()
+    return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def windows(clip: np.ndarray, n_frames: int) -> list[np.ndarray]:
+    """The fewest windows of `n_frames` frames that cover a clip, (frames, 80), spread evenly; a short clip is its own window."""
+    count = -(-len(clip) // n_frames)
+    if count <= 1:
+        return [clip]
+    starts = np.linspace(0, len(clip) - n_frames, count).round().astype(int)
+    return [clip[start : start + n_frames] for start in starts]
+
+
+class LayerMix(nn.Module):
+    """Weighted mean of the layers' outputs, each normalised first; the weights (softmax) are learned."""
+
+    def __init__(self, layers: int):
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(layers))
+
+    def forward(self, hidden: list[Tensor]) -> Tensor:
+        """hidden: one (batch, positions, width) per layer. Returns (batch, positions, width)."""
+        weights = self.logits.softmax(dim=0)
+        return sum(weight * F.layer_norm(layer, layer.shape[-1:]) for weight, layer in zip(weights, hidden, strict=True))
+
+
+def concatenate_layers(hidden: list[Tensor]) -> Tensor:
+    """The layers' outputs side by side, each normalised first: (batch, positions, layers * width)."""
+    return torch.cat([F.layer_norm(layer, layer.shape[-1:]) for layer in hidden], dim=-1)
+
+
+class MaskedNorm(nn.BatchNorm1d):
+    """Batch normalisation whose statistics leave padding out."""
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:  # type: ignore[override]
+        """x: (batch, channels, positions). mask: (batch, positions), True where valid, or None for all. Padding becomes 0."""
+        if mask is None:
+            return super().forward(x)
+        normalised = torch.zeros_like(x.mT)
+        normalised[mask] = super().forward(x.mT[mask]).to(normalised.dtype)
+        return normalised.mT
+
+
+class Convolutions(nn.Module):
+    """Two dilated convolutions over positions (they see 9 of them, 0.18 s), each followed by ReLU and normalisation."""
+
+    def __init__(self, width: int, channels: int):
+        super().__init__()
+        self.first = nn.Conv1d(width, channels, kernel_size=5, padding=2)
+        self.first_norm = MaskedNorm(channels)
+        self.second = nn.Conv1d(channels, channels, kernel_size=3, dilation=2, padding=2)
+        self.second_norm = MaskedNorm(channels)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """x: (batch, positions, width). Returns (batch, positions, channels)."""
+        x = x.mT if mask is None else (x * mask[:, :, None]).mT
+        x = self.first_norm(F.relu(self.first(x)), mask)
+        return self.second_norm(F.relu(self.second(x)), mask).mT
+
+
+class MeanPooling(nn.Module):
+    """Mean over the valid positions."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.out_width = width
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """x: (batch, positions, width). Returns (batch, width)."""
+        if mask is None:
+            return x.mean(dim=1)
+        return (x * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+
+
+class AttentiveStatistics(nn.Module):
+    """Mean and standard deviation over positions, weighted by an attention that each channel has for itself.
+
+    Okabe, Koshinaka, Shinoda: "Attentive Statistics Pooling for Deep Speaker Embedding", 2018; channel-wise as in
+    Desplanques, Thienpondt, Demuynck: "ECAPA-TDNN", 2020, section 3.1.
+    """
+
+    BOTTLENECK = 128
+
+    def __init__(self, width: int):
+        super().__init__()
+        last = nn.Linear(self.BOTTLENECK, width)
+        nn.init.zeros_(last.weight)  # all positions count the same until training finds better
+        nn.init.zeros_(last.bias)
+        self.score = nn.Sequential(nn.Linear(width, self.BOTTLENECK), nn.Tanh(), last)
+        self.out_width = 2 * width
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """x: (batch, positions, width). Returns (batch, 2 * width): means, then standard deviations."""
+        scores = self.score(x).float()
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, :, None], -torch.inf)
+        weights, x = scores.softmax(dim=1), x.float()
+        mean = (weights * x).sum(dim=1)
+        variance = (weights * x.square()).sum(dim=1) - mean.square()
+        return torch.cat([mean, variance.clamp(min=1e-5).sqrt()], dim=1)
+
+
+class MultiHeadAttention(nn.Module):
+    """Means over positions of compressed values, each weighted by the attention of another head, which looks at compressed keys.
+
+    Peng, Plchot, Stafylakis, Mošner, Burget, Černocký: "An Attention-Based Backend Allowing Efficient Fine-Tuning of Transformer
+    Models for Speaker Verification", 2022, section 3.2; keys and values see the layers as they are combined here.
+    """
+
+    HEADS, COMPRESSED = 32, 128
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.key, self.value = nn.Linear(width, self.COMPRESSED), nn.Linear(width, self.COMPRESSED)
+        self.score = nn.Linear(self.COMPRESSED, self.HEADS)
+        self.out_width = self.HEADS * self.COMPRESSED
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """x: (batch, positions, width). Returns (batch, HEADS * COMPRESSED)."""
+        scores = self.score(self.key(x)).float()
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, :, None], -torch.inf)
+        return (scores.softmax(dim=1).mT @ self.value(x).float()).flatten(1)
+
+
+Pooling = MeanPooling | AttentiveStatistics | MultiHeadAttention
+POOLING: dict[str, Callable[[int], Pooling]] = {
+    "mean": MeanPooling,
+    "attentive_statistics": AttentiveStatistics,
+    "multi_head_attention": MultiHeadAttention,
+}
+
+
+class DiscriminantProjection(nn.Module):
+    """Linear projection of standardised statistics; `discriminant` finds its start, training goes on from there."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, width: int, dim: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("std", torch.ones(width))
+        self.linear = nn.Linear(width, dim)
+
+    def start(self, mean: np.ndarray, std: np.ndarray, weights: np.ndarray) -> None:
+        """Take what `discriminant` returned."""
+        with torch.no_grad():
+            self.mean.copy_(torch.from_numpy(mean))
+            self.std.copy_(torch.from_numpy(std))
+            self.linear.weight.copy_(torch.from_numpy(weights))
+            self.linear.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (batch, width). Returns (batch, dim)."""
+        return self.linear((x - self.mean) / self.std)
+
+
+class SpeakerModel(nn.Module):
+    """Log-mel features to speaker embeddings."""
+
+    centre: Tensor
+
+    def __init__(self, settings: Model):
+        super().__init__()
+        self.settings = settings
+        self.encoder = WhisperEncoder(settings.layers)
+        self.layer_mix = LayerMix(settings.layers) if settings.layer_combination == "mix" else None
+        width = DIMS.width * (settings.layers if settings.layer_combination == "concatenate" else 1)
+        self.convolutions = None
+        if settings.convolution_channels:
+            self.convolutions = Convolutions(width, settings.convolution_channels)
+            width = settings.convolution_channels
+        self.pooling = POOLING[settings.pooling](width)
+        pooled, dim = self.pooling.out_width, settings.embedding_dim
+        self.projection: nn.Module
+        if settings.projection == "discriminant":
+            self.projection = DiscriminantProjection(pooled, dim)
+        elif settings.projection == "mlp":
+            self.projection = nn.Sequential(nn.Linear(pooled, DIMS.width), nn.ReLU(), nn.Linear(DIMS.width, dim))
+        else:
+            self.projection = nn.Sequential(nn.BatchNorm1d(pooled), nn.Linear(pooled, dim))
+        self.register_buffer("centre", torch.zeros(dim))  # what training embeddings have in common; found after training
+
+    def encode(self, features: Tensor, n_frames: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
+        """The encoder's part of `forward`: the layers' outputs, each (batch, positions, 512), and the mask of valid positions."""
+        return self.encoder(features, n_frames)
+
+    def pool(self, hidden: list[Tensor], mask: Tensor | None) -> Tensor:
+        """The statistics that are projected, (batch, width), of what `encode` returned."""
+        if self.settings.layer_combination == "concatenate":
+            x = concatenate_layers(hidden)
+        else:
+            x = self.layer_mix(hidden) if self.layer_mix is not None else self.encoder.final_norm(hidden[-1])
+        if self.convolutions is not None:
+            x = self.convolutions(x, mask)
+        return self.pooling(x, mask)
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """The embeddings, (batch, embedding_dim) of unit length, of what `pool` returned."""
+        return F.normalize(F.normalize(self.projection(pooled).float()) - self.centre)
+
+    def forward(self, features: Tensor, n_frames: Tensor | None = None) -> Tensor:
+        """Embed a batch.
+
+        features: (batch, 80, frames) float32, at most 3000 frames. n_frames: (batch,) int64 valid frames of each clip, or None
+        where all are valid. Returns (batch, embedding_dim) float32 of unit length.
+        """
+        return self.project(self.pool(*self.encode(features, n_frames)))
+
+    @torch.inference_mode()
+    def embed_frames(self, clips: list[np.ndarray]) -> np.ndarray:
+        """Embed recordings of any length, padded to the longest; the model should be in `eval` mode.
+
+        A recording longer than `window_s` is heard in windows of that length, spread evenly over it, overlapping if need be; its
+        embedding is the direction of their mean. (Whisper adds to each frame where it stands: beyond the length of the crops
+        that a model was trained on, it would hear what it has never heard.)
+
+        clips: each (frames, 80) log-mel features. Returns (clips, embedding_dim) float32 of unit length.
+        """
+        parts, owner = [], []
+        for index, clip in enumerate(clips):
+            own = windows(clip, round(self.settings.window_s * FRAMES_PER_SECOND))
+            parts += own
+            owner += [index] * len(own)
+        device = next(self.parameters()).device
+        at_once = FRAMES_AT_ONCE // max(map(len, parts))
+        rows = []
+        for start in range(0, len(parts), at_once):
+            features, mask = pad_batch(parts[start : start + at_once])
+            n_frames = None if mask.all() else torch.from_numpy(mask.sum(axis=1)).to(device)
+            rows.append(self(torch.from_numpy(features).to(device), n_frames))
+        embeddings = torch.cat(rows)
+        sums = torch.zeros(len(clips), embeddings.shape[1], device=device).index_add_(
+            0, torch.tensor(owner, device=device), embeddings
+        )
+        return F.normalize(sums).cpu().numpy()
+
+    def save(self, folder: str | Path, run: str) -> None:
+        """Write `model.safetensors` and `config.json` into the folder; `run` is the digest of what made it (see training)."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / "model.safetensors")
+        config = {"format": FORMAT, "model": self.settings.model_dump(), "run": run}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "SpeakerModel":
+        """Load what `save` wrote, in `eval` mode. Raises InputError if the folder holds no such model."""
+        folder = Path(folder)
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            found = config.get("format") if isinstance(config, dict) else None
+            if found != FORMAT:
+                raise InputError(f"{folder}/config.json has format {found!r}, expected {FORMAT!r}")
+            model = cls(Model.model_validate(config["model"]))
+            model.load_state_dict(load_file(folder / "model.safetensors"))
+        except FileNotFoundError as error:
+            raise InputError(f"no model in {folder}: {error.filename} is missing; train one with `dvc repro`") from None
+        except (json.JSONDecodeError, KeyError, ValidationError, SafetensorError, RuntimeError) as error:
+            raise InputError(f"the model in {folder} is damaged or of another version ({error}); make it again") from None
+        return model.eval()
+
+
+class Bfloat16Model(SpeakerModel):
+    """A copy of a model, to embed with: its encoder computes in bfloat16, what follows (pooling, projection) in float32."""
+
+    def __init__(self, model: SpeakerModel):
+        super().__init__(model.settings)
+        self.load_state_dict(model.state_dict())
+        self.to(model.centre.device).eval()
+        for module in self.encoder.modules():
+            if isinstance(module, nn.Linear | nn.Conv1d):
+                module.bfloat16()  # once, where autocast would round them at every call
+
+    def encode(self, features: Tensor, n_frames: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
+        """As of SpeakerModel; what the layers add to their input is rounded, the sums are not: outputs are float32."""
+        with torch.autocast(features.device.type, torch.bfloat16):
+            return super().encode(features, n_frames)

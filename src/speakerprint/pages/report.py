@@ -1,0 +1,357 @@
+"""One HTML file to look at and to listen to: the figures, the curves, the map and the confusions of some recordings.
+
+It needs neither the network nor another file: script and audio are in it.
+"""
+
+import base64
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+from sklearn.manifold import TSNE
+from tqdm import tqdm
+
+from speakerprint.audio.decode import decode
+from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
+from speakerprint.audio.resample import resample
+from speakerprint.corpora.feature_store import FeatureStore
+from speakerprint.corpora.resampling import read_audio
+from speakerprint.corpora.sources.folder import AUDIO_SUFFIXES, read_folder, read_table, speaker_files
+from speakerprint.errors import InputError
+from speakerprint.evaluation.evaluate import PERPLEXITY, embed_store
+from speakerprint.evaluation.metrics_files import read_metrics
+from speakerprint.evaluation.trials import LEVELS_PER_UNIT, Trials, eer_interval, retrieve, score_trials
+from speakerprint.inference.embedder import SpeakerEmbedder
+from speakerprint.inference.vectors import unit_vectors
+from speakerprint.params.sources import FolderSource
+
+PAGES = Path(__file__).parent
+SEED = 1  # of the bootstrap, the map, and the draw of whom it shows
+BOOTSTRAP_SAMPLES = 1000
+BATCH_S = 120.0  # seconds of audio embedded at once
+SCORE_BINS = 80
+STEPS_PER_UNIT = 1000  # places of the threshold slider
+N_PAIRS = 12
+N_NEIGHBOURS = 5
+MIN_RECORDINGS = 3  # fewer have no map; for two there is `verify`
+MAX_RECORDINGS = 500
+MAX_LISTEN_S = 20.0
+MAX_AUDIO_BYTES = 24 * 2**20  # of Opus, a third more in the page
+OPUS_BIT_RATE = 20_000
+DET_TICKS = (0.001, 0.01, 0.05, 0.2, 0.5, 0.8)
+DET_LIMITS = (0.0005, 0.85)
+
+
+@dataclass(frozen=True)
+class Voices:
+    """Recordings and what a model makes of them.
+
+    names (n,) and embeddings (n, dim); speakers (n,), or None where they are not known; ``audio`` yields the samples and the
+    sample rate in Hz of the recordings at ascending indices; ``evaluation`` is the pipeline's metrics file, where there is one.
+    """
+
+    title: str
+    names: list[str]
+    speakers: NDArray[np.str_] | None
+    embeddings: NDArray[np.float32]
+    audio: Callable[[Sequence[int]], Iterator[tuple[np.ndarray, int]]]
+    evaluation: dict[str, Any] | None = None
+
+
+# --- where recordings come from -----------------------------------------------------------------------------------------
+
+
+def read_files(source: str | Path, embedder: SpeakerEmbedder) -> Voices:
+    """Embed a folder per speaker, a folder of recordings of unknown speakers, or a CSV of columns path and, if known, speaker.
+
+    Paths in a CSV are relative to its folder. Raises InputError for a source without recordings, a malformed table, or a
+    recording that `embed_files` refuses.
+    """
+    source = Path(source)
+    if source.is_dir():
+        locations, names, speakers = _in_folder(source)
+    elif source.is_file():
+        locations, names, speakers = _in_table(source)
+    else:
+        raise InputError(f"{source} does not exist; expected a folder of recordings, or a CSV with columns speaker and path")
+
+    def audio(indices: Sequence[int]) -> Iterator[tuple[np.ndarray, int]]:
+        return (decode(Path(locations[index]).read_bytes(), names[index]) for index in indices)
+
+    known = np.array(speakers) if speakers else None
+    return Voices(source.resolve().name, names, known, embedder.embed_files(locations), audio)
+
+
+def _in_folder(root: Path) -> tuple[list[str], list[str], list[str]]:
+    loose = sorted(path for path in root.iterdir() if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith("."))
+    if loose and speaker_files(root).empty:
+        return [str(path) for path in loose], [path.name for path in loose], []
+    rows = read_folder(FolderSource(kind="folder", root=str(root)))
+    names = [Path(location).relative_to(root).as_posix() for location in rows["location"]]
+    return rows["location"].tolist(), names, rows["speaker_id"].tolist()
+
+
+def _in_table(table: Path) -> tuple[list[str], list[str], list[str]]:
+    names, speakers = [], []
+    for where, row in read_table(table, ","):
+        if "path" not in row or not set(row) <= {"path", "speaker"}:
+            raise InputError(f"{table}: columns {', '.join(row)}; expected path and, where speakers are known, speaker")
+        if not all(row.values()):
+            raise InputError(f"{where}: {row}; expected a value in every column")
+        names.append(row["path"])
+        speakers += [row["speaker"]] if "speaker" in row else []
+    if not names:
+        raise InputError(f"{table} names no recordings; expected a header `speaker,path` and a line for each recording")
+    return [str(table.parent / name) for name in names], names, speakers
+
+
+def read_corpus(corpus: str, embedder: SpeakerEmbedder) -> Voices:
+    """Embed an evaluation corpus of the project in the working directory, from the features that `dvc repro` left there.
+
+    Raises InputError if they are not there.
+    """
+    store = FeatureStore(f"data/features/evaluate/{corpus}")
+    ids = store.recordings["recording_id"].tolist()
+
+    def audio(indices: Sequence[int]) -> Iterator[tuple[np.ndarray, int]]:
+        wanted = {ids[index] for index in indices}
+        recordings, clips = read_audio(f"data/audio/{corpus}")
+        for name, clip in zip(recordings["recording_id"], clips, strict=True):
+            if name in wanted:
+                yield decode(clip, name)
+
+    metrics = Path(f"metrics/{corpus}.json")
+    evaluation = read_metrics(metrics, f"evaluate@{corpus}") if metrics.is_file() else None
+    return Voices(corpus, ids, store.speaker_ids.astype(str), embed_store(store, embedder.model, BATCH_S), audio, evaluation)
+
+
+# --- what the page shows ------------------------------------------------------------------------------------------------
+
+
+class Pair(NamedTuple):
+    """Two recordings, by index, and their score."""
+
+    first: int
+    second: int
+    score: float
+
+
+def confused_pairs(embeddings: NDArray, speakers: NDArray, top: int) -> tuple[list[Pair], list[Pair]]:
+    """The non-target pairs that score highest and the target pairs that score lowest, worst first.
+
+    embeddings (n, dim), speakers (n,). There is one pair for any two speakers, and one for each speaker, so that a mislabelled
+    recording does not fill the lists.
+    """
+    units = unit_vectors(embeddings)
+    ids, codes = np.unique(speakers, return_inverse=True)
+    order = np.argsort(codes, kind="stable")
+    starts = np.searchsorted(codes[order], np.arange(len(ids)))
+    members = np.split(order, starts[1:])
+    highest = np.full((len(ids), len(ids)), -np.inf)
+    lowest = []
+    for speaker, own in enumerate(members):
+        scores = units[own] @ units[order].T
+        highest[speaker, speaker + 1 :] = np.maximum.reduceat(scores, starts, axis=1).max(axis=0)[speaker + 1 :]
+        if len(own) > 1:
+            among = units[own] @ units[own].T
+            i, j = np.unravel_index(among.argmin(), among.shape)
+            lowest.append(Pair(int(own[i]), int(own[j]), float(among[i, j])))
+    worst = []
+    for place in np.argsort(-highest, axis=None, kind="stable")[: min(top, len(ids) * (len(ids) - 1) // 2)]:
+        one, other = (members[speaker] for speaker in np.unravel_index(place, highest.shape))
+        between = units[one] @ units[other].T
+        i, j = np.unravel_index(between.argmax(), between.shape)
+        worst.append(Pair(int(one[i]), int(other[j]), float(between[i, j])))
+    return worst, sorted(lowest, key=lambda pair: pair.score)[:top]
+
+
+def report_data(voices: Voices, embedder: SpeakerEmbedder, max_recordings: int = MAX_RECORDINGS) -> dict[str, Any]:
+    """What the page shows, as JSON; the figures are of all recordings, the map has at most max_recordings, of whole speakers.
+
+    Raises InputError for fewer than three recordings.
+    """
+    n, speakers = len(voices.names), voices.speakers
+    if n < MIN_RECORDINGS:
+        raise InputError(f"{voices.title} has {n} recordings, expected at least {MIN_RECORDINGS}; for two there is `verify`")
+    counts = np.unique(speakers, return_counts=True)[1] if speakers is not None else np.ones(n)
+    groups = speakers if speakers is not None else np.arange(n)
+    measured = None
+    if speakers is not None and len(counts) > 1 and counts.max() > 1:
+        measured = _measured(voices, speakers, embedder)
+    likest, unlikest = confused_pairs(voices.embeddings, groups, N_PAIRS)
+    mapped = _drawn(groups, max_recordings)
+    in_pairs = sorted({index for pair in likest + unlikest for index in pair[:2]})
+    shown = np.union1d(mapped, in_pairs).tolist()
+    audio = _listenable(voices, [in_pairs, np.setdiff1d(mapped, in_pairs).tolist()])
+    units = unit_vectors(voices.embeddings[shown])
+    scores = units @ units.T
+    np.fill_diagonal(scores, -np.inf)
+    nearest = np.argsort(-scores, axis=1, kind="stable")[:, : min(N_NEIGHBOURS, len(shown) - 1)]
+    place = {index: at for at, index in enumerate(shown)}
+    points = _plane(voices.embeddings[mapped])
+    notes = []
+    if len(mapped) < n:
+        notes.append(f"The map shows {len(mapped):,} of {n:,} recordings, of speakers drawn at random; the figures are of all.")
+    if len(audio) < len(shown):
+        notes.append(
+            f"{len(audio):,} of {len(shown):,} recordings can be listened to: this file holds at most "
+            f"{MAX_AUDIO_BYTES / 2**20:g} MB of audio, that of the pairs first."
+        )
+    if speakers is not None and not measured:
+        notes.append("There are no figures: they need two speakers, and a speaker with two recordings.")
+    return {
+        "title": voices.title,
+        "n_recordings": n,
+        "n_speakers": len(counts) if speakers is not None else None,
+        "model": embedder.model_id,
+        "notes": notes,
+        "recordings": [
+            {
+                "name": voices.names[index],
+                "speaker": None if speakers is None else str(speakers[index]),
+                "audio": audio.get(index),
+                "nearest": [[int(other), round(float(scores[at, other]), 3)] for other in nearest[at]],
+            }
+            for at, index in enumerate(shown)
+        ],
+        "map": [[place[int(index)], *point] for index, point in zip(mapped, points.round(2).tolist(), strict=True)],
+        "likest": [[place[pair.first], place[pair.second], round(pair.score, 7)] for pair in likest],
+        "unlikest": [[place[pair.first], place[pair.second], round(pair.score, 7)] for pair in unlikest],
+        "measured": measured,
+        "max_listen_s": MAX_LISTEN_S,
+    }
+
+
+def _measured(voices: Voices, speakers: NDArray[np.str_], embedder: SpeakerEmbedder) -> dict[str, Any]:
+    trials = score_trials(voices.embeddings, speakers)
+    eer, threshold = trials.equal_error_rate()
+    low, high = eer_interval(voices.embeddings, speakers, trials, BOOTSTRAP_SAMPLES, SEED)
+    top1, top5, precision_at_5 = retrieve(voices.embeddings, speakers)
+    curve = trials.curve()
+    marks = [["EER", threshold], *((f"{rate:.1%} false accepts", trials.threshold_at(rate)) for rate in (0.01, 0.001))]
+    marks += [[f"the model’s {rate:.1%}", score] for rate, score in sorted(embedder.thresholds.items(), reverse=True)]
+    return {
+        "figures": {
+            "eer": eer,
+            "eer_low": low,
+            "eer_high": high,
+            "min_dcf": trials.min_dcf(),
+            "auc": trials.auc(),
+            "top1": top1,
+            "top5": top5,
+            "precision_at_5": precision_at_5,
+        },
+        "floor_eer": (voices.evaluation or {}).get("log_mel_floor", {}).get("eer"),
+        "histogram": score_histogram(trials),
+        "rates": _rates(trials),
+        "det": {
+            "x": _probit(curve.false_accept_rate),
+            "y": _probit(curve.miss_rate),
+            "ticks": [[round(float(ndtri(tick)), 4), f"{100 * tick:g}"] for tick in DET_TICKS],
+            "limits": _probit(np.array(DET_LIMITS)),
+        },
+        "marks": marks,
+    }
+
+
+def score_histogram(trials: Trials) -> dict[str, list[float]]:
+    """Densities of the scores of the target and of the non-target trials, between edges, as JSON."""
+    names = ("edges", "target", "nontarget")
+    return {name: np.round(values, 4).tolist() for name, values in zip(names, trials.densities(SCORE_BINS), strict=True)}
+
+
+def _rates(trials: Trials) -> dict[str, Any]:
+    """How many target trials each place of the slider misses, and how many non-target trials it accepts: exact counts."""
+    first, last = (int(np.floor(level / LEVELS_PER_UNIT * STEPS_PER_UNIT)) for level in trials.ends())
+    steps = np.arange(first, last + 2)
+    levels = np.ceil(steps / STEPS_PER_UNIT * LEVELS_PER_UNIT).astype(np.int32)  # a trial is accepted at the threshold
+    misses = trials.target.less_than(levels)
+    false_accepts = len(trials.nontarget) - trials.nontarget.less_than(levels)
+    return {
+        "first": first,
+        "steps_per_unit": STEPS_PER_UNIT,
+        "misses": misses.tolist(),
+        "false_accepts": false_accepts.tolist(),
+        "n_target": len(trials.target),
+        "n_nontarget": len(trials.nontarget),
+        "x": _probit(false_accepts / len(trials.nontarget)),
+        "y": _probit(misses / len(trials.target)),
+    }
+
+
+def _probit(rates: NDArray[np.float64]) -> list[float]:
+    return np.round(ndtri(np.clip(rates, 1e-6, 1 - 1e-6)), 4).tolist()  # 0 and 1 are infinitely far out
+
+
+def _drawn(groups: NDArray, limit: int) -> NDArray[np.intp]:
+    """Indices of at most ``limit`` recordings: all, or those of the groups that a draw puts first."""
+    ids, codes = np.unique(groups, return_inverse=True)
+    turn = np.random.default_rng(SEED).permutation(len(ids))[codes]
+    return np.sort(np.argsort(turn, kind="stable")[:limit])
+
+
+def _plane(embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
+    perplexity = min(PERPLEXITY, (len(embeddings) - 1) / 3)
+    # scikit-learn's other start, by principal components, divides by zero where all embeddings are the same
+    return TSNE(perplexity=perplexity, init="random", random_state=SEED).fit_transform(embeddings).astype(np.float64)
+
+
+def _listenable(voices: Voices, groups: Sequence[Sequence[int]]) -> dict[int, str]:
+    """The recordings at these indices as Opus in base64, earlier groups first, as many as there is room for."""
+    texts: dict[int, str] = {}
+    room = MAX_AUDIO_BYTES
+    with tqdm(total=sum(map(len, groups)), desc="audio", unit="recording", disable=None) as progress:
+        for indices in groups:
+            for index, (samples, sample_rate_hz) in zip(indices, voices.audio(indices), strict=True):
+                opus = encode_opus(samples[: round(MAX_LISTEN_S * sample_rate_hz)], sample_rate_hz)
+                room -= len(opus)
+                if room < 0:
+                    return texts
+                texts[index] = base64.b64encode(opus).decode()
+                progress.update()
+    return texts
+
+
+def encode_opus(samples: NDArray[np.float32], sample_rate_hz: int) -> bytes:
+    """(n_samples,) as Ogg Opus at 20 kbit/s, to be listened to."""
+    wave = np.clip(resample(samples, sample_rate_hz, SAMPLE_RATE_HZ), -1, 1)
+    stream = io.BytesIO()
+    # the same recording gives the same bytes: without bitexact, an Ogg stream has a random number
+    with av.open(stream, "w", format="ogg", options={"fflags": "+bitexact"}) as file:
+        settings = {"application": "voip", "compression_level": "5"}  # of 10, which takes half as long again for no fewer bytes
+        track = file.add_stream("libopus", rate=SAMPLE_RATE_HZ, layout="mono", bit_rate=OPUS_BIT_RATE, options=settings)
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave)[None], format="flt", layout="mono")
+        frame.sample_rate = SAMPLE_RATE_HZ
+        file.mux([*track.encode(frame), *track.encode(None)])
+    return stream.getvalue()
+
+
+# --- the page -----------------------------------------------------------------------------------------------------------
+
+
+def render(data: dict[str, Any]) -> str:
+    """The page that shows ``data``, whole in itself."""
+    from plotly.offline import get_plotlyjs
+
+    parts = {
+        "page.css": (PAGES / "page.css").read_text(encoding="utf-8"),
+        "report.js": (PAGES / "report.js").read_text(encoding="utf-8"),
+        "plotly.js": get_plotlyjs(),
+        # no name of a file or speaker can end the script
+        "data": json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c"),
+    }
+    template = (PAGES / "report.html").read_text(encoding="utf-8")
+    return re.sub(r"\{\{(.+?)\}\}", lambda match: parts[match[1]], template)
+
+
+def write_report(voices: Voices, embedder: SpeakerEmbedder, output: str | Path, max_recordings: int = MAX_RECORDINGS) -> None:
+    """Write the page to a file. Raises InputError for fewer than three recordings."""
+    Path(output).write_text(render(report_data(voices, embedder, max_recordings)), encoding="utf-8")

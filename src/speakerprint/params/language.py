@@ -1,0 +1,10 @@
+"""The section `language` of params.yaml."""
+
+from speakerprint.params.section import Fraction, PositiveInt, Section
+
+
+class Language(Section):
+    clips: PositiveInt
+    sure_probability: Fraction
+    min_probability: Fraction
+    batch: PositiveInt

@@ -1,0 +1,5 @@
+"""What a corpus is for."""
+
+from typing import Literal
+
+Role = Literal["train", "noise", "evaluate"]

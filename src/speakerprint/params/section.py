@@ -1,0 +1,81 @@
+"""What every section of params.yaml is made of, and how one is read: frozen, typed, and with no unknown key.
+
+Every key, its unit and its meaning are commented in ``params.yaml`` itself.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from speakerprint.errors import InputError
+
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]  # of a corpus or a report: it becomes a folder's name
+PARAMS_PATH = Path("params.yaml")  # in the project's root, where stages run
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def read_tree(path: str | Path = PARAMS_PATH) -> dict[str, Any]:
+    """The sections of a params.yaml, unchecked. Raises InputError where it is absent, no YAML, or no mapping of sections."""
+    path = Path(path)
+    try:
+        tree = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; run stages from the project's root") from None
+    except YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{path} is empty or not a mapping of sections; start from the repository's params.yaml")
+    return tree
+
+
+def check(kind: Any, tree: Any, path: str | Path = PARAMS_PATH, within: tuple[str, ...] = ()) -> Any:
+    """A parsed YAML tree as ``kind``. Raises InputError naming every offending key, under the keys ``within``."""
+    try:
+        return TypeAdapter(kind).validate_python(tree, strict=True)
+    except ValidationError as error:
+        raise InputError(_describe(error, path, within)) from None
+
+
+def read_section(kind: Any, *keys: str) -> Any:
+    """What stands in ``params.yaml`` at the path of keys, as ``kind``: ``read_section(Filter, "corpora", corpus, "filter")``.
+
+    Raises InputError naming every offending key, or the first of ``keys`` that is not there with those that are.
+    """
+    tree: Any = read_tree()
+    for depth, key in enumerate(keys):
+        if not isinstance(tree, dict) or key not in tree:
+            known = ", ".join(map(str, tree)) if isinstance(tree, dict) else "nothing"
+            where = f"{PARAMS_PATH} has no {'.'.join(keys[: depth + 1])}"
+            raise InputError(f"{where}; known{' under ' + '.'.join(keys[:depth]) if depth else ''}: {known}")
+        tree = tree[key]
+    return check(kind, tree, within=keys)
+
+
+def _describe(error: ValidationError, path: str | Path, within: tuple[str, ...]) -> str:
+    lines = [f"{path} is not valid:"]
+    for problem in error.errors():
+        # pydantic puts the discriminator's value into the location of a source; the user's key path has none
+        parts = [*within, *(str(part) for part in problem["loc"])]
+        key = ".".join(part for i, part in enumerate(parts) if not (i and parts[i - 1] == "source" and i < len(parts) - 1))
+        found: Any = problem.get("input")
+        if problem["type"] == "extra_forbidden":
+            text = "unknown key; check its spelling"
+        elif problem["type"] == "missing":
+            text = "missing key; add it (params.yaml in the repository shows every key)"
+        else:
+            text = problem["msg"].removeprefix("Value error, ")
+            if not isinstance(found, dict | BaseModel):
+                text += f", found {found!r}"
+        lines.append(f"  {key or 'the file'}: {text}")
+    return "\n".join(lines)

@@ -1,0 +1,74 @@
+"""Silence is cut off and speech is kept; what holds no speech is refused."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from speakerprint import SpeakerEmbedder
+from speakerprint.audio.resample import resample
+from speakerprint.audio.voice_activity import NoSpeech, _detector, speech_spans, trim_silence
+from speakerprint.corpora.sources.espeak import ESPEAK_SAMPLE_RATE_HZ, speak
+
+NOISE = np.random.default_rng(0).normal(scale=0.001, size=32_000).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def sentence() -> np.ndarray:
+    text = "Seven small ships sailed past the old harbour."
+    samples = resample(speak(text, "en-us", rate_wpm=150, pitch=40, pitch_range=50), ESPEAK_SAMPLE_RATE_HZ, 16_000)
+    heard = np.flatnonzero(np.abs(samples) > 0.02)
+    return samples[heard[0] : heard[-1]]
+
+
+def test_speech_is_found_where_it_was_put(sentence):
+    spans = speech_spans(np.concatenate([NOISE, sentence, NOISE]))
+    assert spans[0][0] == pytest.approx(32_000, abs=3_200) and spans[-1][1] == pytest.approx(32_000 + len(sentence), abs=3_200)
+
+
+def test_silence_at_the_ends_is_cut_to_half_a_second_and_a_pause_stays(sentence):
+    trimmed = trim_silence(np.concatenate([NOISE, sentence, NOISE, sentence, NOISE]), "it")
+    assert len(trimmed) == pytest.approx(2 * len(sentence) + 32_000 + 16_000, abs=6_400)
+
+
+def test_speech_without_silence_around_it_stays_whole(sentence):
+    np.testing.assert_array_equal(trim_silence(sentence, "it"), sentence)
+
+
+@pytest.mark.parametrize("speech_s", [0, 0.3])
+def test_a_recording_with_next_to_no_speech_is_refused_with_the_reason(sentence, speech_s):
+    with pytest.raises(NoSpeech, match=r"door\.wav: holds 0\.\d\d s of speech, expected at least 0\.5 s"):
+        trim_silence(np.concatenate([NOISE, sentence[: int(16_000 * speech_s)], NOISE]), "door.wav")
+
+
+def test_an_embedder_that_requires_speech_refuses_noise_and_hears_all_of_a_recording_with_speech(sentence):
+    strict, lenient = SpeakerEmbedder.load(require_speech=True), SpeakerEmbedder.load()
+    assert len(lenient.embed(NOISE, 16_000)) == lenient.embedding_dim
+    with pytest.raises(NoSpeech, match=r"waveform: holds 0\.00 s of speech"):
+        strict.embed(NOISE, 16_000)
+    padded = np.concatenate([NOISE, sentence])
+    np.testing.assert_array_equal(strict.embed(padded, 16_000), lenient.embed(padded, 16_000))
+
+
+def test_looking_for_speech_leaves_torchs_threads_alone(monkeypatch):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        _detector.cache_clear()
+        for module in ("silero_vad", "silero_vad.model"):
+            monkeypatch.delitem(sys.modules, module, raising=False)  # it is on import that it would change them
+        speech_spans(NOISE)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_embedder_that_trims_hears_the_sentence_and_not_the_silence_around_it(sentence):
+    embedder = SpeakerEmbedder.load()
+    padded, alone = np.concatenate([NOISE, sentence, NOISE]), embedder.embed(sentence, 16_000)
+    as_it_is = embedder.embed(padded, 16_000) @ alone
+    embedder.trim_silence = True
+    assert embedder.embed(padded, 16_000) @ alone > max(0.9, as_it_is)
+    with pytest.raises(NoSpeech, match="waveform: holds"):
+        embedder.embed(NOISE, 16_000)

@@ -1,0 +1,248 @@
+import io
+import json
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import torch
+import zarr
+from transformers import WhisperFeatureExtractor
+
+from speakerprint.audio.decode import decode
+from speakerprint.audio.log_mel import log_mel, pad_batch
+from speakerprint.audio.resample import resample
+from speakerprint.corpora import feature_store as store
+from speakerprint.corpora.feature_store import FeatureStore
+from speakerprint.corpora.features import extract_corpus
+from speakerprint.corpora.recordings import as_recordings
+from speakerprint.corpora.resampling import read_audio, resample_corpus
+from speakerprint.errors import InputError
+from speakerprint.params.resample import Resample
+from tests.audio.test_decode import encoded, tones
+
+RNG = np.random.default_rng(3)
+RESAMPLE = Resample(engine="soxr", encoding="flac", min_duration_s=0.1, max_bad_fraction=0.5)
+
+
+@pytest.fixture(autouse=True)
+def in_this_process():
+    with joblib.parallel_config("threading"):  # processes take seconds to start, and would not see what a test changes
+        yield
+
+
+def padded_to_30_s(samples):
+    """The valid frames of Whisper's own features: (frames, 80)."""
+    extractor = WhisperFeatureExtractor()
+    batch = extractor(samples, sampling_rate=16_000, return_attention_mask=True, return_tensors="np")
+    assert batch.input_features.shape == (1, 80, 3000)
+    return batch.input_features[0].T[batch.attention_mask[0] == 1]
+
+
+# --- features -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("container", ["MP3", "FLAC", "WAV", "OGG", "M4A"])
+@pytest.mark.parametrize("n_channels", [1, 2])
+@pytest.mark.parametrize("sample_rate_hz", [8_000, 16_000, 22_050, 44_100, 48_000])
+def test_features_equal_whispers_padded_ones(container, n_channels, sample_rate_hz):
+    voice = tones([220, 440, 660, 3000], sample_rate_hz, seconds=0.83)[:, None] + RNG.normal(0, 0.01, (1, n_channels))
+    samples, found_hz = decode(encoded(voice.astype(np.float32).squeeze(), sample_rate_hz, container), "clip")
+    samples = resample(samples, found_hz, 16_000)
+    features, expected = log_mel(samples), padded_to_30_s(samples)
+    assert (features.dtype, features.shape) == (np.float32, expected.shape)
+    assert np.abs(features - expected).max() <= 1e-5
+
+
+@pytest.mark.parametrize("n_samples", [1, 159, 160, 161, 399, 400, 16_000, 479_800])
+def test_features_equal_whispers_padded_ones_at_every_length(n_samples):
+    samples = RNG.normal(0, 0.1, n_samples).astype(np.float32)
+    features = log_mel(samples)
+    assert len(features) == -(-n_samples // 160)
+    assert np.abs(features - padded_to_30_s(samples)).max() <= 1e-5
+
+
+def test_the_loudest_frame_may_be_the_one_after_the_last():
+    samples = RNG.normal(0, 1e-4, 16_000).astype(np.float32)
+    samples[-20:] = 0.9  # in the middle of that frame, and at the end of the last one
+    assert np.abs(log_mel(samples) - padded_to_30_s(samples)).max() <= 1e-5
+
+
+def test_where_30_s_leave_whisper_no_silence_only_the_last_frame_differs():
+    samples = RNG.normal(0, 0.1, 480_000).astype(np.float32)
+    difference = np.abs(log_mel(samples) - padded_to_30_s(samples)).max(axis=1)
+    assert difference[:-1].max() <= 1e-5 < difference[-1]  # Whisper's is of the clip reflected
+
+
+def test_what_is_longer_than_30_s_is_not_cut():
+    samples = RNG.normal(0, 0.1, 31 * 16_000).astype(np.float32)
+    features = log_mel(samples)
+    assert features.shape == (3100, 80)
+    assert np.abs(features[3050:] - log_mel(samples[3000 * 160 :])[50:]).max() < 0.05  # only the clip's maximum differs
+
+
+def test_an_empty_clip_has_no_frames():
+    assert log_mel(np.zeros(0, np.float32)).shape == (0, 80)
+
+
+def test_a_batch_is_padded_with_zeros_and_masked():
+    short, long = RNG.normal(size=(2, 80)).astype(np.float16), RNG.normal(size=(3, 80)).astype(np.float16)
+    features, mask = pad_batch([short, long])
+    assert (features.dtype, features.shape, mask.dtype) == (np.float32, (2, 80, 3), np.int64)
+    assert mask.tolist() == [[1, 1, 0], [1, 1, 1]]
+    np.testing.assert_array_equal(features[0], np.vstack([short, np.zeros((1, 80))]).T)
+    np.testing.assert_array_equal(features[1], long.T)
+
+
+def test_features_are_the_same_inside_a_callers_autocast():
+    samples = RNG.normal(0, 0.1, 8000).astype(np.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = log_mel(samples)
+    np.testing.assert_array_equal(inside, log_mel(samples))
+
+
+# --- the store ------------------------------------------------------------------------------------------------------
+
+
+def resampled_corpus(folder: Path, encoding: str = "flac") -> Path:
+    """Six recordings of three speakers, 0.3 to 0.8 s."""
+    rows = []
+    for number in range(6):
+        path = folder / f"clip{number}.wav"
+        noise = np.random.default_rng(number).normal(0, 0.1, 8000 * (3 + number) // 10)
+        soundfile.write(path, noise, 8_000)
+        gender = ("female", "male", None)[number % 3]
+        rows.append({"recording_id": f"r{number}", "speaker_id": f"s{number % 3}", "gender": gender, "location": str(path)})
+    resample_corpus(
+        as_recordings(pd.DataFrame(rows), "test"), folder / "audio", RESAMPLE.model_copy(update={"encoding": encoding})
+    )
+    return folder / "audio"
+
+
+@pytest.fixture
+def audio(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "CHUNK_FRAMES", 25)
+    monkeypatch.setattr(store, "SHARD_FRAMES", 100)  # so that recordings, of 30 to 80 frames, lie across shards
+    return resampled_corpus(tmp_path)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def expected_features(audio: Path) -> list[np.ndarray]:
+    return [log_mel(decode(clip, "")[0]).astype(np.float16) for clip in read_audio(audio)[1]]
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_the_store_gives_back_features_speakers_and_genders(audio, tmp_path, loaded):
+    report = extract_corpus(audio, tmp_path / "store")
+    expected = expected_features(audio)
+    features = FeatureStore(tmp_path / "store")
+    if loaded:
+        features.load()
+    assert len(features) == 6
+    assert features.speaker_ids.tolist() == ["s0", "s1", "s2"] * 2
+    assert [gender if isinstance(gender, str) else None for gender in features.genders] == ["female", "male", None] * 2
+    assert features.n_frames.tolist() == [30, 40, 50, 60, 70, 80]
+    for index, one in enumerate(expected):
+        np.testing.assert_array_equal(features.frames(index), one)
+        np.testing.assert_array_equal(features.frames(index, 5, 12), one[5:12])
+        np.testing.assert_array_equal(features.frames(index, 20, 1000), one[20:])  # never into the next recording
+    assert features.frames(0).dtype == np.float16
+    assert report == {"recordings": 6, "speakers": 3, "hours": round(3.3 / 3600, 3), "frames": 330}
+    json.dumps(report)
+
+
+def test_the_store_gives_batches_in_whispers_form(audio, tmp_path):
+    extract_corpus(audio, tmp_path / "store")
+    input_features, attention_mask = FeatureStore(tmp_path / "store").batch([4, 1])
+    assert input_features.shape == (2, 80, 70)
+    assert attention_mask.sum(axis=1).tolist() == [70, 40]
+    np.testing.assert_array_equal(input_features[1, :, :40].T, expected_features(audio)[1])
+
+
+def test_plain_zarr_reads_the_store(audio, tmp_path):
+    extract_corpus(audio, tmp_path / "store")
+    group = zarr.open_group(tmp_path / "store/features.zarr", mode="r")
+    assert group.attrs.asdict() == {"sample_rate_hz": 16_000, "hop_length": 160, "n_fft": 400}
+    assert group["offsets"][:].tolist() == [0, 30, 70, 120, 180, 250, 330]
+    assert (group["features"].shape, group["features"].dtype, group["features"].shards) == ((330, 80), np.float16, (100, 80))
+    np.testing.assert_array_equal(group["features"][:], np.concatenate(expected_features(audio)))
+
+
+def test_the_store_is_open_for_reading_only(audio, tmp_path):
+    extract_corpus(audio, tmp_path / "store")
+    before = files(tmp_path / "store")
+    features = FeatureStore(tmp_path / "store")
+    with pytest.raises(ValueError, match="read-only"):
+        features._features[0] = 0
+    features.batch([0, 5])
+    assert files(tmp_path / "store") == before
+
+
+@pytest.mark.parametrize("seconds", [(0.99,), (1.0,), (1.01,), (0.4, 1.6), (0.4, 3.1), (0.99, 0.01, 0.01, 1.99), (1.0, 1.0)])
+def test_shards_are_whole_wherever_recordings_end(seconds, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "CHUNK_FRAMES", 25)
+    monkeypatch.setattr(store, "SHARD_FRAMES", 100)
+    rows = [{"recording_id": f"r{n}", "speaker_id": "s", "location": f"{tmp_path}/{n}.wav"} for n in range(len(seconds))]
+    for row, duration_s in zip(rows, seconds, strict=True):
+        soundfile.write(row["location"], RNG.normal(0, 0.1, round(16_000 * duration_s)), 16_000)
+    settings = Resample(engine="soxr", encoding="flac", min_duration_s=0.005, max_bad_fraction=0.0)
+    resample_corpus(as_recordings(pd.DataFrame(rows), "test"), tmp_path / "audio", settings)
+    extract_corpus(tmp_path / "audio", tmp_path / "store")
+    n_frames = round(100 * sum(seconds))
+    expected = np.concatenate(expected_features(tmp_path / "audio"))
+    assert len(expected) == n_frames
+    np.testing.assert_array_equal(zarr.open_array(tmp_path / "store/features.zarr/features", mode="r")[:], expected)
+    assert len(list((tmp_path / "store/features.zarr/features/c").glob("*/0"))) == -(-n_frames // 100)
+
+
+def test_audio_kept_as_wav_gives_the_same_store_byte_for_byte(audio, tmp_path):
+    for encoding in ("flac", "wav"):
+        extract_corpus(resampled_corpus(tmp_path, encoding), tmp_path / encoding)
+        (clip, *_) = read_audio(audio)[1]
+        assert soundfile.info(io.BytesIO(clip)).format == encoding.upper()
+    assert files(tmp_path / "flac") == files(tmp_path / "wav")
+
+
+@pytest.mark.parametrize("encoding", ["flac", "wav"])
+@pytest.mark.parametrize(
+    ("column", "damage", "message"),
+    [
+        ("n_samples", lambda n_samples: n_samples - 4799, "30 frames of 1"),
+        ("audio", lambda clip: clip | {"bytes": clip["bytes"][:4]}, "neither libsndfile nor FFmpeg can read it"),
+        ("audio", lambda clip: clip | {"bytes": b""}, "neither libsndfile nor FFmpeg can read it"),
+        ("audio", lambda clip: clip | {"bytes": clip["bytes"][: len(clip["bytes"]) // 2]}, "truncated"),
+        ("audio", lambda clip: clip | {"bytes": bytes(4) + clip["bytes"][4:]}, "neither libsndfile nor FFmpeg can read it"),
+    ],
+)
+def test_resampled_audio_that_is_damaged_is_refused(tmp_path, encoding, column, damage, message):
+    audio = resampled_corpus(tmp_path, encoding)
+    table = pq.read_table(audio / "part-00000.parquet")
+    damaged = pa.array([damage(value) for value in table[column].to_pylist()], table.schema.field(column).type)
+    pq.write_table(table.set_column(table.column_names.index(column), column, damaged), audio / "part-00000.parquet")
+    with pytest.raises(InputError, match=rf"part-00000\.parquet: {message}.*audio is damaged; delete"):
+        extract_corpus(audio, tmp_path / "store")
+
+
+def test_a_store_that_is_not_whole_is_refused_by_name(audio, tmp_path):
+    with pytest.raises(InputError, match=r"nowhere/recordings\.parquet does not exist"):
+        FeatureStore(tmp_path / "nowhere")
+    extract_corpus(audio, tmp_path / "store")
+    meta = tmp_path / "store/features.zarr/features/zarr.json"
+    whole = meta.read_text()
+    meta.write_text(whole.replace("330", "230"))
+    with pytest.raises(InputError, match=r"store does not fit together: 6 recordings, offsets of 6, 230 frames of 330"):
+        FeatureStore(tmp_path / "store")
+    meta.write_text(whole[:100])
+    with pytest.raises(InputError, match=r"features\.zarr is not a whole feature store"):
+        FeatureStore(tmp_path / "store")
+    (tmp_path / "store/features.zarr/offsets/zarr.json").unlink()
+    meta.write_text(whole)
+    with pytest.raises(InputError, match=r"features\.zarr is not a whole feature store"):
+        FeatureStore(tmp_path / "store")

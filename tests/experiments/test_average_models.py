@@ -1,0 +1,103 @@
+"""experiments/average_models.py: the mean of models is theirs, whatever each calls its first number."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import ortho_group
+
+from experiments import average_models
+from speakerprint.errors import InputError
+from speakerprint.model.speaker_model import SpeakerModel
+from tests.helpers import tiny_model
+from tests.training.test_loop import write_store
+
+CLIPS = [np.random.default_rng(seed).normal(size=(60 + seed, 80)).astype(np.float32) for seed in range(40)]
+
+
+def model(**settings) -> SpeakerModel:
+    torch.manual_seed(0)
+    kind = {"layer_combination": "concatenate", "convolution_channels": 0, "projection": "discriminant"}
+    made = SpeakerModel(tiny_model(**kind | settings)).eval()
+    if made.settings.projection == "discriminant":
+        made.projection.mean.uniform_(-0.5, 0.5), made.projection.std.uniform_(0.5, 2.0)
+    return made
+
+
+def turned(original: SpeakerModel) -> tuple[SpeakerModel, np.ndarray]:
+    """A model that hears the same in other numbers, and with other means and deviations; and how its numbers are mixed."""
+    other, turn = model(), torch.from_numpy(ortho_group.rvs(12, random_state=1)).float()
+    with torch.no_grad():
+        other.load_state_dict(original.state_dict())
+        linear, generator = other.projection.linear, torch.Generator().manual_seed(1)
+        mean, std = (torch.rand(linear.in_features, generator=generator) + 0.5 for _ in range(2))
+        linear.bias.copy_(turn @ (linear.bias + linear.weight @ ((mean - other.projection.mean) / other.projection.std)))
+        linear.weight.copy_(turn @ linear.weight * std / other.projection.std)
+        other.projection.mean.copy_(mean), other.projection.std.copy_(std)
+    return other, turn.numpy()
+
+
+def test_models_that_hear_the_same_in_other_numbers_have_themselves_as_their_mean():
+    first = model()
+    other, turn = turned(first)
+    embeddings = [one.embed_frames(CLIPS) for one in (first, other)]
+    np.testing.assert_allclose(embeddings[1], embeddings[0] @ turn.T, atol=1e-4)
+    np.testing.assert_allclose(average_models.average([first, other], embeddings).embed_frames(CLIPS), embeddings[0], atol=1e-4)
+
+
+@pytest.mark.parametrize(("shares", "share"), [(None, 0.5), ([0.75, 0.25], 0.75)])
+def test_every_weight_is_the_mean_of_theirs(shares, share):
+    first, other = model(), model()
+    with torch.no_grad():
+        for weight in other.encoder.parameters():
+            weight += 0.01
+    same = np.eye(12, dtype=np.float32)
+    result = average_models.average([first, other], [same, same], shares).state_dict()
+    for name, weight in first.state_dict().items():
+        expected = share * weight + (1 - share) * other.state_dict()[name]
+        np.testing.assert_allclose(result[name], expected, atol=1e-6, err_msg=name)
+    moved = "encoder.layers.0.fc1.weight"
+    assert not torch.allclose(result[moved], first.state_dict()[moved])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"embedding_dim": 10}, "different kinds"),
+        ({"projection": "linear"}, r"only models with model\.projection: discriminant"),
+        ({"centred": True}, r"model\.centred: false"),
+    ],
+)
+def test_models_that_have_no_mean_are_refused(settings, message):
+    models = [model(**settings), model() if "embedding_dim" in settings else model(**settings)]
+    with pytest.raises(InputError, match=message):
+        average_models.average(models, [np.eye(12)] * 2)
+
+
+def test_the_script_writes_a_model_that_loads(tmp_path, monkeypatch, capsys):
+    write_store(tmp_path / "features")
+    for name in "ab":
+        model().save(tmp_path / name, run=name)
+        (tmp_path / name / "params.yaml").write_text(f"# {name}\n")
+    arguments = [
+        str(tmp_path / "a"),
+        str(tmp_path / "b"),
+        "--features",
+        str(tmp_path / "features"),
+        "--out",
+        str(tmp_path / "average"),
+    ]
+    monkeypatch.setattr(sys, "argv", ["average_models", *arguments])
+    average_models.main()
+    assert "mean cosine of 1.000" in capsys.readouterr().out
+    loaded = SpeakerModel.load(tmp_path / "average")
+    np.testing.assert_allclose(loaded.embed_frames(CLIPS), model().embed_frames(CLIPS), atol=1e-4)
+    monkeypatch.setattr(sys, "argv", ["average_models", *arguments, "--shares", "0.7", "0.2"])
+    with pytest.raises(SystemExit):
+        average_models.main()
+    assert "--shares: expected 2 numbers whose sum is 1" in capsys.readouterr().err
+    arguments[1] = str(tmp_path / "nowhere")
+    monkeypatch.setattr(sys, "argv", ["average_models", *arguments])
+    with pytest.raises(SystemExit, match=r"no model in .*nowhere"):
+        average_models.main()

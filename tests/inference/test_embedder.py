@@ -1,0 +1,268 @@
+"""The public API."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import speakerprint
+from speakerprint import SpeakerEmbedder, calibrate
+from speakerprint.audio.resample import resample
+from speakerprint.errors import InputError
+from speakerprint.model.speaker_model import SpeakerModel
+from tests.helpers import tiny_model
+
+
+@pytest.fixture
+def embedder(tmp_path) -> SpeakerEmbedder:
+    torch.manual_seed(0)
+    SpeakerModel(tiny_model()).save(tmp_path / "model", "a run")
+    return SpeakerEmbedder.load(tmp_path / "model", precision="float32")
+
+
+def tone(seconds=1.0, sample_rate_hz=16_000, seed=0):
+    rng = np.random.default_rng(seed)
+    t = np.arange(int(seconds * sample_rate_hz)) / sample_rate_hz
+    return (0.3 * np.sin(2 * np.pi * rng.uniform(100, 400) * t) + 0.01 * rng.normal(size=len(t))).astype(np.float32)
+
+
+def test_an_embedding_is_a_unit_vector(embedder):
+    embedding = embedder.embed(tone(), 16_000)
+    assert embedding.shape == (12,) and embedding.dtype == np.float32 and embedder.embedding_dim == 12
+    assert np.linalg.norm(embedding) == pytest.approx(1, abs=1e-6)
+
+
+def test_the_id_of_a_model_says_what_embeds(embedder, tmp_path):
+    again = SpeakerEmbedder.load(tmp_path / "model")
+    assert again.model_id == embedder.model_id and len(embedder.model_id) == 16
+    with torch.no_grad():
+        again.model.centre[0] += 1e-3
+    assert SpeakerEmbedder(again.model).model_id != embedder.model_id
+
+
+def test_stereo_and_integers_are_the_same_recording(embedder):
+    wave = tone()
+    expected = embedder.embed(wave, 16_000)
+    np.testing.assert_allclose(embedder.embed(np.stack([wave, wave], axis=1), 16_000), expected, atol=1e-5)
+    np.testing.assert_allclose(embedder.embed((wave * 2**31).astype(np.int32), 16_000), expected, atol=1e-4)
+    np.testing.assert_allclose(embedder.embed(np.rint(wave * 2**15 + 2**15).astype(np.uint16), 16_000), expected, atol=1e-2)
+
+
+def test_files_are_embedded_in_the_order_given(embedder, tmp_path):
+    paths = []
+    for i, seconds in enumerate([2.0, 0.5, 1.0]):
+        paths.append(tmp_path / f"{i}.wav")
+        soundfile.write(paths[-1], tone(seconds, seed=i), 16_000, subtype="FLOAT")
+    expected = np.stack([embedder.embed(tone(seconds, seed=i), 16_000) for i, seconds in enumerate([2.0, 0.5, 1.0])])
+    np.testing.assert_allclose(embedder.embed_files(paths), expected, atol=1e-5)
+
+
+def test_a_missing_file_is_named(embedder, tmp_path):
+    with pytest.raises(InputError, match=r"nowhere\.wav: cannot be read \(No such file"):
+        embedder.embed_files([tmp_path / "nowhere.wav"])
+
+
+def test_a_file_that_is_not_audio_is_named(embedder, tmp_path):
+    (tmp_path / "text.wav").write_text("not audio")
+    with pytest.raises(InputError, match=r"text\.wav: neither libsndfile nor FFmpeg can read it"):
+        embedder.embed_files([tmp_path / "text.wav"])
+
+
+@pytest.mark.parametrize(
+    ("waveform", "rate", "message"),
+    [
+        (np.zeros((2, 2, 2)), 16_000, "shape"),
+        (np.zeros(16_000), 0, "sample rate"),
+        (np.zeros(100), 16_000, "at least 0.1 s"),
+        (np.full(16_000, np.nan), 16_000, "not finite"),
+        (np.sin(np.arange(16_000)), np.nan, "sample rate is nan Hz"),  # which the resampler never returns from
+        (np.sin(np.arange(16_000)), "16000", "sample rate is '16000' Hz"),
+        (1e25 * np.sin(np.arange(16_000)), 16_000, r"values up to \S+e\+2\d, expected -1 to 1"),  # an embedding of NaN
+        (np.exp(1j * np.arange(16_000)), 16_000, "values of type complex128"),
+        (np.array(["0.1"] * 16_000), 16_000, "values of type <U3"),
+        (np.zeros(16_000), 16_000, "waveform: is digital silence, every sample 0;"),
+        (np.full(16_000, 128, np.uint8), 16_000, "digital silence"),
+    ],
+)
+def test_bad_waveforms_are_refused_with_a_reason(embedder, waveform, rate, message):
+    with pytest.raises(InputError, match=message):
+        embedder.embed(waveform, rate)
+
+
+def test_a_silent_file_is_named(embedder, tmp_path):
+    soundfile.write(tmp_path / "muted.wav", np.zeros(16_000), 16_000)
+    with pytest.raises(InputError, match=r"muted\.wav: is digital silence"):
+        embedder.embed_files([tmp_path / "muted.wav"])
+
+
+def test_threads_share_an_embedder(embedder):
+    waves = [tone(0.5 + 0.1 * i, seed=i) for i in range(8)]
+    alone = [embedder.embed(wave, 16_000) for wave in waves]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda wave: embedder.embed(wave, 16_000), 3 * waves))
+    np.testing.assert_array_equal(together, 3 * alone)
+
+
+@pytest.mark.parametrize("batch_on_cpu", [1, 2, 4])
+def test_files_give_what_they_give_alone_in_bfloat16_too(tmp_path, embedder, monkeypatch, batch_on_cpu):
+    monkeypatch.setattr(speakerprint.inference.embedder, "BATCH_ON_CPU", batch_on_cpu)
+    waves = [tone(seconds, seed=i) for i, seconds in enumerate([2.0, 0.5, 1.0, 1.5, 0.7])]
+    for i, wave in enumerate(waves):
+        soundfile.write(tmp_path / f"{i}.wav", wave, 16_000, subtype="FLOAT")
+    rounded = SpeakerEmbedder.load(tmp_path / "model", precision="bfloat16")
+    found = rounded.embed_files([tmp_path / f"{i}.wav" for i in range(5)])
+    np.testing.assert_allclose(found, [rounded.embed(wave, 16_000) for wave in waves], atol=1e-3)
+    assert 0 < np.abs(found - [embedder.embed(wave, 16_000) for wave in waves]).max() < 0.01  # another precision, the same voice
+
+
+@pytest.mark.parametrize(("native", "same_as"), [(True, "bfloat16"), (False, "float32")])
+def test_a_processor_that_computes_in_bfloat16_does_so_unless_told_otherwise(embedder, tmp_path, monkeypatch, native, same_as):
+    monkeypatch.setattr(speakerprint.inference.embedder, "native_bf16", lambda device_type: native)
+    by_default, told = (SpeakerEmbedder.load(tmp_path / "model", precision=one) for one in ("auto", same_as))
+    np.testing.assert_array_equal(by_default.embed(tone(), 16_000), told.embed(tone(), 16_000))
+    assert (by_default.embed(tone(), 16_000) != embedder.embed(tone(), 16_000)).any() == native
+
+
+def test_the_precision_leaves_the_model_and_its_id_as_they_are(embedder, tmp_path):
+    rounded = SpeakerEmbedder.load(tmp_path / "model", precision="bfloat16")
+    assert rounded.model_id == embedder.model_id
+    assert {tensor.dtype for tensor in rounded.model.state_dict().values() if tensor.is_floating_point()} == {torch.float32}
+
+
+def test_another_precision_is_refused(embedder):
+    with pytest.raises(InputError, match="the precision is 'int4', expected one of auto, float32, bfloat16"):
+        SpeakerEmbedder(embedder.model, precision="int4")
+
+
+def in_chunks(wave, size):
+    return (wave[start : start + size] for start in range(0, len(wave), size))
+
+
+@pytest.mark.parametrize("size", [100, 7_000, 1_000_000])
+def test_a_stream_is_embedded_as_its_windows_are(embedder, size):
+    wave = tone(5.2)
+    found = list(embedder.embed_stream(in_chunks(wave, size), 16_000, window_s=2.0, step_s=1.5))
+    assert [(window.start_s, window.end_s) for window in found] == [(0, 2), (1.5, 3.5), (3, 5)]
+    for start_s, end_s, embedding in found:
+        np.testing.assert_allclose(
+            embedding, embedder.embed(wave[int(16_000 * start_s) : int(16_000 * end_s)], 16_000), atol=1e-6
+        )
+
+
+@pytest.mark.parametrize(
+    ("duration_s", "ends_s"),
+    [
+        (0.3, [0.3]),  # the first is never too short
+        (2.0, [2.0]),  # another would hold nothing new
+        (2.4, [2.0]),  # another would be 0.4 s long
+        (3.0, [2.0, 3.0]),  # a half
+        (3.5, [2.0, 3.5]),
+        (4.5, [2.0, 4.0]),
+    ],
+)
+def test_the_last_window_ends_with_the_recording_if_half_of_it_is_there(embedder, duration_s, ends_s):
+    found = list(embedder.embed_stream([tone(duration_s)], 16_000, window_s=2.0, step_s=2.0))
+    assert [window.end_s for window in found] == pytest.approx(ends_s)
+
+
+def test_by_default_the_windows_are_the_models_and_half_of_each_is_in_the_next(embedder):
+    assert [window.start_s for window in embedder.embed_stream([tone(60)], 16_000)] == [0, 15, 30]
+
+
+def test_a_stream_at_another_rate_has_no_seams(embedder):
+    wave = tone(3.1, sample_rate_hz=44_100)
+    stereo = np.stack([wave, wave], axis=1)
+    whole = resample(wave, 44_100, 16_000)
+    found = list(embedder.embed_stream(in_chunks(stereo, 777), 44_100, window_s=1.0, step_s=1.0))
+    assert [window.end_s for window in found] == [1, 2, 3]
+    for start_s, end_s, embedding in found:
+        np.testing.assert_allclose(
+            embedding, embedder.embed(whole[int(16_000 * start_s) : int(16_000 * end_s)], 16_000), atol=1e-5
+        )
+
+
+def test_a_window_is_there_before_the_stream_goes_on(embedder):
+    heard = []
+
+    def microphone():
+        while True:
+            heard.append(1)
+            yield tone(0.5, seed=len(heard))
+
+    windows = embedder.embed_stream(microphone(), 16_000, window_s=1.0, step_s=0.5)
+    assert [next(windows).start_s for _ in range(3)] == [0, 0.5, 1] and len(heard) == 4
+
+
+def test_silent_windows_are_left_out(embedder):
+    wave = np.concatenate([tone(1), np.zeros(16_000, np.float32), tone(1)])
+    found = embedder.embed_stream([wave], 16_000, window_s=1.0, step_s=1.0)
+    assert [window.start_s for window in found] == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("chunks", "options", "message"),
+    [
+        ([np.ones(16_000)], {"step_s": 0}, "expected a step above 0"),
+        ([np.ones(16_000)], {"window_s": 1.0, "step_s": 1.5}, r"windows of 1\.0 s every 1\.5 s"),
+        ([np.full(16_000, np.inf)], {}, "chunk: holds values that are not finite"),
+        ([], {}, r"lasts 0\.000 s"),
+    ],
+)
+def test_bad_streams_are_refused_with_a_reason(embedder, chunks, options, message):
+    with pytest.raises(InputError, match=message):
+        list(embedder.embed_stream(chunks, 16_000, **options))
+
+
+def test_the_package_offers_the_embedder_and_nothing_it_has_not(embedder, tmp_path):
+    assert speakerprint.SpeakerEmbedder is SpeakerEmbedder
+    assert speakerprint.load(tmp_path / "model").model_id == embedder.model_id
+    with pytest.raises(AttributeError):
+        speakerprint.NoSuchThing  # noqa: B018
+
+
+def test_two_recordings_are_judged_at_the_models_threshold(embedder, tmp_path):
+    for name, seed in (("a", 0), ("b", 1)):
+        soundfile.write(tmp_path / f"{name}.wav", tone(seed=seed), 16_000, subtype="FLOAT")
+    a, b = tmp_path / "a.wav", tmp_path / "b.wav"
+    rows = embedder.embed_files([a, b])
+    score = float(rows[0] @ rows[1])
+    embedder.thresholds = {0.01: score, 0.001: score + 0.01}
+    assert embedder.verify(a, b) == (pytest.approx(score), True, score, 0.01, None)
+    assert embedder.verify(a, b, 0.001).same_speaker is False
+    with pytest.raises(InputError, match=r"no threshold for a false-accept rate of 0\.5; it has: 0\.01, 0\.001"):
+        embedder.verify(a, b, 0.5)
+
+
+def test_a_calibration_brings_its_own_threshold_and_what_the_score_is_worth(embedder, tmp_path):
+    for name, seed in (("a", 0), ("b", 1)):
+        soundfile.write(tmp_path / f"{name}.wav", tone(seed=seed), 16_000, subtype="FLOAT")
+    voices = np.repeat(np.eye(3, 12), 2, axis=0) + np.random.default_rng(0).normal(scale=0.1, size=(6, 12))
+    calibration = calibrate(voices, list("aabbcc"), model_id=embedder.model_id)
+    found = embedder.verify(tmp_path / "a.wav", tmp_path / "b.wav", 0.01, calibration)
+    assert found.threshold == calibration.threshold(0.01) and found.same_speaker == (found.score >= found.threshold)
+    assert found.log_likelihood_ratio == pytest.approx(calibration.slope * found.score + calibration.offset)
+    with pytest.raises(InputError, match=f"is of model another, not of {embedder.model_id}"):
+        embedder.verify(tmp_path / "a.wav", tmp_path / "b.wav", 0.01, calibration.model_copy(update={"model_id": "another"}))
+
+
+def test_thresholds_come_with_the_model(tmp_path, embedder):
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    (tmp_path / "model/config.json").write_text(json.dumps({**config, "thresholds": {"0.01": 0.4}}))
+    assert SpeakerEmbedder.load(tmp_path / "model").thresholds == {0.01: 0.4}
+
+
+@pytest.mark.parametrize("thresholds", [[0.4], {"often": 0.4}, {"0.01": None}, {"0.01": "high"}])
+def test_thresholds_that_are_none_are_named(tmp_path, embedder, thresholds):
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    (tmp_path / "model/config.json").write_text(json.dumps({**config, "thresholds": thresholds}))
+    with pytest.raises(InputError, match=r"config\.json: thresholds are to be a score for each false-accept rate"):
+        SpeakerEmbedder.load(tmp_path / "model")
+
+
+def test_without_the_shipped_model_the_folder_has_to_be_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(speakerprint.inference.embedder, "SHIPPED", tmp_path / "none")
+    with pytest.raises(InputError, match="name the folder of a model"):
+        SpeakerEmbedder.load()

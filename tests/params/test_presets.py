@@ -1,0 +1,221 @@
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from speakerprint.errors import InputError
+from speakerprint.params.presets import list_presets, use_preset
+from speakerprint.params.whole import load_params
+
+PROJECT = Path(__file__).parents[2]
+PRESETS = list_presets(PROJECT / "src/speakerprint/presets")
+EVALUATION_ONLY = ("corpora/common_voice_evaluate", "corpora/voxceleb1", "corpora/voxceleb2")
+RECIPE_SECTIONS = ["model", "loss", "sampling", "augmentation", "discriminant", "train"]
+
+
+def load(path: Path) -> dict:
+    return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+
+
+def root_of(name: str, folder: Path) -> Path | None:
+    """A directory such as the preset wants, with what it reads below it; None for a preset that reads nothing from disk."""
+    text = (PROJECT / f"src/speakerprint/presets/{name}.yaml").read_text(encoding="utf-8")
+    for below in re.findall(r"root: DIR/(\w+)", text):
+        (folder / below).mkdir(exist_ok=True)
+    return folder if "root: DIR" in text else None
+
+
+def copy_of_project(folder: Path) -> Path:
+    shutil.copytree(PROJECT / "src/speakerprint/presets", folder / "presets")
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(PROJECT / name, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def switched(tmp_path_factory):
+    """A copy of the project's settings, at the demo and the quick recipe, whatever this checkout is switched to."""
+    folder = copy_of_project(tmp_path_factory.mktemp("switched"))
+    for name in ("corpora/demo", "recipes/quick"):
+        use_preset(name, folder / "params.yaml", dvc_yaml_path=folder / "dvc.yaml")
+    return folder
+
+
+@pytest.fixture
+def project(switched, tmp_path, monkeypatch):
+    monkeypatch.chdir(shutil.copytree(switched, tmp_path, dirs_exist_ok=True))
+    return tmp_path
+
+
+def texts(project: Path) -> list[str]:
+    return [(project / name).read_text(encoding="utf-8") for name in ("params.yaml", "dvc.yaml")]
+
+
+def test_the_shipped_params_are_the_demo_with_the_quick_recipe(tmp_path):
+    copy_of_project(tmp_path)
+    for name in ("params.yaml", "dvc.yaml"):
+        committed = subprocess.run(["git", "show", f"HEAD:{name}"], cwd=PROJECT, capture_output=True)
+        if committed.returncode != 0:
+            pytest.skip("not a git checkout")
+        (tmp_path / name).write_bytes(committed.stdout)
+    for name in ("corpora/demo", "recipes/quick"):
+        assert use_preset(name, tmp_path / "params.yaml", dvc_yaml_path=tmp_path / "dvc.yaml").diff == ""
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_gives_valid_params_and_leads_back_byte_for_byte(project, tmp_path, name):
+    before = texts(project)
+    root = root_of(name, tmp_path)
+    use_preset(name, root=root, add=name in EVALUATION_ONLY)
+    load_params("params.yaml")
+    use_preset("corpora/demo")
+    use_preset("recipes/quick")
+    assert texts(project) == before
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name.startswith("recipes/")])
+def test_a_recipe_changes_its_sections_and_no_other_line(project, name):
+    before = texts(project)
+    use_preset(name)
+    after = texts(project)
+    assert list(load(PROJECT / f"src/speakerprint/presets/{name}.yaml")) == RECIPE_SECTIONS
+    assert {s: load(project / "params.yaml")[s] for s in RECIPE_SECTIONS} == load(
+        PROJECT / f"src/speakerprint/presets/{name}.yaml"
+    )
+    first, last = "\nmodel:\n", "\n# --- evaluate"
+    assert [before[0].split(first)[0], before[0].split(last)[1]] == [after[0].split(first)[0], after[0].split(last)[1]]
+    assert after[1] == before[1]
+
+
+def test_corpora_change_their_block_the_lists_of_them_and_the_curves(project, tmp_path):
+    before = texts(project)
+    use_preset("corpora/common_voice_17", root=tmp_path)
+    after = texts(project)
+    kept = [text.split("\n# --- pretrained")[1].splitlines() for text in (before[0], after[0])]
+    changed = [(old, new) for old, new in zip(*kept, strict=True) if old != new]
+    assert changed == [("- demo_train", "- common_voice_17_train"), ("  - demo_dev", "  - common_voice_17_dev")]
+    assert before[0].split("\ncorpora:")[0] == after[0].split("\ncorpora:")[0]
+    assert after[1] == before[1].replace("demo_dev", "common_voice_17_dev")
+
+
+def test_the_users_own_comments_and_values_elsewhere_survive(project, tmp_path):
+    path = project / "params.yaml"
+    mine = path.read_text().replace("  engine: soxr ", "  engine: resampy  # slow, on purpose\n  # a note of mine\n#")
+    path.write_text(mine)
+    use_preset("corpora/folder", root=tmp_path)
+    assert "  engine: resampy  # slow, on purpose\n  # a note of mine\n" in path.read_text()
+    assert load_params(path).resample.engine == "resampy"
+
+
+def test_root_is_written_as_an_absolute_path_to_every_source(project):
+    odd = project / 'my "corpus": v1 # é'
+    odd.mkdir()
+    use_preset("corpora/common_voice_sample", root=odd.name)
+    roots = {corpus["source"]["root"] for corpus in load(project / "params.yaml")["corpora"].values()}
+    assert roots == {str(odd)}
+
+
+def test_a_corpus_of_noise_is_listed_as_such_and_forgotten_with_its_features(project):
+    for name in ("french", "english", "locales", "speechocean", "librispeech", "noise"):
+        (project / name).mkdir()
+    features = Path("data/features/noise/recorded_noise")
+    use_preset("corpora/protocol", root=project)
+    assert load_params("params.yaml").noise_corpora == ["recorded_noise"]
+    features.mkdir(parents=True)
+    assert use_preset("corpora/demo").removed == [features]
+    assert load_params("params.yaml").noise_corpora == [] and not features.exists()
+
+
+def test_add_keeps_the_corpora_that_are_there_and_replaces_those_of_the_same_name(project):
+    before = texts(project)[0]
+    for root in ("first", "second"):
+        (project / root).mkdir()
+        use_preset("corpora/voxceleb2", root=root, add=True)
+    corpora = load(project / "params.yaml")["corpora"]
+    assert list(corpora) == ["demo_train", "demo_dev", "voxceleb2"]
+    assert corpora["voxceleb2"]["source"]["root"] == str(project / "second")
+    assert texts(project)[0].startswith(before.split("\n\n# --- pretrained")[0])
+    assert load_params("params.yaml").train_corpora == ["demo_train"]
+    assert load_params("params.yaml").evaluation.corpora == ["demo_dev", "voxceleb2"]
+    assert load_params("params.yaml").noise_corpora == []
+    assert [plot[title]["y"] for plot in load(project / "dvc.yaml")["plots"] for title in plot if title in ("DET", "ROC")] == [
+        {f"metrics/plots/{corpus}/{file}": rate for corpus in ("demo_dev", "voxceleb2")}
+        for file, rate in (("det.csv", "miss_rate"), ("roc.csv", "true_accept_rate"))
+    ]
+
+
+def test_plots_of_other_files_are_left_alone(project, tmp_path):
+    path = project / "dvc.yaml"
+    other = "  - Loss:\n      x: step\n      y:\n        metrics/training/loss.tsv: loss\n  - metrics/other.csv\n"
+    path.write_text(path.read_text() + other)
+    use_preset("corpora/folder", root=tmp_path)
+    assert path.read_text().endswith(other)
+
+
+def test_features_of_corpora_no_longer_trained_on_are_removed_and_nothing_else(project, tmp_path):
+    folders = [project / "data/features" / name for name in ("train/demo_train", "train/strange", "evaluate/demo_dev")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    assert use_preset("recipes/default").removed == []
+    assert use_preset("corpora/folder", root=tmp_path).removed == [Path("data/features/train/demo_train")]
+    assert [folder.exists() for folder in folders] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "corpora/dmo"}, "did you mean corpora/demo"),
+        ({"name": "reference"}, "did you mean recipes/reference"),
+        ({"name": "../params"}, "there are: corpora/common_voice_17"),
+        ({"name": "corpora/folder"}, "needs --root"),
+        ({"name": "corpora/folder", "root": "nowhere"}, "--root nowhere: there is no such directory"),
+        ({"name": "corpora/demo", "root": "."}, "leave out --root"),
+        ({"name": "recipes/quick", "add": True}, "leave out --add"),
+        ({"name": "corpora/voxceleb2", "root": "."}, "--add keeps the corpora"),
+        ({"name": "recipes/wrong"}, "train.stepz: unknown key"),
+    ],
+)
+def test_a_refused_preset_changes_nothing_and_says_why(project, arguments, message, monkeypatch):
+    monkeypatch.setattr("speakerprint.params.presets.PRESETS", project / "presets")
+    wrong = (project / "presets/recipes/quick.yaml").read_text().replace("  steps:", "  stepz:")
+    (project / "presets/recipes/wrong.yaml").write_text(wrong)
+    stale = project / "data/features/train/demo_train"
+    stale.mkdir(parents=True)
+    before = texts(project)
+    with pytest.raises(InputError) as caught:
+        use_preset(**arguments)
+    assert message in str(caught.value)
+    assert texts(project) == before
+    assert stale.exists()
+
+
+def test_a_file_that_is_not_yaml_is_named(project):
+    (project / "dvc.yaml").write_text("stages: [")
+    with pytest.raises(InputError, match=r"dvc\.yaml is not valid YAML"):
+        use_preset("recipes/default")
+
+
+def test_a_missing_section_is_named(project):
+    path = project / "params.yaml"
+    path.write_text(path.read_text().replace("\nsampling:", "\nsamplings:"))
+    with pytest.raises(InputError, match="there is no sampling to replace"):
+        use_preset("recipes/default")
+
+
+def test_presets_train_and_evaluate_on_disjoint_speakers_of_one_root(project, tmp_path):
+    for name in ("common_voice_sample", "folder"):
+        use_preset(f"corpora/{name}", root=tmp_path)
+        corpora = load_params("params.yaml").corpora
+        train, evaluate = (corpora[f"{name}_{part}"].filter.speaker_range for part in ("train", "dev"))
+        assert (train[0], train[1], evaluate[1]) == (0.0, evaluate[0], 1.0)
+
+
+def test_a_root_without_a_corpus_that_the_preset_reads_is_refused_by_its_name(project, tmp_path):
+    (tmp_path / "french").mkdir()
+    before = texts(project)
+    with pytest.raises(InputError, match=r"holds no english .* which preset corpora/protocol reads"):
+        use_preset("corpora/protocol", root=tmp_path)
+    assert texts(project) == before

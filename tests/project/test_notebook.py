@@ -1,0 +1,19 @@
+"""The notebook runs from top to bottom."""
+
+import os
+from pathlib import Path
+
+import nbformat
+from ipykernel.kernelspec import write_kernel_spec
+from nbclient import NotebookClient
+
+PROJECT = Path(__file__).parents[2]
+
+
+def test_the_tour_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    write_kernel_spec(tmp_path / "kernels/python3")  # this environment's Python, whatever kernels the user has
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(PROJECT / "src"), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    notebook = nbformat.read(PROJECT / "notebooks/tour.ipynb", as_version=4)
+    NotebookClient(notebook, kernel_name="python3", timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()

@@ -1,0 +1,312 @@
+"""What each augmentation may touch, and how it is drawn."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import map_coordinates
+from scipy.signal import lfilter
+
+from speakerprint.audio.log_mel import log_mel
+from speakerprint.audio.resample import resample
+from speakerprint.params.augmentation import Augmentation
+from speakerprint.training.views import (
+    _band_centres_hz,
+    _bands_heard,
+    augment,
+    background_speech,
+    band_limit,
+    change_speed,
+    channel,
+    codec,
+    coloured_noise,
+    frequency_mask,
+    gaussian_noise,
+    low_frequency_noise,
+    recorded_noise,
+    reverberation,
+    time_mask,
+    vocal_tract_warp,
+)
+
+KINDS = ["gaussian_noise", "time_mask", "frequency_mask", "low_frequency_noise"]
+REAL_WORLD = ["background_speech", "coloured_noise", "reverberation", "channel", "band_limit", "codec", "vocal_tract_warp"]
+
+
+@pytest.fixture
+def settings():
+    drawn = {"kinds": KINDS}
+    return Augmentation.model_validate(
+        {
+            "gaussian_noise": {"std": 0.5},
+            "time_mask": {"max_frames": 20},
+            "frequency_mask": {"max_bands": 10},
+            "low_frequency_noise": {"bands": 10, "std": 0.5},
+            "recorded_noise": {"min_snr_db": 0.0, "max_snr_db": 20.0},
+            "background_speech": {"min_snr_db": 5.0, "max_snr_db": 20.0},
+            "coloured_noise": {"min_snr_db": 0.0, "max_snr_db": 20.0},
+            "reverberation": {"min_decay_s": 0.2, "max_decay_s": 1.0, "min_direct_db": 0.0, "max_direct_db": 15.0},
+            "channel": {"std_db": 4.0, "gain_db": 6.0},
+            "band_limit": {"highest_low_band": 8, "lowest_high_band": 58},
+            "codec": {"min_depth_db": 15.0, "max_depth_db": 40.0, "std_db": 1.5},
+            "vocal_tract_warp": {"max_warp": 0.1},
+            "ntxent": {**drawn, "views": 1, "kinds_per_view": 2},
+            "triplet": {**drawn, "kinds_per_clip": 0},
+        }
+    )
+
+
+def batch(clips=64, frames=100, seed=0):
+    return torch.randn(clips, 80, frames, generator=torch.Generator().manual_seed(seed)), torch.full((clips,), frames)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_gaussian_noise_has_the_asked_deviation():
+    features, n_frames = batch()
+    added = gaussian_noise(features, n_frames, 0.03, generator()) - features
+    assert added.std().item() == pytest.approx(0.03, rel=0.01)
+    assert added.mean().item() == pytest.approx(0.0, abs=1e-3)
+
+
+def test_time_mask_replaces_one_span_of_whole_frames_within_its_limits():
+    features, n_frames = batch()
+    changed = (time_mask(features, n_frames, 20, generator()) != features).all(dim=1)
+    widths = changed.sum(dim=1)
+    assert widths.max() <= 20 and widths.max() > 10 and widths.min() < 5
+    edges = changed.int().diff(dim=1).abs().sum(dim=1)
+    assert edges.max() <= 2
+
+
+def test_time_mask_leaves_half_of_a_short_clip():
+    features, n_frames = batch(frames=10)
+    changed = (time_mask(features, n_frames, 200, generator()) != features).any(dim=1).sum(dim=1)
+    assert changed.max() == 5
+
+
+def test_frequency_mask_sets_neighbouring_bands_to_the_clips_mean():
+    features, n_frames = batch()
+    masked = frequency_mask(features, n_frames, 10, generator())
+    changed = (masked != features).all(dim=2)
+    assert 5 < changed.sum(dim=1).max() <= 10
+    assert changed.int().diff(dim=1).abs().sum(dim=1).max() <= 2
+    clip = int(changed.sum(dim=1).argmax())
+    torch.testing.assert_close(masked[clip][changed[clip]], features[clip].mean().expand(int(changed[clip].sum()), 100))
+
+
+def test_low_frequency_noise_touches_the_lowest_bands_only():
+    features, n_frames = batch()
+    added = low_frequency_noise(features, n_frames, 10, 0.06, generator()) - features
+    assert added[:, :10].std().item() == pytest.approx(0.06, rel=0.02)
+    assert added[:, 10:].abs().max() == 0
+
+
+def test_no_augmentation_gives_the_same_features(settings):
+    features, n_frames = batch()
+    assert augment(features, n_frames, KINDS, 0, settings, generator()) is features
+
+
+def test_each_clip_gets_as_many_kinds_as_asked(settings):
+    features, n_frames = batch(clips=200)
+    out = augment(features, n_frames, ["gaussian_noise", "low_frequency_noise"], 1, settings, generator())
+    high_changed = (out[:, 10:] != features[:, 10:]).flatten(1).any(dim=1)
+    low_changed = (out[:, :10] != features[:, :10]).flatten(1).all(dim=1)
+    assert low_changed.all()  # both kinds touch the low bands, one of them nothing else
+    assert 60 < high_changed.sum() < 140
+
+
+def test_augmentations_follow_the_seed(settings):
+    features, n_frames = batch()
+    once, again, other = (augment(features, n_frames, KINDS, 4, settings, generator(seed)) for seed in (1, 1, 2))
+    assert torch.equal(once, again) and not torch.equal(once, other)
+
+
+def test_padding_stays_zero(settings):
+    features, n_frames = batch()
+    n_frames[::2] = 60
+    features[::2, :, 60:] = 0
+    out = augment(features, n_frames, KINDS, 4, settings, generator())
+    assert out[::2, :, 60:].abs().max() == 0
+
+
+def test_what_a_mask_is_filled_with_does_not_depend_on_padding():
+    features = torch.full((8, 80, 300), 0.5)
+    padded, n_frames = torch.nn.functional.pad(features, (0, 700)), torch.full((8,), 300)
+    assert torch.equal(frequency_mask(padded, n_frames, 10, generator())[:, :, :300], features)
+    assert torch.equal(time_mask(padded, n_frames, 200, generator())[:, :, :300], features)
+
+
+def power(features):
+    """What Whisper's features are the logarithm of."""
+    return 10 ** (4 * features.double() - 4)
+
+
+@pytest.mark.parametrize("snr_db", [0.0, 10.0])
+def test_background_speech_is_another_clip_at_the_asked_level(snr_db):
+    features, n_frames = batch(clips=2)
+    features, n_frames = 0.2 * features.double(), torch.tensor([100, 60])
+    features[1, :, 60:] = 0
+    mixed = background_speech(features, n_frames, snr_db, snr_db, generator())
+    added = power(mixed[0]) - power(features[0])
+    assert added[:, 60:].abs().max() < 1e-12  # the other clip has ended
+    other = power(features[1, :, :60])
+    gain = added[:, :60] / other
+    torch.testing.assert_close(gain, gain.mean().expand_as(gain), rtol=1e-2, atol=0)
+    ratio = power(features[0]).mean() / (gain.mean() * other.mean())
+    assert 10 * ratio.log10().item() == pytest.approx(snr_db, abs=0.05)
+
+
+@pytest.mark.parametrize("snr_db", [0.0, 10.0])
+def test_recorded_noise_is_mixed_in_at_the_asked_level(snr_db):
+    (features, n_frames), (noise, _) = batch(clips=3), batch(clips=3)
+    features, noise = 0.2 * features.double(), 0.1 * noise.double().flip(2)
+    added = power(recorded_noise(features, n_frames, noise, snr_db, snr_db, generator())) - power(features)
+    gain = added / power(noise)
+    torch.testing.assert_close(gain, gain.mean(dim=(1, 2), keepdim=True).expand_as(gain))
+    ratio_db = 10 * (power(features).mean(dim=(1, 2)) / added.mean(dim=(1, 2))).log10()
+    torch.testing.assert_close(ratio_db, torch.full_like(ratio_db, snr_db))
+
+
+def test_each_clip_that_is_drawn_for_recorded_noise_gets_its_own(settings):
+    (features, n_frames), (noise, _) = batch(clips=16), batch(clips=16)
+    features, noise = 0.2 * features.double(), 0.1 * noise.double().flip(2)
+    mixed = augment(features, n_frames, ["recorded_noise", "channel"], 1, settings, generator(), noise)
+    gain = (power(mixed) - power(features)) / power(noise)
+    alike = (gain / gain.mean(dim=(1, 2), keepdim=True) - 1).abs().amax(dim=(1, 2)) < 1e-3
+    in_every_frame_alike = (mixed - features).std(dim=2).amax(dim=1) < 1e-6  # a channel's
+    assert 0 < alike.sum() < 16 and torch.equal(alike, ~in_every_frame_alike)
+
+
+def test_a_batch_of_one_has_no_background():
+    features, n_frames = batch(clips=1)
+    assert background_speech(features, n_frames, 0, 0, generator()) is features
+
+
+def test_coloured_noise_is_at_the_asked_level_and_steady():
+    features, n_frames = batch(clips=16, frames=300)
+    features = 0.2 * features
+    added = power(coloured_noise(features, n_frames, 6.0, 6.0, generator())) - power(features)
+    ratio_db = 10 * (power(features).mean(dim=(1, 2)) / added.mean(dim=(1, 2))).log10()
+    torch.testing.assert_close(ratio_db, torch.full_like(ratio_db, 6.0), atol=0.05, rtol=0)
+    halves = added[:, :, :150].mean(dim=2).log10(), added[:, :, 150:].mean(dim=2).log10()
+    torch.testing.assert_close(*halves, atol=0.15, rtol=0)
+    assert halves[0].std(dim=1).mean() > 0.3  # in tens of dB, over the bands: it has a colour
+
+
+def test_reverberation_adds_a_tail_of_the_asked_power_and_decay():
+    features, n_frames = torch.full((4, 80, 200), -1.5), torch.full((4,), 200)
+    features[:, :, 20] = 1.0
+    wet = power(reverberation(features, n_frames, 0.5, 0.5, 6.0, 6.0, generator()))
+    dry = power(features)
+    assert (wet - dry)[:, :, :20].max() < 1e-6 * dry.max()  # nothing before the sound
+    tail = (wet - dry)[:, 0, 21:81]
+    assert 10 * (dry[0, 0, 20] / tail[0].sum()).log10().item() == pytest.approx(6.0, abs=0.1)
+    assert 10 * (tail[0, 0] / tail[0, 25]).log10().item() == pytest.approx(30.0, abs=0.5)  # 60 dB in 50 frames
+
+
+def test_a_channel_is_the_same_in_every_frame_and_smooth_over_the_bands():
+    features, n_frames = batch()
+    response = channel(features, n_frames, 4.0, 6.0, generator()) - features
+    torch.testing.assert_close(response, response[:, :, :1].expand_as(response), atol=1e-5, rtol=0)
+    curve = response[:, :, 0]
+    assert 0.02 < curve.std(dim=1).mean() < 0.2
+    assert curve.diff(dim=1).abs().max() < 0.1
+    assert not torch.allclose(curve[0], curve[1])
+
+
+def test_band_limits_silence_the_edges_and_keep_the_middle():
+    features, n_frames = batch()
+    changed = (band_limit(features, n_frames, 8, 58, generator()) != features).any(dim=2)
+    assert not changed[:, 8:59].any()
+    assert changed[:, 0].any() and not changed[:, 0].all() and changed[:, 79].any()
+
+
+@pytest.mark.parametrize("kind", REAL_WORLD)
+def test_the_sounds_of_the_real_world_leave_padding_alone_and_follow_the_seed(settings, kind):
+    features, n_frames = batch()
+    features = 0.2 * features
+    n_frames[::2] = 60
+    features[::2, :, 60:] = 0
+    once, again, other = (augment(features, n_frames, [kind], 1, settings, generator(seed)) for seed in (1, 1, 2))
+    assert torch.equal(once, again) and not torch.equal(once, other)
+    assert once.isfinite().all() and once[::2, :, 60:].abs().max() == 0
+    longer = torch.nn.functional.pad(features, (0, 50))
+    if kind not in ("coloured_noise", "codec"):  # which draw a number for each frame
+        torch.testing.assert_close(
+            augment(longer, n_frames, [kind], 1, settings, generator(1))[:, :, :100], once, atol=1e-3, rtol=0
+        )
+
+
+def vowels(seconds=2.0):
+    """Half a second each of four vowels (two resonances over pulses of 120 Hz and some breath), (samples,) at 16 kHz."""
+    n = round(seconds / 4 * 16_000)
+    source = 0.01 * np.random.default_rng(0).normal(size=n)
+    source[::133] += 1
+    parts = []
+    for formants_hz in [(700, 1200), (300, 2300), (400, 2000), (350, 900)]:
+        sound = source
+        for hz in formants_hz:
+            pole = 0.97 * np.exp(2j * np.pi * hz / 16_000)
+            sound = lfilter([1], [1, -2 * pole.real, abs(pole) ** 2], sound)
+        parts.append(sound / np.abs(sound).max())
+    return np.concatenate(parts).astype(np.float32)
+
+
+@pytest.mark.parametrize("speed", [0.9, 1.1])
+def test_another_speed_is_what_the_recording_played_at_that_speed_gives(speed):
+    samples = vowels()
+    played = log_mel(resample(samples, round(16_000 * speed), 16_000))
+    plain = log_mel(samples)
+    changed = change_speed(plain, speed)
+    assert changed.shape == (round(len(plain) / speed), 80) and changed.dtype == np.float32
+    n, heard = min(len(changed), len(played)), slice(0, 74)  # over 7200 Hz the slower recording holds nothing
+    close = np.abs(changed[:n, heard] - played[:n, heard]).mean()
+    stretched_only = change_speed(plain, 1.0)[np.linspace(0, len(plain) - 1, n).round().astype(int)]
+    assert close < 0.5 * np.abs(stretched_only[:, heard] - played[:n, heard]).mean()
+
+
+@pytest.mark.parametrize("speed", [0.7, 0.9, 1.1, 2.0])
+@pytest.mark.parametrize("frames", [1, 2, 150])
+def test_another_speed_is_linear_interpolation_between_frames_and_bands(speed, frames):
+    features = np.random.default_rng(frames).normal(size=(frames, 80)).astype(np.float16)
+    n = max(1, round(frames / speed))
+    places = np.meshgrid((np.arange(n) + 0.5) * frames / n - 0.5, _bands_heard(80, speed), indexing="ij")
+    expected = map_coordinates(features.astype(np.float32), places, order=1, mode="nearest")
+    np.testing.assert_allclose(change_speed(features, speed), expected, atol=2e-6)
+
+
+def test_the_same_speed_changes_nothing_and_a_frame_is_left_of_the_shortest():
+    features = np.random.default_rng(0).normal(size=(7, 80)).astype(np.float16)
+    np.testing.assert_array_equal(change_speed(features, 1.0), features.astype(np.float32))
+    assert change_speed(features[:1], 2.0).shape == (1, 80)
+
+
+def test_a_codec_keeps_what_is_loud_and_fills_what_is_far_under_it():
+    features, n_frames = batch(clips=8)
+    coded = codec(features, n_frames, 20.0, 20.0, 0.0, generator())  # 20 dB are 0.5
+    loudest = features.amax(dim=1, keepdim=True)
+    kept = features >= loudest - 0.5
+    assert torch.equal(coded[kept], features[kept])
+    torch.testing.assert_close(coded[~kept], (loudest - 0.5).expand_as(features)[~kept])
+    inexact = codec(features, n_frames, 20.0, 20.0, 2.0, generator()) - coded
+    assert inexact.std().item() == pytest.approx(0.05, rel=0.05)
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.1])
+def test_a_warped_vocal_tract_moves_frequencies_as_another_speed_does_and_leaves_time_alone(monkeypatch, factor):
+    features, n_frames = batch(clips=2, frames=4)
+    monkeypatch.setattr("speakerprint.training.views._uniform", lambda low, high, like, generator: torch.full((2, 1, 1), factor))
+    warped = vocal_tract_warp(features, n_frames, 0.1, generator())
+    places = _bands_heard(80, factor)
+    expected = [[np.interp(places, np.arange(80), frame) for frame in clip.T] for clip in features.numpy()]
+    np.testing.assert_allclose(warped.mT.numpy(), expected, atol=1e-4)
+
+
+def test_vocal_tracts_are_drawn_for_each_clip_within_the_limit():
+    tone = torch.zeros(200, 80, 1)
+    tone[:, 40] = 1.0
+    peak = vocal_tract_warp(tone, torch.ones(200, dtype=torch.long), 0.1, generator())[:, :, 0].argmax(dim=1)
+    bands = np.interp(_band_centres_hz(80)[40] * np.array([0.9, 1.1]), _band_centres_hz(80), np.arange(80))
+    assert bands[0] - 1 <= peak.min() < 39 and 41 < peak.max() <= bands[1] + 1
+    assert torch.equal(vocal_tract_warp(tone, torch.ones(200, dtype=torch.long), 0.0, generator()), tone)
