@@ -17,7 +17,16 @@ from speakerprint.cli import app
 PROJECT = Path(__file__).parents[2]
 PAGES = sorted(
     page
-    for pattern in ("*.md", "docs/**/*.md", "data/*.md", "models/*.md", "models/pretrained/*/*.md", "notebooks/*.ipynb")
+    for pattern in (
+        "*.md",
+        "docs/**/*.md",
+        "experiments/*.md",
+        "data/*.md",
+        "data/given/*.md",
+        "models/*.md",
+        "models/pretrained/*/*.md",
+        "notebooks/*.ipynb",
+    )
     for page in PROJECT.glob(pattern)
 )
 GROUP = get_command(app)
