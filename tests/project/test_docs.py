@@ -24,7 +24,7 @@ PAGES = sorted(
         "data/*.md",
         "data/given/*.md",
         "models/*.md",
-        "models/pretrained/*/*.md",
+        "src/speakerprint/models/*/*.md",
         "notebooks/*.ipynb",
     )
     for page in PROJECT.glob(pattern)
