@@ -1,9 +1,14 @@
-"""Decode and resample recordings, and keep them as parquet shards of 16 kHz mono, in 16-bit FLAC or WAV.
+"""Decode one recording, with bounds on everything: recordings come from strangers.
 
-The shards open with ``datasets.load_dataset("parquet", data_files="…/part-*.parquet")``: ``audio`` is an ``Audio`` column.
+libsndfile decodes what it can, FFmpeg the rest. FFmpeg is given bytes, a list of audio containers and no protocol, so a file
+cannot make it open another file or a socket. What a recording may hold at most is in the constants below.
 """
 
 import io
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import av
@@ -12,6 +17,12 @@ import soundfile
 
 from speakerprint.errors import InputError
 
+MAX_BYTES = 2**30  # of a file, before decoding
+MAX_SAMPLES = 2**28  # of one channel, 1 GiB in memory: 4.6 hours at 16 kHz, 93 minutes at 48 kHz
+MAX_CHANNELS = 64
+MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 384_000
+BLOCK_SAMPLES = 2**18  # of all channels: what is in memory before they are averaged
+CONTAINERS = "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,caf,flac,matroska,mov,mp3,ogg,tta,w64,wav,wv"  # by FFmpeg's names
 HEADER_TOLERANCE_S = 0.1  # a header counts the encoder's delay and padding (up to two MP3 or AAC frames); decoders may cut them
 MP3_LENGTH_HEADERS = (b"Xing", b"Info", b"VBRI")
 RIFF_SIZE_UNKNOWN = 0x7FFF_0000  # a WAV written to a pipe says at least this much
@@ -28,6 +39,10 @@ class UndecodableAudio(InputError):
         return f"{self.name}: {self.reason}"
 
 
+class _Refused(Exception):
+    """Why a recording is beyond the bounds, or not to be read at all."""
+
+
 class _Decoded(NamedTuple):
     samples: np.ndarray  # (n_samples,) float32
     sample_rate_hz: int
@@ -35,18 +50,31 @@ class _Decoded(NamedTuple):
     error: str | None  # what ended decoding before the end
 
 
+def read_file(path: str | Path) -> bytes:
+    """The bytes of an audio file. Raises UndecodableAudio if it is no plain file or larger than MAX_BYTES; OSError as `open`."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+        status = os.fstat(file.fileno())  # of what was opened: a pipe does not block, and nothing is swapped meanwhile
+        if not stat.S_ISREG(status.st_mode):
+            raise UndecodableAudio(str(path), "is no plain file but a pipe, a device or a folder; copy the recording into a file")
+        if status.st_size > MAX_BYTES:
+            raise UndecodableAudio(str(path), f"is {status.st_size:,} bytes, expected at most {MAX_BYTES:,}; cut it into parts")
+        return file.read(MAX_BYTES + 1)
+
+
 def decode(data: bytes, name: str) -> tuple[np.ndarray, int]:
     """Decode an audio file with libsndfile, or with FFmpeg what libsndfile cannot read (M4A, WebM, …).
 
     Returns its samples, (n_samples,) float32 with channels averaged, and its sample rate in Hz. ``name`` is for messages.
-    Raises UndecodableAudio if the file is in no known format, truncated as far as can be told, or holds samples that are
-    not finite.
+    Raises UndecodableAudio if the file is in no known audio container, truncated as far as can be told, holds samples that are
+    not finite, or has more samples or channels, or another rate, than the constants of this module allow.
     """
     try:
         try:
             decoded = _decode_with_libsndfile(data)
         except soundfile.SoundFileError:
             decoded = _decode_with_ffmpeg(data)
+    except _Refused as refused:
+        raise UndecodableAudio(name, str(refused)) from None
     except av.error.FFmpegError as error:
         raise UndecodableAudio(name, f"neither libsndfile nor FFmpeg can read it ({error.strerror})") from None
     found_s = len(decoded.samples) / decoded.sample_rate_hz
@@ -59,18 +87,41 @@ def decode(data: bytes, name: str) -> tuple[np.ndarray, int]:
     return decoded.samples, decoded.sample_rate_hz
 
 
+def _refuse_beyond_bounds(sample_rate_hz: int, channels: int, samples: int) -> None:
+    if not MIN_RATE_HZ <= sample_rate_hz <= MAX_RATE_HZ:
+        raise _Refused(f"has a sample rate of {sample_rate_hz:,} Hz, expected {MIN_RATE_HZ:,} to {MAX_RATE_HZ:,}")
+    if channels > MAX_CHANNELS:
+        raise _Refused(f"has {channels} channels, expected at most {MAX_CHANNELS}")
+    if samples > MAX_SAMPLES:
+        raise _Refused(f"lasts over {MAX_SAMPLES / sample_rate_hz / 60:.0f} minutes at {sample_rate_hz:,} Hz; cut it into parts")
+
+
+def _joined(blocks: Iterator[np.ndarray], sample_rate_hz: int, channels: int) -> np.ndarray:
+    """Blocks of samples, each (n,), as one array. Raises _Refused once they are more than is allowed."""
+    kept, n_samples = [], 0
+    for block in blocks:
+        n_samples += len(block)
+        _refuse_beyond_bounds(sample_rate_hz, channels, n_samples)
+        kept.append(block)
+    return np.concatenate(kept) if kept else np.zeros(0, np.float32)
+
+
 def _decode_with_libsndfile(data: bytes) -> _Decoded:
-    stream = io.BytesIO(data)
-    with soundfile.SoundFile(stream) as file:
-        samples = file.read(dtype="float32")
-        samples = samples if samples.ndim == 1 else samples.mean(axis=1)
-        declared_s = file.frames / file.samplerate
+    with soundfile.SoundFile(io.BytesIO(data)) as file:
         if file.format == "MP3" and not any(header in data for header in MP3_LENGTH_HEADERS):
-            declared_s = 0.0  # libsndfile guessed it from the first frame's bitrate, and reads no further than its guess
-            if stream.tell() < len(data):
-                samples = max(samples, _decode_with_ffmpeg(data).samples, key=len)
+            # libsndfile guesses its length from the first frame's bitrate, and reads no further than its guess
+            return _decode_with_ffmpeg(data)
+        _refuse_beyond_bounds(file.samplerate, file.channels, file.frames)
+        samples = _joined(_blocks(file), file.samplerate, file.channels)
         error = "truncated: its last page or chunk is cut off" if _is_cut_off(data, file.format) else None
-        return _Decoded(samples, file.samplerate, declared_s, error)
+        return _Decoded(samples, file.samplerate, file.frames / file.samplerate, error)
+
+
+def _blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
+    """The samples of a file, channels averaged, (n,) float32 at a time. (Its own `blocks` repeats the last one of a cut file.)"""
+    n = max(1, BLOCK_SAMPLES // file.channels)
+    while len(block := file.read(n, dtype="float32", always_2d=True)):
+        yield block[:, 0] if file.channels == 1 else block.mean(axis=1)
 
 
 def _is_cut_off(data: bytes, container: str) -> bool:
@@ -86,25 +137,37 @@ def _is_cut_off(data: bytes, container: str) -> bool:
 
 def _decode_with_ffmpeg(data: bytes) -> _Decoded:
     """Raises av.error.FFmpegError if nothing at all can be decoded."""
-    with av.open(io.BytesIO(data), mode="r") as container:
+    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
+    with av.open(io.BytesIO(data), mode="r", options=options) as container:
         if not container.streams.audio:
             raise av.error.InvalidDataError(0, "there is no audio in it")
         stream = container.streams.audio[0]
-        declared_s = 0.0
-        if container.format.name not in ("aac", "mp3"):  # raw streams: FFmpeg guesses their length
-            if stream.duration is not None and stream.time_base is not None:
-                declared_s = float(stream.duration * stream.time_base)
-            elif container.duration is not None:
-                declared_s = container.duration / av.time_base
-        to_float = av.AudioResampler(format="fltp")
-        pieces: list[np.ndarray] = []
-        error = None
-        try:
-            for frame in container.decode(stream):
-                pieces += [part.to_ndarray().mean(axis=0) for part in to_float.resample(frame)]
-        except av.error.FFmpegError as problem:
-            if not pieces:
-                raise
-            error = problem.strerror
-        samples = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
-        return _Decoded(samples, stream.codec_context.sample_rate, declared_s, error)
+        sample_rate_hz, channels = stream.codec_context.sample_rate, stream.codec_context.channels
+        declared_s = _declared_s(container, stream)
+        _refuse_beyond_bounds(sample_rate_hz, channels, round(declared_s * sample_rate_hz))
+        errors: list[str] = []
+        samples = _joined(_frames(container, stream, errors), sample_rate_hz, channels)
+        return _Decoded(samples, sample_rate_hz, declared_s, errors[0] if errors else None)
+
+
+def _declared_s(container: av.container.InputContainer, stream: av.AudioStream) -> float:
+    if container.format.name in ("aac", "mp3"):  # raw streams: FFmpeg guesses their length
+        return 0.0
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    return 0.0 if container.duration is None else container.duration / av.time_base
+
+
+def _frames(container: av.container.InputContainer, stream: av.AudioStream, errors: list[str]) -> Iterator[np.ndarray]:
+    """The samples of each frame, (n,) float32; what ends them before the end comes into `errors`, unless nothing was decoded."""
+    to_float = av.AudioResampler(format="fltp")
+    anything = False
+    try:
+        for frame in container.decode(stream):
+            for part in to_float.resample(frame):
+                anything = True
+                yield part.to_ndarray().mean(axis=0)
+    except av.error.FFmpegError as problem:
+        if not anything:
+            raise
+        errors.append(problem.strerror or "decoding stopped")

@@ -19,7 +19,7 @@ from scipy.special import ndtri
 from sklearn.manifold import TSNE
 from tqdm import tqdm
 
-from speakerprint.audio.decode import decode
+from speakerprint.audio.decode import decode, read_file
 from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
 from speakerprint.audio.resample import resample
 from speakerprint.corpora.feature_store import FeatureStore
@@ -84,7 +84,7 @@ def read_files(source: str | Path, embedder: SpeakerEmbedder) -> Voices:
         raise InputError(f"{source} does not exist; expected a folder of recordings, or a CSV with columns speaker and path")
 
     def audio(indices: Sequence[int]) -> Iterator[tuple[np.ndarray, int]]:
-        return (decode(Path(locations[index]).read_bytes(), names[index]) for index in indices)
+        return (decode(read_file(locations[index]), names[index]) for index in indices)
 
     known = np.array(speakers) if speakers else None
     return Voices(source.resolve().name, names, known, embedder.embed_files(locations), audio)
