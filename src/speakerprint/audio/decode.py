@@ -5,6 +5,7 @@ cannot make it open another file or a socket. What a recording may hold at most 
 """
 
 import io
+import math
 import os
 import stat
 from collections.abc import Iterator
@@ -61,18 +62,19 @@ def read_file(path: str | Path) -> bytes:
         return file.read(MAX_BYTES + 1)
 
 
-def decode(data: bytes, name: str) -> tuple[np.ndarray, int]:
+def decode(data: bytes, name: str, max_duration_s: float = math.inf) -> tuple[np.ndarray, int]:
     """Decode an audio file with libsndfile, or with FFmpeg what libsndfile cannot read (M4A, WebM, …).
 
     Returns its samples, (n_samples,) float32 with channels averaged, and its sample rate in Hz. ``name`` is for messages.
-    Raises UndecodableAudio if the file is in no known audio container, truncated as far as can be told, holds samples that are
-    not finite, or has more samples or channels, or another rate, than the constants of this module allow.
+    Raises UndecodableAudio if the recording is longer than ``max_duration_s``, or the file is in no known audio container,
+    truncated as far as can be told, holds samples that are not finite, or has more samples or channels, or another rate, than the
+    constants of this module allow.
     """
     try:
         try:
-            decoded = _decode_with_libsndfile(data)
+            decoded = _decode_with_libsndfile(data, max_duration_s)
         except soundfile.SoundFileError:
-            decoded = _decode_with_ffmpeg(data)
+            decoded = _decode_with_ffmpeg(data, max_duration_s)
     except _Refused as refused:
         raise UndecodableAudio(name, str(refused)) from None
     except av.error.FFmpegError as error:
@@ -87,32 +89,34 @@ def decode(data: bytes, name: str) -> tuple[np.ndarray, int]:
     return decoded.samples, decoded.sample_rate_hz
 
 
-def _refuse_beyond_bounds(sample_rate_hz: int, channels: int, samples: int) -> None:
+def _refuse_beyond_bounds(sample_rate_hz: int, channels: int, samples: int, max_duration_s: float) -> None:
     if not MIN_RATE_HZ <= sample_rate_hz <= MAX_RATE_HZ:
         raise _Refused(f"has a sample rate of {sample_rate_hz:,} Hz, expected {MIN_RATE_HZ:,} to {MAX_RATE_HZ:,}")
     if channels > MAX_CHANNELS:
         raise _Refused(f"has {channels} channels, expected at most {MAX_CHANNELS}")
+    if samples > max_duration_s * sample_rate_hz:
+        raise _Refused(f"lasts more than {max_duration_s:g} s; cut it")
     if samples > MAX_SAMPLES:
         raise _Refused(f"lasts over {MAX_SAMPLES / sample_rate_hz / 60:.0f} minutes at {sample_rate_hz:,} Hz; cut it into parts")
 
 
-def _joined(blocks: Iterator[np.ndarray], sample_rate_hz: int, channels: int) -> np.ndarray:
+def _joined(blocks: Iterator[np.ndarray], sample_rate_hz: int, channels: int, max_duration_s: float) -> np.ndarray:
     """Blocks of samples, each (n,), as one array. Raises _Refused once they are more than is allowed."""
     kept, n_samples = [], 0
     for block in blocks:
         n_samples += len(block)
-        _refuse_beyond_bounds(sample_rate_hz, channels, n_samples)
+        _refuse_beyond_bounds(sample_rate_hz, channels, n_samples, max_duration_s)
         kept.append(block)
     return np.concatenate(kept) if kept else np.zeros(0, np.float32)
 
 
-def _decode_with_libsndfile(data: bytes) -> _Decoded:
+def _decode_with_libsndfile(data: bytes, max_duration_s: float) -> _Decoded:
     with soundfile.SoundFile(io.BytesIO(data)) as file:
         if file.format == "MP3" and not any(header in data for header in MP3_LENGTH_HEADERS):
             # libsndfile guesses its length from the first frame's bitrate, and reads no further than its guess
-            return _decode_with_ffmpeg(data)
-        _refuse_beyond_bounds(file.samplerate, file.channels, file.frames)
-        samples = _joined(_blocks(file), file.samplerate, file.channels)
+            return _decode_with_ffmpeg(data, max_duration_s)
+        _refuse_beyond_bounds(file.samplerate, file.channels, file.frames, max_duration_s)
+        samples = _joined(_blocks(file), file.samplerate, file.channels, max_duration_s)
         error = "truncated: its last page or chunk is cut off" if _is_cut_off(data, file.format) else None
         return _Decoded(samples, file.samplerate, file.frames / file.samplerate, error)
 
@@ -135,7 +139,7 @@ def _is_cut_off(data: bytes, container: str) -> bool:
     return False
 
 
-def _decode_with_ffmpeg(data: bytes) -> _Decoded:
+def _decode_with_ffmpeg(data: bytes, max_duration_s: float) -> _Decoded:
     """Raises av.error.FFmpegError if nothing at all can be decoded."""
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
     with av.open(io.BytesIO(data), mode="r", options=options) as container:
@@ -144,9 +148,9 @@ def _decode_with_ffmpeg(data: bytes) -> _Decoded:
         stream = container.streams.audio[0]
         sample_rate_hz, channels = stream.codec_context.sample_rate, stream.codec_context.channels
         declared_s = _declared_s(container, stream)
-        _refuse_beyond_bounds(sample_rate_hz, channels, round(declared_s * sample_rate_hz))
+        _refuse_beyond_bounds(sample_rate_hz, channels, round(declared_s * sample_rate_hz), max_duration_s)
         errors: list[str] = []
-        samples = _joined(_frames(container, stream, errors), sample_rate_hz, channels)
+        samples = _joined(_frames(container, stream, errors), sample_rate_hz, channels, max_duration_s)
         return _Decoded(samples, sample_rate_hz, declared_s, errors[0] if errors else None)
 
 

@@ -84,6 +84,7 @@ def serve(
     import uvicorn
 
     from speakerprint import SpeakerEmbedder
+    from speakerprint.pages.guard import MAX_CONNECTIONS, Connection
     from speakerprint.pages.serve import LOOPBACK, create_app, reference_scores
 
     embedder = SpeakerEmbedder.load(model, require_speech=True)
@@ -102,4 +103,5 @@ def serve(
     except OSError as error:
         raise InputError(f"cannot listen at {host} port {port} ({error.strerror}); give another --port or --host") from None
     typer.echo(f"http://{f'[{host}]' if ipv6 else host}:{port} (Ctrl+C stops it)")
-    uvicorn.Server(uvicorn.Config(page, log_level="warning")).run(sockets=[listener])
+    config = uvicorn.Config(page, log_level="warning", http=Connection, limit_concurrency=MAX_CONNECTIONS)
+    uvicorn.Server(config).run(sockets=[listener])

@@ -3,17 +3,12 @@
 A recording is in memory for the length of a request and is written nowhere; of an enrolled one, the gallery keeps the embedding.
 """
 
-import io
 import threading
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlsplit
 
-import av
 import numpy as np
-import soundfile
-from fastapi import FastAPI, File, Form, HTTPException, Request, Response, UploadFile
+from fastapi import FastAPI, File, Form, HTTPException, Request, UploadFile
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.formparsers import MultiPartParser
@@ -25,6 +20,7 @@ from speakerprint.errors import InputError
 from speakerprint.evaluation.evaluate import embed_store
 from speakerprint.evaluation.trials import score_trials
 from speakerprint.inference.embedder import SpeakerEmbedder
+from speakerprint.pages.guard import Guard
 from speakerprint.pages.report import BATCH_S, PAGES, score_histogram
 
 if TYPE_CHECKING:
@@ -35,14 +31,6 @@ MAX_DURATION_S = 60.0
 MAX_NAME = 100  # characters of a speaker's name
 FALSE_ACCEPT_RATES = (0.01, 0.001)
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
-    "media-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
 
 MultiPartParser.spool_max_size = MAX_REQUEST_BYTES  # else uploads of more than a megabyte wait in a file
 
@@ -73,13 +61,7 @@ def create_app(
     app = FastAPI(title="speakerprint", docs_url=None, redoc_url=None)
     computing = threading.Lock()  # one recording at a time: more would only share the cores
 
-    @app.middleware("http")
-    async def guard(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
-        status, detail = _objection(request)
-        response = JSONResponse({"detail": detail}, status) if status else await proceed(request)
-        response.headers.update(HEADERS)
-        return response
-
+    app.add_middleware(Guard, max_bytes=MAX_REQUEST_BYTES)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts), www_redirect=False)
 
     @app.exception_handler(InputError)
@@ -89,9 +71,7 @@ def create_app(
     def embed(upload: UploadFile) -> np.ndarray:
         data, name = upload.file.read(), upload.filename or "the recording"
         with computing:
-            if _longer_than(MAX_DURATION_S, data):
-                raise InputError(f"{name}: lasts more than {MAX_DURATION_S:g} s; cut it")
-            samples, sample_rate_hz = decode(data, name)
+            samples, sample_rate_hz = decode(data, name, MAX_DURATION_S)
             if not samples.any():
                 raise InputError(f"{name}: is silent; check the microphone")
             return embedder.embed(samples, sample_rate_hz)
@@ -162,30 +142,3 @@ def create_app(
         return known().speakers()
 
     return app
-
-
-def _objection(request: Request) -> tuple[int, str]:
-    """The status and reason to refuse a request with, or 0."""
-    origin, length = request.headers.get("origin"), request.headers.get("content-length")
-    if request.method not in ("GET", "HEAD") and origin is not None and urlsplit(origin).netloc != request.headers["host"]:
-        return 403, f"requests from {origin} are refused; use the page served here"
-    if request.method == "POST" and length is None:  # browsers and curl send it, and the server reads no further
-        return 411, "the request does not say how long it is; send it with a Content-Length"
-    if int(length or 0) > MAX_REQUEST_BYTES:
-        return 413, f"more than {MAX_REQUEST_BYTES // 2**20} MB; send shorter or fewer recordings"
-    return 0, ""
-
-
-def _longer_than(limit_s: float, data: bytes) -> bool:
-    """Whether an audio file lasts longer, by its header or by its sound, found without holding more than a frame of that."""
-    with suppress(soundfile.SoundFileError):
-        if soundfile.info(io.BytesIO(data)).duration > limit_s:
-            return True
-    heard_s = 0.0
-    with suppress(av.error.FFmpegError), av.open(io.BytesIO(data), mode="r") as container:  # a header need not tell the truth
-        for stream in container.streams.audio[:1]:
-            for frame in container.decode(stream):
-                heard_s += frame.samples / frame.sample_rate
-                if heard_s > limit_s:
-                    return True
-    return False
