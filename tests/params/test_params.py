@@ -210,3 +210,28 @@ def test_a_file_that_holds_no_params_is_named(tmp_path, text, message):
     with pytest.raises(InputError, match=message) as caught:
         load_params(path)
     assert str(path) in str(caught.value)
+
+
+LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (LAUGHS.encode(), "holds more than 100,000 values, its aliases written out"),
+        (b"a: &a [*a]\n", "holds more than 100,000 values|is not valid YAML"),
+        (b"corpora: \xff\xfe", "is not UTF-8 at byte 9; save it as UTF-8"),
+        (b"[" * 5000, "is not valid YAML"),
+        (b"a: !!python/object/apply:os.system [id]\n", "is not valid YAML"),
+        (b"a: 2024-99-99\n", "is not valid YAML|a: unknown key"),
+        (b"a: 1\na: 2\n", "is not valid YAML"),
+        (b"a: \x00\n", "is not valid YAML"),
+    ],
+    ids=["aliases", "an alias of itself", "bytes", "brackets", "a tag", "no date", "a key twice", "a zero byte"],
+)
+def test_hostile_yaml_ends_in_a_message(tmp_path, content, message):
+    (tmp_path / "params.yaml").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        load_params(tmp_path / "params.yaml")

@@ -18,6 +18,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]  # of a corpus or a report: it becomes a folder's name
+MAX_VALUES = 100_000
 PARAMS_PATH = Path("params.yaml")  # in the project's root, where stages run
 
 
@@ -32,11 +33,27 @@ def read_tree(path: str | Path = PARAMS_PATH) -> dict[str, Any]:
         tree = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; run stages from the project's root") from None
-    except YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {error}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); check the name and its permissions") from None
+    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: of numbers and dates that are none
+        raise InputError(f"{path} is not valid YAML: {str(error) or 'it is nested too deeply'}") from None
+    _refuse_too_many_values(tree, path)
     if not isinstance(tree, dict):
         raise InputError(f"{path} is empty or not a mapping of sections; start from the repository's params.yaml")
     return tree
+
+
+def _refuse_too_many_values(tree: Any, path: Path) -> None:
+    """Raise InputError where aliases (`*name`) multiply a small file into more values than anybody means."""
+    waiting, values = [tree], 0
+    while waiting:
+        values += 1
+        node = waiting.pop()
+        waiting += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+        if values + len(waiting) > MAX_VALUES:
+            raise InputError(f"{path} holds more than {MAX_VALUES:,} values, its aliases written out; write it without them")
 
 
 def check(kind: Any, tree: Any, path: str | Path = PARAMS_PATH, within: tuple[str, ...] = ()) -> Any:
