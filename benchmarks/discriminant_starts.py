@@ -3,11 +3,10 @@ r"""What decides the closed-form start: linear discriminant analysis of a frozen
     python -m benchmarks.discriminant_starts data/features/evaluate/{french,locales,speechocean}_validation \
         --train data/features/train/*_train
 
-`train` with train.steps=0, discriminant.views=0, sampling.speeds=[1.0] and train.validation_speakers=0 gives nearly the same
-model (its centre is of at most 4,000 recordings), one setting a run: experiments/starts. Here each recording is encoded once: the
-statistics (mean and standard deviation over time) of the lowest layers of a central crop of each training recording, and of each
-window, and of the central 2 s, of each recording that is tried. All else is linear algebra. A table: EER in % of whole
-recordings, and of their central 2 s, centred on the training recordings as model.centred does.
+`train` with train.steps=0, discriminant.views=0, sampling.speeds=[1.0] and train.validation_speakers=0 gives the same
+model, one setting a run: experiments/starts. Here each recording is encoded once: the statistics (mean and standard deviation
+over time) of the lowest layers of a central crop of each training recording, and of each window, and of the central 2 s, of each
+recording that is tried. All else is linear algebra. A table: EER in % of whole recordings, and of their central 2 s.
 """
 
 import argparse
@@ -104,13 +103,12 @@ class Projection:
     """Statistics to embeddings, as SpeakerModel.project does with a projection that discriminant analysis found."""
 
     def __init__(self, rows: NDArray[np.float32], speakers: NDArray, chosen: NDArray, dim: int, shrinkage: float):
-        self.dim, self._chosen, self._centre = dim, chosen, 0.0
+        self.dim, self._chosen = dim, chosen
         self._mean, self._std, self._weights = discriminant(rows[:, chosen], speakers, dim, shrinkage)
-        self._centre = self(rows).mean(axis=0)
 
     def __call__(self, rows: NDArray[np.float32]) -> NDArray:
         """(n, width) to unit vectors (n, dim)."""
-        return unit_vectors(unit_vectors((rows[:, self._chosen] - self._mean) / self._std @ self._weights.T) - self._centre)
+        return unit_vectors((rows[:, self._chosen] - self._mean) / self._std @ self._weights.T)
 
 
 def main() -> None:
@@ -126,7 +124,7 @@ def main() -> None:
     n_layers = max(map(max, arguments.layers))
     params = load_params()
     settings = params.model.model_copy(
-        update=dict(layers=n_layers, layer_combination="concatenate", convolution_channels=0, pooling="attentive_statistics")
+        update=dict(layers=n_layers, layer_combination="concatenate", pooling="attentive_statistics")
     )
     model = initial_model(settings, arguments.init_from, new_head=True).eval()
 

@@ -62,8 +62,8 @@ def average(
     for model in models:
         if model.settings != first.settings:
             raise InputError(f"the models are of different kinds: {first.settings} and {model.settings}")
-        if model.settings.projection != "discriminant" or model.settings.centred:
-            raise InputError("only models with model.projection: discriminant and model.centred: false can be averaged")
+        if model.settings.projection != "discriminant":
+            raise InputError("only models with model.projection: discriminant can be averaged")
     states = [model.state_dict() for model in models]
     share = torch.tensor(shares or [1 / len(models)] * len(models), dtype=torch.float64)
 

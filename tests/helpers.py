@@ -34,12 +34,10 @@ def tiny_model(**settings: Any) -> Model:
     """Settings of a model of one layer that embeds in milliseconds; what is given differs."""
     tiny = {
         "layers": 1,
-        "layer_combination": "mix",
-        "convolution_channels": 8,
+        "layer_combination": "last",
         "pooling": "attentive_statistics",
-        "projection": "linear",
+        "projection": "mlp",
         "embedding_dim": 12,
         "window_s": 30.0,
-        "centred": False,
     }
     return Model(**(tiny | settings))

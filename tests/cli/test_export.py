@@ -15,7 +15,7 @@ from tests.helpers import tiny_model
 @pytest.fixture
 def folder(tmp_path):
     torch.manual_seed(0)
-    settings = tiny_model(layer_combination="last", convolution_channels=0, pooling="mean", embedding_dim=8, window_s=2.5)
+    settings = tiny_model(pooling="mean", embedding_dim=8, window_s=2.5)
     SpeakerModel(settings).save(tmp_path / "model", "5eed")
     config = json.loads((tmp_path / "model/config.json").read_text())
     made = {"thresholds": {"0.01": 0.25}, "thresholds_from": "french", "commit": "c0ffee"}

@@ -18,7 +18,7 @@ CLIPS = [np.random.default_rng(seed).normal(size=(60 + seed, 80)).astype(np.floa
 
 def model(**settings) -> SpeakerModel:
     torch.manual_seed(0)
-    kind = {"layer_combination": "concatenate", "convolution_channels": 0, "projection": "discriminant"}
+    kind = {"layer_combination": "concatenate", "projection": "discriminant"}
     made = SpeakerModel(tiny_model(**kind | settings)).eval()
     if made.settings.projection == "discriminant":
         made.projection.mean.uniform_(-0.5, 0.5), made.projection.std.uniform_(0.5, 2.0)
@@ -65,8 +65,7 @@ def test_every_weight_is_the_mean_of_theirs(shares, share):
     ("settings", "message"),
     [
         ({"embedding_dim": 10}, "different kinds"),
-        ({"projection": "linear"}, r"only models with model\.projection: discriminant"),
-        ({"centred": True}, r"model\.centred: false"),
+        ({"projection": "mlp"}, r"only models with model\.projection: discriminant"),
     ],
 )
 def test_models_that_have_no_mean_are_refused(settings, message):

@@ -21,7 +21,7 @@ from speakerprint.model.export import WaveformModel, describe, export_huggingfac
 from speakerprint.model.speaker_model import SpeakerModel
 from tests.helpers import tiny_model
 
-OTHER = tiny_model(pooling="mean", projection="mlp")  # than the shipped one in every respect
+OTHER = tiny_model(pooling="mean")  # than the shipped one in every respect
 
 
 @pytest.fixture(scope="module")

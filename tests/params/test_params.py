@@ -67,20 +67,16 @@ def test_valid_params_keep_their_values(tree):
         ("train.steps", "many", "train.steps: Input should be a valid integer, found 'many'"),
         ("train.steps", 1.5, "train.steps: Input should be a valid integer, found 1.5"),
         ("train.steps", -1, "train.steps: Input should be greater than or equal to 0, found -1"),
-        ("model.centred", 1, "model.centred: Input should be a valid boolean, found 1"),
+        ("train.new_head", 1, "train.new_head: Input should be a valid boolean, found 1"),
         ("model.layers", 7, "model.layers: Input should be less than or equal to 6, found 7"),
-        (
-            "model.pooling",
-            "max",
-            "model.pooling: Input should be 'mean', 'attentive_statistics' or 'multi_head_attention', found 'max'",
-        ),
+        ("model.pooling", "max", "model.pooling: Input should be 'mean' or 'attentive_statistics', found 'max'"),
         ("corpora.learn.role", "test", "corpora.learn.role: Input should be 'train', 'noise' or 'evaluate', found 'test'"),
         ("corpora.learn.source.kind", "tape", "corpora.learn.source: Input tag 'tape'"),
         ("corpora.learn.filter.speaker_range", [0.7, 0.7], "corpora.learn.filter: speaker_range [0.7, 0.7] is empty"),
         ("corpora.learn.filter.max_recordings_per_speaker", 0, "corpora.learn.filter.max_recordings_per_speaker: Input"),
         ("corpora.learn.filter.genders", ["man"], "corpora.learn.filter.genders.0: Input should be 'male', 'female' or"),
         ("augmentation.ntxent.kinds", ["hiss"], "augmentation.ntxent.kinds.0: Input should be 'gaussian_noise'"),
-        ("augmentation.ntxent.kinds_per_view", 9, "augmentation.ntxent: kinds_per_view is 9 but kinds lists 8"),
+        ("augmentation.ntxent.kinds_per_view", 9, "augmentation.ntxent: kinds_per_view is 9 but kinds lists 7"),
         ("augmentation.triplet.kinds_per_clip", 5, "augmentation.triplet: kinds_per_clip is 5 but kinds lists 4"),
         ("corpora.judge.filter.languages", ["eng"], "corpora.judge.filter.languages: 'eng' is no language that Whisper knows"),
         ("corpora.judge.filter.languages", ["en", "German"], "did you mean de? It takes codes"),
@@ -93,8 +89,6 @@ def test_valid_params_keep_their_values(tree):
         ("noise_corpora", ["learn"], "noise_corpora is ['learn'], but the corpora with role: noise are []"),
         ("train_corpora", [], "train_corpora is [], but the corpora with role: train are ['learn']"),
         ("augmentation.ntxent.views", 0, "loss.ntxent_weight is above 0 but augmentation.ntxent.views is 0"),
-        ("sampling.corpus_weights", {"lern": 2.0}, "sampling.corpus_weights.lern weighs no corpus that is trained on"),
-        ("sampling.corpus_weights", {"learn": 0.0}, "sampling.corpus_weights.learn: Input should be greater than 0, found 0.0"),
         (
             "audit.corpora",
             {"all": ["judge", "learn", "gone"]},
@@ -102,12 +96,6 @@ def test_valid_params_keep_their_values(tree):
         ),
         ("audit.corpora", {"all": []}, "audit.corpora.all: List should have at least 1 item"),
         ("corpora.learn.filter.exclude", "mine.csv", "corpora.learn.filter.exclude: expected a file in data/given/exclude/"),
-        (
-            "train.encoder_lora_rank",
-            8,
-            "train: encoder_lora_rank is 8, but with encoder_learning_rate 0 the encoder stays frozen",
-        ),
-        ("augmentation.codec.min_depth_db", 50.0, "augmentation.codec: min_depth_db 50.0 is above max_depth_db 40.0"),
         ("augmentation.reverberation.min_decay_s", 2.0, "augmentation.reverberation: min_decay_s 2.0 is above max_decay_s 1.0"),
         ("sampling.utterances", 1, "loss.triplet_weight is above 0 but sampling.utterances is 1"),
     ],
@@ -149,16 +137,6 @@ def test_a_range_of_recordings_or_durations_that_nobody_can_have_is_refused(tree
 def test_a_loss_without_any_weight_is_refused(tree):
     tree["loss"] |= {name: 0.0 for name in tree["loss"] if name.endswith("_weight")}
     with pytest.raises(InputError, match="loss: every weight is 0"):
-        parse_params(tree)
-
-
-@pytest.mark.parametrize(
-    "changes", [{"model.projection": "linear"}, {"model.convolution_channels": 8, "model.projection": "mlp"}]
-)
-def test_a_batch_in_parts_is_refused_where_all_of_it_is_normalised(tree, changes):
-    for key, value in {"train.gradient_cache_clips": 4, **changes}.items():
-        tree = edited(tree, key, value)
-    with pytest.raises(InputError, match="gradient_cache_clips embeds a batch in parts"):
         parse_params(tree)
 
 

@@ -161,18 +161,6 @@ def test_the_gradient_of_supervised_contrastive_is_finite():
     assert embeddings.grad.isfinite().all() and embeddings.grad.any()
 
 
-def test_of_several_centres_the_nearest_counts():
-    several, single = AngularMargin(speakers=2, dim=3, scale=5.0, subcentres=2), AngularMargin(speakers=2, dim=3, scale=5.0)
-    with torch.no_grad():
-        several.centres.copy_(torch.tensor([[1.0, 0, 0], [0, 0, -1.0], [0, 1.0, 0], [-1.0, 0, 0]]))
-        single.centres.copy_(torch.tensor([[1.0, 0, 0], [0, 1.0, 0]]))  # the nearer ones of what follows
-    embedding, label = F.normalize(torch.tensor([[2.0, 1.0, 0.5]])), torch.tensor([0])
-    loss = several(embedding, label, 0.2)
-    assert loss.item() == pytest.approx(single(embedding, label, 0.2).item(), abs=1e-6)
-    loss.backward()
-    assert (several.centres.grad.norm(dim=1) > 0).tolist() == [True, False, True, False]
-
-
 def test_similarity_to_a_teacher_equals_explicit_pairs_of_what_it_has_heard():
     views, taught = unit(2, 4, 3, seed=1), unit(4, 5, seed=2)
     taught[1] = 0  # not heard

@@ -109,7 +109,7 @@ class SpeakerEmbedder:
         """
         if precision not in get_args(Precision):
             raise InputError(f"the precision is {precision!r}, expected one of {', '.join(get_args(Precision))}")
-        device_type = model.centre.device.type
+        device_type = model.device.type
         if precision == "auto":
             precision = "bfloat16" if device_type == "cpu" and native_bf16(device_type) else "float32"
         self.model = model.eval()  # as it was trained: of it is the id, and it is what is exported and evaluated
@@ -176,7 +176,7 @@ class SpeakerEmbedder:
             frames = list(tqdm(pool.map(self._read, paths), "decode", len(paths), unit="file", disable=None))
         embeddings = np.empty((len(frames), self.embedding_dim), dtype=np.float32)
         by_length = np.argsort([len(clip) for clip in frames], kind="stable")
-        size = BATCH_ON_CPU if self.model.centre.device.type == "cpu" else BATCH
+        size = BATCH_ON_CPU if self.model.device.type == "cpu" else BATCH
         for start in tqdm(range(0, len(frames), size), desc="embed", unit="batch", disable=None):
             chosen = by_length[start : start + size]
             embeddings[chosen] = self._embeds_with.embed_frames([frames[index] for index in chosen])

@@ -1,4 +1,4 @@
-"""The whole model: Whisper's lower encoder layers -> their outputs combined -> convolutions -> pooling -> projection.
+"""The whole model: Whisper's lower encoder layers -> their outputs combined -> pooling -> projection.
 
 Shapes: log-mel features (batch, 80, frames) at 100 frames a second; the encoder halves them to positions, (batch, positions,
 512) at 50 a second; an embedding is (embedding_dim,) of unit length. Padding never changes an embedding: each step works on
@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from speakerprint.audio.dimensions import FRAMES_PER_SECOND, MAX_FRAMES
 from speakerprint.audio.log_mel import pad_batch
 from speakerprint.errors import InputError
+from speakerprint.model.migration import FORMAT, migrate
 from speakerprint.model.whisper import DIMS, WhisperEncoder
 from speakerprint.params.model import Model
 
-FORMAT = "speakerprint-1"
 FRAMES_AT_ONCE = 16 * MAX_FRAMES  # what a batch holds at most, however long the recordings are
 
 
@@ -47,51 +47,9 @@ def windows(clip: np.ndarray, n_frames: int) -> list[np.ndarray]:
     return [clip[start : start + n_frames] for start in starts]
 
 
-class LayerMix(nn.Module):
-    """Weighted mean of the layers' outputs, each normalised first; the weights (softmax) are learned."""
-
-    def __init__(self, layers: int):
-        super().__init__()
-        self.logits = nn.Parameter(torch.zeros(layers))
-
-    def forward(self, hidden: list[Tensor]) -> Tensor:
-        """hidden: one (batch, positions, width) per layer. Returns (batch, positions, width)."""
-        weights = self.logits.softmax(dim=0)
-        return sum(weight * F.layer_norm(layer, layer.shape[-1:]) for weight, layer in zip(weights, hidden, strict=True))
-
-
 def concatenate_layers(hidden: list[Tensor]) -> Tensor:
     """The layers' outputs side by side, each normalised first: (batch, positions, layers * width)."""
     return torch.cat([F.layer_norm(layer, layer.shape[-1:]) for layer in hidden], dim=-1)
-
-
-class MaskedNorm(nn.BatchNorm1d):
-    """Batch normalisation whose statistics leave padding out."""
-
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:  # type: ignore[override]
-        """x: (batch, channels, positions). mask: (batch, positions), True where valid, or None for all. Padding becomes 0."""
-        if mask is None:
-            return super().forward(x)
-        normalised = torch.zeros_like(x.mT)
-        normalised[mask] = super().forward(x.mT[mask]).to(normalised.dtype)
-        return normalised.mT
-
-
-class Convolutions(nn.Module):
-    """Two dilated convolutions over positions (they see 9 of them, 0.18 s), each followed by ReLU and normalisation."""
-
-    def __init__(self, width: int, channels: int):
-        super().__init__()
-        self.first = nn.Conv1d(width, channels, kernel_size=5, padding=2)
-        self.first_norm = MaskedNorm(channels)
-        self.second = nn.Conv1d(channels, channels, kernel_size=3, dilation=2, padding=2)
-        self.second_norm = MaskedNorm(channels)
-
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """x: (batch, positions, width). Returns (batch, positions, channels)."""
-        x = x.mT if mask is None else (x * mask[:, :, None]).mT
-        x = self.first_norm(F.relu(self.first(x)), mask)
-        return self.second_norm(F.relu(self.second(x)), mask).mT
 
 
 class MeanPooling(nn.Module):
@@ -136,34 +94,9 @@ class AttentiveStatistics(nn.Module):
         return torch.cat([mean, variance.clamp(min=1e-5).sqrt()], dim=1)
 
 
-class MultiHeadAttention(nn.Module):
-    """Means over positions of compressed values, each weighted by the attention of another head, which looks at compressed keys.
-
-    Peng, Plchot, Stafylakis, Mošner, Burget, Černocký: "An Attention-Based Backend Allowing Efficient Fine-Tuning of Transformer
-    Models for Speaker Verification", 2022, section 3.2; keys and values see the layers as they are combined here.
-    """
-
-    HEADS, COMPRESSED = 32, 128
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.key, self.value = nn.Linear(width, self.COMPRESSED), nn.Linear(width, self.COMPRESSED)
-        self.score = nn.Linear(self.COMPRESSED, self.HEADS)
-        self.out_width = self.HEADS * self.COMPRESSED
-
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """x: (batch, positions, width). Returns (batch, HEADS * COMPRESSED)."""
-        scores = self.score(self.key(x)).float()
-        if mask is not None:
-            scores = scores.masked_fill(~mask[:, :, None], -torch.inf)
-        return (scores.softmax(dim=1).mT @ self.value(x).float()).flatten(1)
-
-
-Pooling = MeanPooling | AttentiveStatistics | MultiHeadAttention
-POOLING: dict[str, Callable[[int], Pooling]] = {
+POOLING: dict[str, Callable[[int], MeanPooling | AttentiveStatistics]] = {
     "mean": MeanPooling,
     "attentive_statistics": AttentiveStatistics,
-    "multi_head_attention": MultiHeadAttention,
 }
 
 
@@ -195,28 +128,23 @@ class DiscriminantProjection(nn.Module):
 class SpeakerModel(nn.Module):
     """Log-mel features to speaker embeddings."""
 
-    centre: Tensor
-
     def __init__(self, settings: Model):
         super().__init__()
         self.settings = settings
         self.encoder = WhisperEncoder(settings.layers)
-        self.layer_mix = LayerMix(settings.layers) if settings.layer_combination == "mix" else None
         width = DIMS.width * (settings.layers if settings.layer_combination == "concatenate" else 1)
-        self.convolutions = None
-        if settings.convolution_channels:
-            self.convolutions = Convolutions(width, settings.convolution_channels)
-            width = settings.convolution_channels
         self.pooling = POOLING[settings.pooling](width)
         pooled, dim = self.pooling.out_width, settings.embedding_dim
         self.projection: nn.Module
         if settings.projection == "discriminant":
             self.projection = DiscriminantProjection(pooled, dim)
-        elif settings.projection == "mlp":
-            self.projection = nn.Sequential(nn.Linear(pooled, DIMS.width), nn.ReLU(), nn.Linear(DIMS.width, dim))
         else:
-            self.projection = nn.Sequential(nn.BatchNorm1d(pooled), nn.Linear(pooled, dim))
-        self.register_buffer("centre", torch.zeros(dim))  # what training embeddings have in common; found after training
+            self.projection = nn.Sequential(nn.Linear(pooled, DIMS.width), nn.ReLU(), nn.Linear(DIMS.width, dim))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
 
     def encode(self, features: Tensor, n_frames: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
         """The encoder's part of `forward`: the layers' outputs, each (batch, positions, 512), and the mask of valid positions."""
@@ -225,16 +153,12 @@ class SpeakerModel(nn.Module):
     def pool(self, hidden: list[Tensor], mask: Tensor | None) -> Tensor:
         """The statistics that are projected, (batch, width), of what `encode` returned."""
         if self.settings.layer_combination == "concatenate":
-            x = concatenate_layers(hidden)
-        else:
-            x = self.layer_mix(hidden) if self.layer_mix is not None else self.encoder.final_norm(hidden[-1])
-        if self.convolutions is not None:
-            x = self.convolutions(x, mask)
-        return self.pooling(x, mask)
+            return self.pooling(concatenate_layers(hidden), mask)
+        return self.pooling(self.encoder.final_norm(hidden[-1]), mask)
 
     def project(self, pooled: Tensor) -> Tensor:
         """The embeddings, (batch, embedding_dim) of unit length, of what `pool` returned."""
-        return F.normalize(F.normalize(self.projection(pooled).float()) - self.centre)
+        return F.normalize(self.projection(pooled).float())
 
     def forward(self, features: Tensor, n_frames: Tensor | None = None) -> Tensor:
         """Embed a batch.
@@ -259,7 +183,7 @@ class SpeakerModel(nn.Module):
             own = windows(clip, round(self.settings.window_s * FRAMES_PER_SECOND))
             parts += own
             owner += [index] * len(own)
-        device = next(self.parameters()).device
+        device = self.device
         at_once = FRAMES_AT_ONCE // max(map(len, parts))
         rows = []
         for start in range(0, len(parts), at_once):
@@ -285,12 +209,13 @@ class SpeakerModel(nn.Module):
         """Load what `save` wrote, in `eval` mode. Raises InputError if the folder holds no such model."""
         folder = Path(folder)
         try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            found = config.get("format") if isinstance(config, dict) else None
-            if found != FORMAT:
-                raise InputError(f"{folder}/config.json has format {found!r}, expected {FORMAT!r}")
+            config, weights = migrate(
+                json.loads((folder / "config.json").read_text(encoding="utf-8")),
+                load_file(folder / "model.safetensors"),
+                str(folder),
+            )
             model = cls(Model.model_validate(config["model"]))
-            model.load_state_dict(load_file(folder / "model.safetensors"))
+            model.load_state_dict(weights)
         except FileNotFoundError as error:
             raise InputError(f"no model in {folder}: {error.filename} is missing; train one with `dvc repro`") from None
         except (json.JSONDecodeError, KeyError, ValidationError, SafetensorError, RuntimeError) as error:
@@ -304,7 +229,7 @@ class Bfloat16Model(SpeakerModel):
     def __init__(self, model: SpeakerModel):
         super().__init__(model.settings)
         self.load_state_dict(model.state_dict())
-        self.to(model.centre.device).eval()
+        self.to(model.device).eval()
         for module in self.encoder.modules():
             if isinstance(module, nn.Linear | nn.Conv1d):
                 module.bfloat16()  # once, where autocast would round them at every call

@@ -16,9 +16,6 @@ AugmentationKind = Literal[
     "coloured_noise",
     "reverberation",
     "channel",
-    "band_limit",
-    "codec",
-    "vocal_tract_warp",
 ]
 
 
@@ -68,21 +65,6 @@ class Channel(Section):
     gain_db: NonNegative
 
 
-class BandLimit(Section):
-    highest_low_band: Annotated[int, Field(ge=0, le=39)]
-    lowest_high_band: Annotated[int, Field(ge=40, le=79)]
-
-
-class Codec(Ranges):
-    min_depth_db: NonNegative
-    max_depth_db: NonNegative
-    std_db: NonNegative
-
-
-class VocalTractWarp(Section):
-    max_warp: Annotated[float, Field(ge=0, le=0.5)]
-
-
 class NtxentViews(Section):
     views: Count
     kinds: list[AugmentationKind]
@@ -120,8 +102,5 @@ class Augmentation(Section):
     coloured_noise: NoiseLevel
     reverberation: Reverberation
     channel: Channel
-    band_limit: BandLimit
-    codec: Codec
-    vocal_tract_warp: VocalTractWarp
     ntxent: NtxentViews
     triplet: TripletAugmentation

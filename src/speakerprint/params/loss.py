@@ -2,7 +2,7 @@
 
 from pydantic import model_validator
 
-from speakerprint.params.section import Count, NonNegative, Positive, PositiveInt, Section
+from speakerprint.params.section import Count, NonNegative, Positive, Section
 
 
 class Loss(Section):
@@ -16,8 +16,6 @@ class Loss(Section):
     angular_margin: NonNegative
     angular_margin_scale: Positive
     angular_margin_warmup_steps: Count
-    angular_margin_on_views: bool
-    angular_margin_subcentres: PositiveInt
     teacher_match_weight: NonNegative
     teacher_similarity_weight: NonNegative
 

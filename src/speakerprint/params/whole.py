@@ -53,26 +53,9 @@ class Params(Section):
                 raise ValueError(f"audit.corpora.{report} lists {unknown[0]!r}, but the corpora are {list(self.corpora)}")
         if not self.train_corpora:
             raise ValueError("no corpus has role: train, so there is nothing to learn from; give one corpus that role")
-        strange = sorted(set(self.sampling.corpus_weights or {}) - set(self.train_corpora))
-        if strange:
-            raise ValueError(
-                f"sampling.corpus_weights.{strange[0]} weighs no corpus that is trained on: name some of {self.train_corpora}, "
-                "or leave sampling.corpus_weights empty"
-            )
-        if self.train.gradient_cache_clips and (self.model.projection == "linear" or self.model.convolution_channels):
-            raise ValueError(
-                "train.gradient_cache_clips embeds a batch in parts, but with model.projection linear, or convolution_channels, "
-                "clips are normalised by all of their batch: set the projection to discriminant or mlp and the channels to 0, "
-                "or leave train.gradient_cache_clips empty"
-            )
         if self.loss.ntxent_weight > 0 and self.augmentation.ntxent.views == 0:
             raise ValueError(
                 "loss.ntxent_weight is above 0 but augmentation.ntxent.views is 0: ask for a view or set the weight to 0"
-            )
-        if self.model.projection == "discriminant" and self.model.convolution_channels:
-            raise ValueError(
-                "model.projection is discriminant, which starts from Whisper's own statistics, but model.convolution_channels is "
-                f"{self.model.convolution_channels}: set it to 0, or the projection to linear"
             )
         if self.loss.triplet_weight > 0 and self.sampling.utterances < 2:
             raise ValueError(

@@ -33,7 +33,7 @@ def discriminant(
     several = count[speakers] > 1
     degrees = several.sum() - (count > 1).sum()
     if degrees == 0:
-        raise InputError("no speaker has two recordings to compare; loosen the filter, or set model.projection to linear")
+        raise InputError("no speaker has two recordings to compare; loosen the filter, or set model.projection to mlp")
     deviations = (standard - centres[speakers])[several]
     within = deviations.T @ deviations / degrees
     level = np.trace(within) / width

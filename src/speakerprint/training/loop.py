@@ -27,7 +27,6 @@ from accelerate.utils import broadcast_object_list, gather
 from dvclive import Live
 from ruamel.yaml import YAML
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint as embedded_again
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -36,7 +35,6 @@ from speakerprint.audio.log_mel import pad_batch
 from speakerprint.corpora.feature_store import FeatureStore
 from speakerprint.errors import InputError
 from speakerprint.evaluation.trials import equal_error_rate
-from speakerprint.model.low_rank import adapt, constant_factors, learned, merge
 from speakerprint.model.speaker_model import DiscriminantProjection, SpeakerModel, native_bf16
 from speakerprint.model.whisper import ENCODER_PATH, load_encoder
 from speakerprint.params.augmentation import Augmentation
@@ -61,8 +59,6 @@ from speakerprint.training.views import augment, change_speed
 BYTES_PER_FRAME = N_MELS * 2  # float16
 LOG_EVERY_STEPS = 10
 VALIDATION_BATCH = 64
-CENTRE_RECORDINGS = 4000
-SUBCENTRE_SPREAD = 0.3  # how far from a speaker's mean the starts of several centres lie, of its length
 READERS = max(2, min(8, (os.cpu_count() or 1) // 2))  # processes that read what is not in memory
 IN_MEMORY_BYTES = 4 << 30  # features of corpora smaller than this are read once, larger ones as batches need them
 
@@ -185,8 +181,7 @@ class CropBatches(Dataset):
     def __init__(self, data: TrainingSet, noise: Noise | None, examples: Examples, recipe: Recipe, per_step: int):
         self.data, self.noise, self.examples = data, noise, examples
         self.settings, self.per_step, self.seed = recipe.train, per_step, recipe.train.seed
-        genders, locales, corpora = (known[examples.recordings] for known in (data.genders, data.locales, data.corpora))
-        self.batches = SpeakerBatches(examples.labels, genders, locales, corpora, recipe.sampling, recipe.train.seed)
+        self.batches = SpeakerBatches(examples.labels, data.locales[examples.recordings], recipe.sampling, recipe.train.seed)
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, bool]:
         chosen = self.batches.batch(number)
@@ -257,28 +252,8 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.recipe = model, recipe
         loss = recipe.loss
-        self.angular_margin = AngularMargin(
-            speakers, recipe.model.embedding_dim, loss.angular_margin_scale, loss.angular_margin_subcentres
-        )
+        self.angular_margin = AngularMargin(speakers, recipe.model.embedding_dim, loss.angular_margin_scale)
         self.teacher_match = TeacherMatch(recipe.model.embedding_dim, teacher_dim) if loss.teacher_match_weight else None
-
-    def embed(self, features: Tensor, n_frames: Tensor | None) -> Tensor:
-        """The embeddings, (batch, dim), of features (batch, 80, frames), `train.gradient_cache_clips` of them at once.
-
-        In parts, only the embeddings are kept; once the losses' gradient with respect to them is known, each part is embedded
-        again for its own. Gao et al.: "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", 2021.
-        """
-        at_once = self.recipe.train.gradient_cache_clips or len(features)
-        if at_once >= len(features):
-            return self.model(features, n_frames)
-        parts = features.split(at_once)
-        lengths = [None] * len(parts) if n_frames is None else n_frames.split(at_once)
-        return torch.cat(
-            [
-                embedded_again(self.model, *part, use_reentrant=False, preserve_rng_state=False)
-                for part in zip(parts, lengths, strict=True)
-            ]
-        )
 
     def forward(
         self,
@@ -312,21 +287,20 @@ class Objective(nn.Module):
         share = len(labels) // processes
         own = slice(rank * share, (rank + 1) * share)
         lengths = n_frames[own].repeat(len(views)) if padded else None
-        embeddings = gathered(self.embed(torch.cat([view[own] for view in views]), lengths).unflatten(0, (len(views), -1)))
+        embeddings = gathered(self.model(torch.cat([view[own] for view in views]), lengths).unflatten(0, (len(views), -1)))
 
         terms = {}
         with torch.autocast(features.device.type, enabled=False):  # 8 bits are too few for distances of near neighbours
+            every, speaker = embeddings.flatten(0, 1), labels.repeat(len(embeddings))  # a view counts as a clip of its speaker
             if loss.triplet_weight:
                 terms["triplet"] = batch_hard_triplet(embeddings[0], labels, loss.triplet_margin)
             if loss.ntxent_weight:
                 terms["ntxent"] = ntxent(embeddings, loss.ntxent_temperature)
             if loss.supervised_contrastive_weight:
-                every, speaker = embeddings.flatten(0, 1), labels.repeat(len(embeddings))
                 terms["supervised_contrastive"] = supervised_contrastive(every, speaker, loss.supervised_contrastive_temperature)
             if loss.angular_margin_weight:
                 margin = loss.angular_margin * min(1.0, step / max(1, loss.angular_margin_warmup_steps))
-                heard = embeddings if loss.angular_margin_on_views else embeddings[:1]
-                terms["angular_margin"] = self.angular_margin(heard.flatten(0, 1), labels.repeat(len(heard)), margin)
+                terms["angular_margin"] = self.angular_margin(every, speaker, margin)
             if self.teacher_match is not None:
                 terms["teacher_match"] = self.teacher_match(embeddings, taught)
             if loss.teacher_similarity_weight:
@@ -459,10 +433,9 @@ def averaged_with_start(model: SpeakerModel, start: dict[str, Tensor], start_wei
     if start_weight == 0:
         yield
         return
-    found, factors = copy_of_weights(model), constant_factors(model)
+    found = copy_of_weights(model)
     mixed = {
-        name: tensor.lerp(start[name], start_weight) if tensor.is_floating_point() and name not in factors else tensor
-        for name, tensor in found.items()
+        name: tensor.lerp(start[name], start_weight) if tensor.is_floating_point() else tensor for name, tensor in found.items()
     }
     model.load_state_dict(mixed)
     try:
@@ -474,17 +447,16 @@ def averaged_with_start(model: SpeakerModel, start: dict[str, Tensor], start_wei
 def split_recordings(data: TrainingSet, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the recordings to train on, and of those to validate on (none of their speakers is trained on).
 
-    With single-gender batches, speakers of unknown gender are not trained on. At most `train.validation_max_recordings` are
-    validated on, from no more than a quarter as many speakers. Raises InputError if either set is of no use.
+    At most `train.validation_max_recordings` are validated on, from no more than a quarter as many speakers.
+    Raises InputError if either set is of no use.
     """
     settings = recipe.train
     held_out = held_out_speakers(data.speaker_ids, settings.validation_speakers, settings.seed)
-    usable = np.isin(data.genders, ("female", "male")) if recipe.sampling.single_gender else np.full(len(data.genders), True)
-    training = np.flatnonzero(usable & ~np.isin(data.speaker_ids, held_out))
+    training = np.flatnonzero(~np.isin(data.speaker_ids, held_out))
     if not len(training):
         raise InputError(
-            f"of {len(np.unique(data.speaker_ids))} speakers none is left to train on; lower train.validation_speakers, "
-            "loosen the filter, or (where genders are unknown) set sampling.single_gender to false"
+            f"of {len(np.unique(data.speaker_ids))} speakers none is left to train on; lower train.validation_speakers "
+            "or loosen the filter"
         )
     limit = settings.validation_max_recordings
     validation = np.flatnonzero(np.isin(data.speaker_ids, held_out[: max(2, limit // 4)]))
@@ -507,7 +479,7 @@ def make_optimiser(objective: Objective, settings: Train) -> torch.optim.AdamW:
     others = [parameter for parameter in objective.parameters() if id(parameter) not in of_encoder]
     groups = []
     for depth in range(len(encoder.layers) + 1):  # 0: what lies below the layers
-        own = [parameter for name, parameter in learned(encoder).items() if depth_of(name, len(encoder.layers)) == depth]
+        own = [parameter for name, parameter in encoder.named_parameters() if depth_of(name, len(encoder.layers)) == depth]
         peak = settings.encoder_learning_rate * settings.encoder_layer_decay ** (len(encoder.layers) - depth)
         groups.append({"params": own, "peak": peak, "start": settings.freeze_encoder_steps})
     groups.append({"params": others, "peak": settings.head_learning_rate, "start": 0})
@@ -546,7 +518,7 @@ def initial_model(settings: Model, init_from: str | Path, new_head: bool = False
     if new_head:
         return with_new_head(settings, model)
     ours, theirs = settings.model_dump(), model.settings.model_dump()
-    weighty = ours.keys() - {"window_s", "centred"}
+    weighty = ours.keys() - {"window_s"}
     differ = [
         f"model.{key} is {ours[key]}, but there {theirs[key]}" for key in ours if key in weighty and ours[key] != theirs[key]
     ]
@@ -556,7 +528,6 @@ def initial_model(settings: Model, init_from: str | Path, new_head: bool = False
             "train.new_head to true, to take only its encoder"
         )
     model.settings = settings
-    model.centre.zero_()  # of the speakers that it learned from
     return model
 
 
@@ -617,19 +588,10 @@ def start_from_discriminant(objective: Objective, data: TrainingSet, noise: Nois
 @torch.inference_mode()
 def start_centres(objective: Objective, embeddings: Tensor, labels: np.ndarray) -> None:
     """Start the angular margin's centre of each speaker at the mean of the speaker's embeddings, (n, dim); labels: (n,)."""
-    head, codes = objective.angular_margin, torch.from_numpy(labels).to(embeddings.device)
-    sums = head.centres.new_zeros(len(head.centres) // head.subcentres, embeddings.shape[1]).index_add_(0, codes, embeddings)
-    means = torch.nn.functional.normalize(sums)
-    if head.subcentres > 1:  # set apart, for of equal centres none is the nearest
-        means = means.repeat_interleave(head.subcentres, dim=0)
-        means = means + SUBCENTRE_SPREAD / math.sqrt(means.shape[1]) * torch.randn_like(means)
-    head.centres.copy_(means)
-
-
-def mean_embedding(model: SpeakerModel, data: TrainingSet, recordings: np.ndarray, n_frames: int) -> Tensor:
-    """Mean of the embeddings of at most CENTRE_RECORDINGS training recordings, a crop of each, spread over their speakers."""
-    chosen = recordings[spread_over_speakers(data.speaker_ids[recordings], CENTRE_RECORDINGS)]
-    return torch.from_numpy(embed_crops(model, (data.crop(index, n_frames, 0.5) for index in chosen)).mean(axis=0))
+    codes = torch.from_numpy(labels).to(embeddings.device)
+    centres = objective.angular_margin.centres
+    sums = torch.zeros_like(centres).index_add_(0, codes, embeddings)
+    centres.copy_(torch.nn.functional.normalize(sums))
 
 
 def without_recorded_noise(augmentation: Augmentation) -> Augmentation:
@@ -704,9 +666,6 @@ def train(
     if settings.steps <= settings.freeze_encoder_steps and settings.encoder_learning_rate > 0:
         accelerator.print("the encoder stays frozen: train.freeze_encoder_steps is no less than train.steps")
     model = initial_model(recipe.model, settings.init_from, settings.new_head)
-    if settings.encoder_lora_rank:
-        adapt(model.encoder, settings.encoder_lora_rank)
-        model.encoder.requires_grad_(False)
     objective = Objective(model, examples.n_speakers, recipe, data.taught.shape[-1])
     optimiser = make_optimiser(objective, settings)
 
@@ -754,8 +713,7 @@ def train(
             log_row(live, progress.history[0])
         for step in steps:
             train_encoder = settings.encoder_learning_rate > 0 and step >= settings.freeze_encoder_steps
-            for parameter in learned(model.encoder).values():
-                parameter.requires_grad_(train_encoder)
+            model.encoder.requires_grad_(train_encoder)
             for group in optimiser.param_groups:
                 group["lr"] = group["peak"] * schedule(step, group["start"], settings.warmup_steps, settings.steps)
             for left in reversed(range(accumulation)):
@@ -810,9 +768,6 @@ def train(
         else:
             accelerator.print(f"best validation EER {progress.best_eer:.4f} at step {progress.best_step}")
         model.load_state_dict(progress.best_model)
-        merge(model.encoder)
-        if recipe.model.centred:
-            model.centre.copy_(mean_embedding(model, data, recordings, window))
         model.save(out, run)
         with (Path(out) / "params.yaml").open("w", encoding="utf-8") as file:
             YAML(typ="safe", pure=True).dump({name: section.model_dump() for name, section in recipe.sections().items()}, file)

@@ -108,20 +108,17 @@ class AngularMargin(nn.Module):
     Deng et al.: "ArcFace: Additive Angular Margin Loss for Deep Face Recognition", 2019, eq. 3: cross entropy over
     ``scale * cos(angle + margin)`` for the speaker's own class and ``scale * cos(angle)`` for all others. Where angle + margin
     would pass pi, the straight line ``cos(angle) - margin * sin(margin)`` continues it downwards.
-
-    A class may have several centres, of which the nearest to an embedding counts, so that wrong labels need not share one with
-    the right ones. Deng et al.: "Sub-center ArcFace: Boosting Face Recognition by Large-scale Noisy Web Faces", 2020, eq. 3.
     """
 
-    def __init__(self, speakers: int, dim: int, scale: float, subcentres: int = 1):
+    def __init__(self, speakers: int, dim: int, scale: float):
         super().__init__()
-        self.centres = nn.Parameter(torch.empty(speakers * subcentres, dim))  # a speaker's side by side
+        self.centres = nn.Parameter(torch.empty(speakers, dim))
         nn.init.xavier_normal_(self.centres)
-        self.scale, self.subcentres = scale, subcentres
+        self.scale = scale
 
     def forward(self, embeddings: Tensor, labels: Tensor, margin: float) -> Tensor:
         """embeddings: (batch, dim) of unit length. labels: (batch,) int64. margin: radians. Returns a scalar."""
-        cosine = (embeddings @ F.normalize(self.centres).T).unflatten(1, (-1, self.subcentres)).amax(dim=2)
+        cosine = embeddings @ F.normalize(self.centres).T
         own = cosine.gather(1, labels[:, None]).clamp(-1 + 1e-7, 1 - 1e-7)
         angle = own.acos()
         with_margin = torch.where(angle + margin < torch.pi, (angle + margin).cos(), own - margin * math.sin(margin))

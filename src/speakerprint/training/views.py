@@ -169,44 +169,6 @@ def channel(features: Tensor, n_frames: Tensor, std_db: float, gain_db: float, g
     return features + UNITS_PER_DB * (std_db * _curve(features, generator) + gain)
 
 
-def band_limit(features: Tensor, n_frames: Tensor, highest_low_band: int, lowest_high_band: int, generator: Generator) -> Tensor:
-    """A telephone or a codec: bands under a random one, and over another, fall to the quietest value of the clip.
-
-    The first band kept is drawn from 0 to highest_low_band, the last from lowest_high_band to the top.
-    """
-    low = _uniform(0, highest_low_band + 1, features, generator).floor()
-    high = _uniform(lowest_high_band, features.shape[1], features, generator).floor()
-    band = torch.arange(features.shape[1], device=features.device)[None, :, None]
-    quietest = features.masked_fill(~_valid(features, n_frames), torch.inf).amin(dim=(1, 2), keepdim=True)
-    return torch.where((band < low) | (band > high), quietest, features)
-
-
-def codec(
-    features: Tensor, n_frames: Tensor, min_depth_db: float, max_depth_db: float, std_db: float, generator: Generator
-) -> Tensor:
-    """A lossy codec at a low bit rate: what lies far under the loudest band of its frame becomes noise, the rest is inexact.
-
-    depth: how far under, in dB, drawn for each clip. std_db: deviation of the error of what is kept.
-    """
-    depth = UNITS_PER_DB * _uniform(min_depth_db, max_depth_db, features, generator)
-    return features.maximum(features.amax(dim=1, keepdim=True) - depth) + UNITS_PER_DB * std_db * _randn(features, generator)
-
-
-def vocal_tract_warp(features: Tensor, n_frames: Tensor, max_warp: float, generator: Generator) -> Tensor:
-    """A vocal tract that is shorter or longer by a fraction of at most `max_warp`: frequencies are multiplied by 1 ± that.
-
-    Jaitly, Hinton: "Vocal Tract Length Perturbation (VTLP) Improves Speech Recognition", 2013, section 3, here by interpolation
-    between mel bands; bands whose sound would come from beyond the last one repeat that one.
-    """
-    mels = features.shape[1]
-    centre_hz = torch.tensor(_band_centres_hz(mels), dtype=torch.float32, device=features.device)
-    wanted_hz = (centre_hz / _uniform(1 - max_warp, 1 + max_warp, features, generator)[:, 0]).clamp(max=centre_hz[-1])
-    above = torch.searchsorted(centre_hz, wanted_hz).clamp(1, mels - 1)  # (batch, mels), as the next two
-    share = (wanted_hz - centre_hz[above - 1]) / (centre_hz[above] - centre_hz[above - 1])
-    upper, lower = (features.gather(1, band[:, :, None].expand_as(features)) for band in (above, above - 1))
-    return lower.lerp(upper, share.clamp(min=0)[:, :, None])
-
-
 def augment(
     features: Tensor,
     n_frames: Tensor,
@@ -286,7 +248,4 @@ AUGMENTATIONS: dict[AugmentationKind, Callable[..., Tensor]] = {
     "coloured_noise": coloured_noise,
     "reverberation": reverberation,
     "channel": channel,
-    "band_limit": band_limit,
-    "codec": codec,
-    "vocal_tract_warp": vocal_tract_warp,
 }
