@@ -47,11 +47,12 @@ def write_store(folder: Path, speakers: int) -> Path:
     rng = np.random.default_rng(0)
     lengths = rng.integers(300, 800, size=speakers * RECORDINGS)
     offsets = np.concatenate([[0], lengths.cumsum()])
-    create_store(folder, offsets, {})
+    speaker_ids = [f"{i // RECORDINGS:06}" for i in range(len(lengths))]
+    create_store(folder, offsets, speaker_ids, ["female"] * len(lengths), {})
     for start, end in shard_bounds(int(offsets[-1])):
         write_shard(folder, start, rng.normal(scale=0.5, size=(end - start, 80)).astype(np.float16))
     rows = pd.DataFrame({"recording_id": [f"{i:06}" for i in range(len(lengths))], "location": "none", "gender": "female"})
-    rows["speaker_id"] = [f"{i // RECORDINGS:06}" for i in range(len(lengths))]
+    rows["speaker_id"] = speaker_ids
     write_recordings(as_recordings(rows, "benchmark"), folder / "recordings.parquet")
     return folder
 

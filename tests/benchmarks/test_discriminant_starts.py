@@ -73,7 +73,7 @@ def test_a_projection_is_that_of_a_model_that_starts_from_it(model):
 def test_a_corpus_is_judged_as_the_model_would_embed_it(model, tmp_path):
     lengths = [120, 450, 900, 60, 130, 850, 410, 220]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    create_store(tmp_path, offsets, {})
+    create_store(tmp_path, offsets, list("abcdabcd"), [None] * 8, {})
     write_shard(tmp_path, 0, RNG.normal(size=(offsets[-1], 80)).astype(np.float16))
     ids = [f"r{number}" for number in range(8)]
     table = pd.DataFrame({"recording_id": ids, "speaker_id": list("abcdabcd"), "locale": list("xxyyxxyy"), "location": "-"})

@@ -1,5 +1,7 @@
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import joblib
@@ -147,7 +149,7 @@ def test_the_store_gives_back_features_speakers_and_genders(audio, tmp_path, loa
         features.load()
     assert len(features) == 6
     assert features.speaker_ids.tolist() == ["s0", "s1", "s2"] * 2
-    assert [gender if isinstance(gender, str) else None for gender in features.genders] == ["female", "male", None] * 2
+    assert features.genders.tolist() == ["female", "male", "unknown"] * 2
     assert features.n_frames.tolist() == [30, 40, 50, 60, 70, 80]
     for index, one in enumerate(expected):
         np.testing.assert_array_equal(features.frames(index), one)
@@ -173,6 +175,63 @@ def test_plain_zarr_reads_the_store(audio, tmp_path):
     assert group["offsets"][:].tolist() == [0, 30, 70, 120, 180, 250, 330]
     assert (group["features"].shape, group["features"].dtype, group["features"].shards) == ((330, 80), np.float16, (100, 80))
     np.testing.assert_array_equal(group["features"][:], np.concatenate(expected_features(audio)))
+    assert group["speaker_id"][:].tolist() == ["s0", "s1", "s2"] * 2
+    assert group["gender"][:].tolist() == ["female", "male", "unknown"] * 2
+    np.testing.assert_array_equal(group["attention_mask"][:], np.ones(330, np.uint8))
+
+
+TRAINING_WITHOUT_THIS_PACKAGE = """
+import sys
+
+import torch
+import zarr
+from torch.nn.utils.rnn import pad_sequence
+
+group = zarr.open_group(sys.argv[1], mode="r")
+ends = group["offsets"][:]
+rows = [0, 3, 1, 4]
+spans = [slice(ends[row], ends[row + 1]) for row in rows]
+features = pad_sequence([torch.from_numpy(group["features"][span]) for span in spans], batch_first=True).float()
+mask = pad_sequence([torch.from_numpy(group["attention_mask"][span]) for span in spans], batch_first=True)
+names = sorted(set(group["speaker_id"][:]))
+speaker = torch.tensor([names.index(group["speaker_id"][row]) for row in rows])
+
+model = torch.nn.Linear(80, len(names))
+optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+def loss():
+    mean = (features * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+    return torch.nn.functional.cross_entropy(model(mean), speaker)
+
+
+before = loss()
+before.backward()
+optimiser.step()
+assert loss() < before
+assert "speakerprint" not in sys.modules
+print(mask.sum(dim=1).tolist(), tuple(features.shape), speaker.tolist(), sorted(set(group["gender"][:])))
+"""
+
+
+def test_the_zarr_group_alone_is_enough_to_train_from(audio, tmp_path):
+    extract_corpus(audio, tmp_path / "store")
+    (tmp_path / "store/recordings.parquet").unlink()
+    command = [sys.executable, "-W", "error", "-c", TRAINING_WITHOUT_THIS_PACKAGE, str(tmp_path / "store/features.zarr")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stderr == ""
+    assert done.stdout == "[30, 60, 40, 70] (4, 70, 80) [0, 0, 1, 1] ['female', 'male', 'unknown']\n"
+
+
+def test_labels_and_mask_cost_under_a_hundredth_of_the_store(tmp_path):
+    n, speakers = 1000, 50
+    ids = RNG.permutation([f"{speaker:0128x}" for speaker in range(speakers)] * (n // speakers))
+    offsets = np.arange(n + 1) * 300
+    store.create_store(tmp_path, offsets, ids, [None] * n, {})
+    size = {part.name: sum(map(len, files(part).values())) for part in (tmp_path / "features.zarr").iterdir() if part.is_dir()}
+    assert size["attention_mask"] < 1000  # its fill value
+    features_bytes = offsets[-1] * 80 * 2 / 2  # twice as small as float16 is what zstd makes of speech at best
+    assert size["attention_mask"] + size["speaker_id"] + size["gender"] < 0.01 * features_bytes
 
 
 def test_the_store_is_open_for_reading_only(audio, tmp_path):
@@ -210,6 +269,16 @@ def test_audio_kept_as_wav_gives_the_same_store_byte_for_byte(audio, tmp_path):
     assert files(tmp_path / "flac") == files(tmp_path / "wav")
 
 
+def test_what_a_killed_run_left_in_the_store_is_not_in_it(audio, tmp_path):
+    extract_corpus(audio, tmp_path / "store")
+    root = tmp_path / "unfinished/store/features.zarr"
+    for left in ("zarr.json.partial", "speaker_id/c/0.partial", "gender/c/7", "features/zarr.json.partial", "old/c/0"):
+        (root / left).parent.mkdir(parents=True, exist_ok=True)
+        (root / left).write_bytes(b"cut short")
+    extract_corpus(audio, tmp_path / "again", tmp_path / "unfinished")
+    assert files(tmp_path / "again") == files(tmp_path / "store")
+
+
 @pytest.mark.parametrize("encoding", ["flac", "wav"])
 @pytest.mark.parametrize(
     ("column", "damage", "message"),
@@ -237,7 +306,8 @@ def test_a_store_that_is_not_whole_is_refused_by_name(audio, tmp_path):
     meta = tmp_path / "store/features.zarr/features/zarr.json"
     whole = meta.read_text()
     meta.write_text(whole.replace("330", "230"))
-    with pytest.raises(InputError, match=r"store does not fit together: 6 recordings, offsets of 6, 230 frames of 330"):
+    expected = "store does not fit together: 6 recordings, offsets of 6, 6 speakers, 6 genders, 230 frames of 330"
+    with pytest.raises(InputError, match=expected):
         FeatureStore(tmp_path / "store")
     meta.write_text(whole[:100])
     with pytest.raises(InputError, match=r"features\.zarr is not a whole feature store"):

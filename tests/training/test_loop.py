@@ -43,8 +43,6 @@ def write_store(folder: Path, speakers: int = 8, recordings: int = 4, seed: int 
     envelopes = rng.normal(size=(speakers, 80)) * 0.5
     lengths = rng.integers(60, 120, size=speakers * recordings)
     clips = [envelopes[i // recordings] + 0.2 * rng.normal(size=(n, 80)) + 0.3 * rng.normal() for i, n in enumerate(lengths)]
-    create_store(folder, np.cumsum([0, *map(len, clips)]), {})
-    write_shard(folder, 0, np.concatenate(clips).astype(np.float16))
     rows = pd.DataFrame(
         {
             "recording_id": [f"clip{i:03d}" for i in range(len(clips))],
@@ -53,6 +51,8 @@ def write_store(folder: Path, speakers: int = 8, recordings: int = 4, seed: int 
             "location": [f"clips/{i}.mp3" for i in range(len(clips))],
         }
     )
+    create_store(folder, np.cumsum([0, *map(len, clips)]), rows["speaker_id"], rows["gender"], {})
+    write_shard(folder, 0, np.concatenate(clips).astype(np.float16))
     write_recordings(as_recordings(rows, "test"), folder / "recordings.parquet")
     return folder
 

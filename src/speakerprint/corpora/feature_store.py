@@ -1,9 +1,10 @@
-"""The feature store: the log-mel features of a corpus's recordings, ragged, in one zarr array.
+"""The feature store: the log-mel features of a corpus's recordings, ragged, with their speakers, in one zarr group.
 
 Apart from ``features``, so that training depends on what is stored and not on the code that made it.
 """
 
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +20,50 @@ from speakerprint.errors import InputError
 DTYPE = np.dtype("float16")  # features span about -1 to 1.5, where float16 is within 0.0005 of float32
 CHUNK_FRAMES = 500  # 5 s, about a recording: what is decompressed at once
 SHARD_FRAMES = 400 * CHUNK_FRAMES  # 32 MB before compression: a file
+LABELS_PER_CHUNK = 1 << 16
+UNKNOWN = "unknown"  # the gender of a speaker whose gender the corpus does not tell
 
 
-def create_store(folder: str | Path, offsets: np.ndarray, attributes: dict[str, Any]) -> None:
+def create_store(
+    folder: str | Path, offsets: np.ndarray, speaker_ids: Sequence[str], genders: Sequence[str | None], attributes: dict[str, Any]
+) -> None:
     """Make ``folder/features.zarr`` for recordings with frames offsets[i] to offsets[i + 1] each; their features are yet to come.
 
-    It is a zarr v3 group with these attributes, of ``features`` (total_frames, mels) float16 and ``offsets`` (n + 1,) int64.
+    It is a zarr v3 group with these attributes, of five arrays: ``features`` (total_frames, mels) float16, ``attention_mask``
+    (total_frames,) uint8, ``offsets`` (n + 1,) int64, ``speaker_id`` (n,) and ``gender`` (n,) text. The mask is 1 throughout: cut
+    by the offsets and padded with 0 as the features are, it is a batch's mask. Being its fill value, it takes no room.
+
     Shards that are there already stay. Written in whole shards, in any order, the same features give the same bytes.
     """
     root = Path(folder) / "features.zarr"
-    for old in root.rglob("zarr*"):  # metadata, and what a killed process left of some
-        old.unlink()
+    for old in root.glob("*"):  # of another run, but for the features' shards
+        if old.name == "features":
+            for metadata in old.glob("zarr*"):
+                metadata.unlink()
+        elif old.is_dir():
+            shutil.rmtree(old)
+        else:
+            old.unlink()
     group = zarr.open_group(root, mode="a", zarr_format=3, attributes=attributes)
+    n_frames = int(offsets[-1])
+    zstd = ZstdCodec(level=1)  # on one thread; higher levels gain 0.3 %, Blosc differs in its bytes on several threads
     group.create_array(
         "features",
-        shape=(int(offsets[-1]), N_MELS),
+        shape=(n_frames, N_MELS),
         dtype=DTYPE,
         chunks=(CHUNK_FRAMES, N_MELS),
         shards=(SHARD_FRAMES, N_MELS),
-        compressors=ZstdCodec(level=1),  # on one thread; higher levels gain 0.3 %, Blosc differs in its bytes on several threads
+        compressors=zstd,
         dimension_names=("frame", "mel"),
     )
+    group.create_array(
+        "attention_mask", shape=(n_frames,), dtype="uint8", fill_value=1, chunks=(SHARD_FRAMES,), dimension_names=("frame",)
+    )
     group.create_array("offsets", data=offsets.astype(np.int64), chunks=(len(offsets),))
+    known_genders = [gender if isinstance(gender, str) else UNKNOWN for gender in genders]
+    for name, values in (("speaker_id", speaker_ids), ("gender", known_genders)):
+        array = group.create_array(name, shape=(len(values),), dtype="string", chunks=(LABELS_PER_CHUNK,), compressors=zstd)
+        array[:] = np.array(values, dtype=object)
 
 
 def shard_bounds(n_frames: int) -> list[tuple[int, int]]:
@@ -62,8 +85,9 @@ def write_shard(folder: str | Path, start: int, features: np.ndarray) -> None:
 class FeatureStore:
     """A corpus's log-mel features and recordings, as features.extract_corpus wrote them, read-only.
 
-    ``recordings`` is the table of recordings; ``speaker_ids`` (n,) and ``genders`` (n,) are its columns, and ``n_frames``
-    (n,) int64 tells how long each is. Raises InputError if the folder holds no whole store.
+    ``recordings`` is the table of recordings. In its order, ``speaker_ids`` (n,) and ``genders`` (n,) are text, the gender
+    "unknown" where the corpus does not tell it, and ``n_frames`` (n,) int64 is how long each recording is. Raises InputError if
+    the folder holds no whole store.
     """
 
     def __init__(self, folder: str | Path):
@@ -71,19 +95,20 @@ class FeatureStore:
         remedy = "delete it and run `dvc repro` to make it again"
         self.recordings = read_recordings(folder / "recordings.parquet")
         try:
-            self._features: Any = zarr.open_array(folder / "features.zarr/features", mode="r")  # numpy's after load()
-            self._offsets = np.asarray(zarr.open_array(folder / "features.zarr/offsets", mode="r"))
+            group: Any = zarr.open_group(folder / "features.zarr", mode="r")
+            self._features = group["features"]  # numpy's after load()
+            self._offsets, self.speaker_ids, self.genders = (group[name][:] for name in ("offsets", "speaker_id", "gender"))
         except (OSError, KeyError, ValueError, RuntimeError) as error:
             raise InputError(f"{folder / 'features.zarr'} is not a whole feature store ({error}); {remedy}") from None
+        self.speaker_ids, self.genders = self.speaker_ids.astype(object), self.genders.astype(object)
         self.n_frames = np.diff(self._offsets)
-        expected = (len(self.recordings), self._offsets[-1])
-        if (len(self.n_frames), self._features.shape[0]) != expected:
+        found = {len(self.recordings), len(self.n_frames), len(self.speaker_ids), len(self.genders)}
+        if len(found) > 1 or self._features.shape[0] != self._offsets[-1]:
             raise InputError(
                 f"{folder} does not fit together: {len(self.recordings)} recordings, offsets of {len(self.n_frames)}, "
+                f"{len(self.speaker_ids)} speakers, {len(self.genders)} genders, "
                 f"{self._features.shape[0]} frames of {self._offsets[-1]}; {remedy}"
             )
-        self.speaker_ids = self.recordings["speaker_id"].to_numpy(dtype=object)
-        self.genders = self.recordings["gender"].to_numpy(dtype=object)
 
     def __len__(self) -> int:
         return len(self.recordings)

@@ -22,25 +22,30 @@ from speakerprint.errors import InputError
 
 
 def extract_corpus(audio_folder: str | Path, out_folder: str | Path, unfinished: str | Path | None = None) -> dict[str, Any]:
-    """Write the log-mel features of a folder made by audio.resample_corpus as a store that FeatureStore opens; return a report.
+    """Write the log-mel features of what resampling.resample_corpus made as a store that FeatureStore opens; return a report.
 
-    The store is ``out_folder/features.zarr`` (see store.create_store) and ``out_folder/recordings.parquet``, in one order. How
-    long each recording is is known, so each process writes shards of the store on its own. All is made in the folder
+    The store is ``out_folder/features.zarr`` (see feature_store.create_store) and ``out_folder/recordings.parquet``, in one
+    order. How long each recording is is known, so each process writes shards of the store on its own. All is made in the folder
     ``unfinished`` (``out_folder`` with that suffix, unless given) and moved when it is whole; a run that was killed goes on from
     there. Raises InputError if the folder is absent or damaged.
     """
     unfinished = Path(unfinished or f"{out_folder}.unfinished").resolve()
     store = unfinished / "store"
     audio_folder = Path(audio_folder).resolve()
-    paths, lengths, speakers = [], [], set()
+    paths: list[str] = []
+    lengths: list[np.ndarray] = []
+    labels: dict[str, list[Any]] = {"speaker_id": [], "gender": []}
+    once: dict[Any, Any] = {}  # each text once in memory
     for path, table in read_parts(audio_folder):
         paths.append(str(path))
         lengths.append(table["n_samples"].to_numpy())
-        speakers.update(table["speaker_id"].unique().to_pylist())
+        for name, values in labels.items():
+            values += [once.setdefault(value, value) for value in table[name].to_pylist()]
     n_samples = np.concatenate(lengths)
     starts = list(accumulate(map(len, lengths), initial=0))
     offsets = np.concatenate([[0], np.cumsum(-(-n_samples // HOP_LENGTH))])
-    create_store(store, offsets, {"sample_rate_hz": SAMPLE_RATE_HZ, "hop_length": HOP_LENGTH, "n_fft": N_FFT})
+    attributes = {"sample_rate_hz": SAMPLE_RATE_HZ, "hop_length": HOP_LENGTH, "n_fft": N_FFT}
+    create_store(store, offsets, labels["speaker_id"], labels["gender"], attributes)
     bounds = shard_bounds(int(offsets[-1]))
     for stale in set(shard_path(store, 0).parent.glob("*")) - {shard_path(store, number) for number in range(len(bounds))}:
         shutil.rmtree(stale)
@@ -51,7 +56,8 @@ def extract_corpus(audio_folder: str | Path, out_folder: str | Path, unfinished:
     write_recordings((table.to_pandas() for _, table in read_parts(audio_folder)), store / "recordings.parquet")
     move_whole(store, out_folder)
     shutil.rmtree(unfinished)
-    return report_of(len(n_samples), len(speakers), n_samples.sum() / SAMPLE_RATE_HZ) | {"frames": int(offsets[-1])}
+    n_speakers, n_frames = len(set(labels["speaker_id"])), int(offsets[-1])
+    return report_of(len(n_samples), n_speakers, n_samples.sum() / SAMPLE_RATE_HZ) | {"frames": n_frames}
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ class _FeatureShard:
     number: int
     start: int  # frames of the store that are in it
     stop: int
-    audio: list[tuple[str, int, int]]  # shards of audio.resample_corpus, and which of their rows: from, to
+    audio: list[tuple[str, int, int]]  # shards of resampling.resample_corpus, and which of their rows: from, to
     offsets: list[int]  # where those recordings' frames start in the store, and where the last one's end
 
     @classmethod
