@@ -1,5 +1,7 @@
 import io
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -180,47 +182,37 @@ def test_plain_zarr_reads_the_store(audio, tmp_path):
     np.testing.assert_array_equal(group["attention_mask"][:], np.ones(330, np.uint8))
 
 
-TRAINING_WITHOUT_THIS_PACKAGE = """
-import sys
-
-import torch
-import zarr
-from torch.nn.utils.rnn import pad_sequence
-
-group = zarr.open_group(sys.argv[1], mode="r")
-ends = group["offsets"][:]
-rows = [0, 3, 1, 4]
-spans = [slice(ends[row], ends[row + 1]) for row in rows]
-features = pad_sequence([torch.from_numpy(group["features"][span]) for span in spans], batch_first=True).float()
-mask = pad_sequence([torch.from_numpy(group["attention_mask"][span]) for span in spans], batch_first=True)
-names = sorted(set(group["speaker_id"][:]))
-speaker = torch.tensor([names.index(group["speaker_id"][row]) for row in rows])
-
-model = torch.nn.Linear(80, len(names))
-optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+def documented(which: int) -> str:
+    """A block of Python of docs/reading.md."""
+    text = (Path(__file__).parents[2] / "docs/reading.md").read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)[which]
 
 
-def loss():
-    mean = (features * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
-    return torch.nn.functional.cross_entropy(model(mean), speaker)
-
-
-before = loss()
-before.backward()
-optimiser.step()
-assert loss() < before
-assert "speakerprint" not in sys.modules
-print(mask.sum(dim=1).tolist(), tuple(features.shape), speaker.tolist(), sorted(set(group["gender"][:])))
-"""
+def run_alone(code: str, folder: Path) -> str:
+    """What a program prints that must neither warn nor import this package."""
+    code += "\nimport sys\nassert not [name for name in sys.modules if name.startswith('speakerprint')]"
+    command = [sys.executable, "-W", "error", "-c", code]
+    offline = os.environ | {"HF_HOME": str(folder), "HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=offline)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
 
 
 def test_the_zarr_group_alone_is_enough_to_train_from(audio, tmp_path):
-    extract_corpus(audio, tmp_path / "store")
-    (tmp_path / "store/recordings.parquet").unlink()
-    command = [sys.executable, "-W", "error", "-c", TRAINING_WITHOUT_THIS_PACKAGE, str(tmp_path / "store/features.zarr")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.stderr == ""
-    assert done.stdout == "[30, 60, 40, 70] (4, 70, 80) [0, 0, 1, 1] ['female', 'male', 'unknown']\n"
+    extract_corpus(audio, tmp_path / "data/features/train/demo_train")
+    (tmp_path / "data/features/train/demo_train/recordings.parquet").unlink()
+    checks = """
+after = torch.nn.functional.cross_entropy(model(mean), torch.from_numpy(labels[rows]))
+print(after.item() < loss.item(), mask.sum(dim=1).tolist(), tuple(features.shape), labels[rows].tolist(), group["gender"][2])
+"""
+    assert run_alone(documented(1) + checks, tmp_path) == "True [30, 60, 40, 70] (4, 70, 80) [0, 0, 1, 1] unknown\n"
+
+
+def test_the_audio_opens_as_documented(audio, tmp_path):
+    (tmp_path / "data/audio").mkdir(parents=True)
+    audio.rename(tmp_path / "data/audio/demo_train")
+    checks = "print(len(samples), sample_rate_hz, samples.dtype, audio['path'], recordings[0]['n_samples'])"
+    assert run_alone(documented(0) + checks, tmp_path) == "4800 16000 float32 r0.flac 4800\n"
 
 
 def test_labels_and_mask_cost_under_a_hundredth_of_the_store(tmp_path):

@@ -1,6 +1,7 @@
 """The selected recordings of a corpus as parquet shards of 16 kHz mono, in 16-bit FLAC or WAV.
 
-The shards open with ``datasets.load_dataset("parquet", data_files="…/part-*.parquet")``: ``audio`` is an ``Audio`` column.
+The shards open with ``datasets.load_dataset("parquet", data_files="…/part-*.parquet")``: ``audio`` is an ``Audio`` column,
+not decoded, because the decoder of ``datasets``, torchcodec, is not among the requirements (docs/reading.md).
 """
 
 import json
@@ -144,7 +145,7 @@ def _schema() -> pa.Schema:
     import datasets  # a second to import, and no worker needs it
 
     columns = {**datasets.Features.from_arrow_schema(SCHEMA), "n_samples": datasets.Value("int64")}
-    return datasets.Features({**columns, "audio": datasets.Audio(sampling_rate=SAMPLE_RATE_HZ)}).arrow_schema
+    return datasets.Features({**columns, "audio": datasets.Audio(sampling_rate=SAMPLE_RATE_HZ, decode=False)}).arrow_schema
 
 
 @dataclass(frozen=True)
