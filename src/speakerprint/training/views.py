@@ -24,6 +24,8 @@ UNITS_PER_DB = 0.025
 SILENCE = -2.0  # 80 dB under a loud sound: where Whisper's features end
 FRAMES_PER_SECOND = 100
 REVERBERATION_FRAMES = 60
+NARROWEST_MASK = 2  # frames or mel bands
+MASK_STD = 0.01  # of the noise in masks, whose mean is 0: the middle of the features' range
 HIGHEST_HZ = 8000  # where Whisper's mel bands end; they begin at 0, on Slaney's scale
 
 
@@ -32,9 +34,13 @@ def _randn(features: Tensor, generator: Generator) -> Tensor:
 
 
 def _span(size: Tensor | int, largest: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """A random span inside [0, size) for each clip, at most `largest` long: its first index and its end, each (batch, 1, 1)."""
+    """A random span inside [0, size) for each clip: its first index and its end, each (batch, 1, 1).
+
+    It is NARROWEST_MASK to `largest` long, (batch,), or `largest` where that is less.
+    """
     draw = torch.rand(2, len(largest), generator=generator, device=largest.device)
-    width = (draw[0] * (largest + 1)).floor()
+    narrowest = largest.clamp(max=NARROWEST_MASK)
+    width = narrowest + (draw[0] * (largest - narrowest + 1)).floor()
     start = (draw[1] * (size - width + 1)).floor()
     return start[:, None, None], (start + width)[:, None, None]
 
@@ -76,30 +82,18 @@ def gaussian_noise(features: Tensor, n_frames: Tensor, std: float, generator: Ge
     return features + std * _randn(features, generator)
 
 
-def _mean_and_std(features: Tensor, n_frames: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each clip's valid values, each (batch, 1, 1)."""
-    valid = _valid(features, n_frames)
-    count = (n_frames * features.shape[1])[:, None, None]
-    mean = (features * valid).sum(dim=(1, 2), keepdim=True) / count
-    return mean, (((features - mean) * valid).square().sum(dim=(1, 2), keepdim=True) / count).sqrt()
-
-
 def time_mask(features: Tensor, n_frames: Tensor, max_frames: int, generator: Generator) -> Tensor:
-    """Fill a random span of at most `max_frames` frames, and at most half of the clip, with noise as loud as the clip.
-
-    The noise is Gaussian with the mean and standard deviation of the clip's own features.
-    """
+    """Replace a random span of at most `max_frames` frames, and at most half of the clip, by faint noise."""
     start, end = _span(n_frames, torch.clamp(n_frames // 2, max=max_frames), generator)
     frame = torch.arange(features.shape[2], device=features.device)[None, None, :]
-    mean, std = _mean_and_std(features, n_frames)
-    return torch.where((frame >= start) & (frame < end), mean + std * _randn(features, generator), features)
+    return torch.where((frame >= start) & (frame < end), MASK_STD * _randn(features, generator), features)
 
 
 def frequency_mask(features: Tensor, n_frames: Tensor, max_bands: int, generator: Generator) -> Tensor:
-    """Set a random span of at most `max_bands` neighbouring mel bands to the clip's mean."""
+    """Replace a random span of at most `max_bands` neighbouring mel bands by faint noise."""
     start, end = _span(features.shape[1], torch.full_like(n_frames, max_bands), generator)
     band = torch.arange(features.shape[1], device=features.device)[None, :, None]
-    return torch.where((band >= start) & (band < end), _mean_and_std(features, n_frames)[0], features)
+    return torch.where((band >= start) & (band < end), MASK_STD * _randn(features, generator), features)
 
 
 def low_frequency_noise(features: Tensor, n_frames: Tensor, bands: int, std: float, generator: Generator) -> Tensor:
