@@ -42,8 +42,9 @@ def settings():
             "coloured_noise": {"min_snr_db": 0.0, "max_snr_db": 20.0},
             "reverberation": {"min_decay_s": 0.2, "max_decay_s": 1.0, "min_direct_db": 0.0, "max_direct_db": 15.0},
             "channel": {"std_db": 4.0, "gain_db": 6.0},
+            "draw_per": "clip",
             "ntxent": {**drawn, "views": 1, "kinds_per_view": 2},
-            "triplet": {**drawn, "kinds_per_clip": 0},
+            "triplet": {**drawn, "kinds_per_clip": 0, "gaussian_noise_std": 0.01, "low_frequency_noise_std": 0.03},
         }
     )
 
@@ -116,6 +117,38 @@ def test_each_clip_gets_as_many_kinds_as_asked(settings):
     low_changed = (out[:, :10] != features[:, :10]).flatten(1).all(dim=1)
     assert low_changed.all()  # both kinds touch the low bands, one of them nothing else
     assert 60 < high_changed.sum() < 140
+
+
+def changed_bands(settings, count, clips=400):
+    """How each clip was changed, as the standard deviations of the change in the low and in the high bands, (clips, 2)."""
+    features, n_frames = batch(clips)
+    kinds = ["gaussian_noise", "low_frequency_noise"]
+    change = augment(features, n_frames, kinds, count, settings, generator(), clips_per_speaker=4) - features
+    return torch.stack([change[:, :10].flatten(1).std(dim=1), change[:, 10:].flatten(1).std(dim=1)], dim=1)
+
+
+def test_drawn_per_speaker_a_speakers_clips_get_the_same_kinds(settings):
+    per_speaker = (changed_bands(settings.model_copy(update={"draw_per": "speaker"}), 1)[:, 1] > 0).reshape(-1, 4)
+    assert (per_speaker == per_speaker[:, :1]).all() and 30 < per_speaker[:, 0].sum() < 70
+    per_clip = (changed_bands(settings, 1)[:, 1] > 0).reshape(-1, 4)
+    assert (per_clip != per_clip[:, :1]).any(dim=1).sum() > 50
+
+
+def test_drawn_per_speaker_a_kind_may_come_again(settings):
+    low, high = changed_bands(settings.model_copy(update={"draw_per": "speaker"}), 2).T
+    twice_white, once_white, never_white = (high > 0.6), (high > 0.4) & (high < 0.6), high == 0
+    assert (twice_white | once_white | never_white).all()
+    for share, expected in ((twice_white, 1 / 4), (once_white, 1 / 2), (never_white, 1 / 4)):
+        assert share.float().mean().item() == pytest.approx(expected, abs=0.12)
+    torch.testing.assert_close(low, torch.full_like(low, 0.5 * 2**0.5), rtol=0.15, atol=0)  # two of 0.5 in every clip
+    low, high = changed_bands(settings, 2).T
+    assert ((high > 0.4) & (high < 0.6)).all()  # per clip, both of the two
+
+
+def test_the_triplet_losss_clips_have_strengths_of_their_own(settings):
+    low, high = changed_bands(settings.for_triplet(), 1).T
+    torch.testing.assert_close(high[high > 0], torch.full_like(high[high > 0], 0.01), rtol=0.15, atol=0)
+    torch.testing.assert_close(low, torch.where(high > 0, 0.01, 0.03), rtol=0.15, atol=0)
 
 
 def test_augmentations_follow_the_seed(settings):

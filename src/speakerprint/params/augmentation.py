@@ -24,11 +24,11 @@ class GaussianNoise(Section):
 
 
 class TimeMask(Section):
-    max_frames: Count
+    max_frames: Annotated[int, Field(ge=2)]
 
 
 class FrequencyMask(Section):
-    max_bands: Annotated[int, Field(ge=0, le=80)]
+    max_bands: Annotated[int, Field(ge=2, le=80)]
 
 
 class LowFrequencyNoise(Section):
@@ -70,26 +70,12 @@ class NtxentViews(Section):
     kinds: list[AugmentationKind]
     kinds_per_view: Count
 
-    @model_validator(mode="after")
-    def _enough_kinds(self) -> "NtxentViews":
-        if self.kinds_per_view > len(self.kinds):
-            raise ValueError(
-                f"kinds_per_view is {self.kinds_per_view} but kinds lists {len(self.kinds)}: list more or draw fewer"
-            )
-        return self
-
 
 class TripletAugmentation(Section):
     kinds: list[AugmentationKind]
     kinds_per_clip: Count
-
-    @model_validator(mode="after")
-    def _enough_kinds(self) -> "TripletAugmentation":
-        if self.kinds_per_clip > len(self.kinds):
-            raise ValueError(
-                f"kinds_per_clip is {self.kinds_per_clip} but kinds lists {len(self.kinds)}: list more or draw fewer"
-            )
-        return self
+    gaussian_noise_std: NonNegative
+    low_frequency_noise_std: NonNegative
 
 
 class Augmentation(Section):
@@ -102,5 +88,25 @@ class Augmentation(Section):
     coloured_noise: NoiseLevel
     reverberation: Reverberation
     channel: Channel
+    draw_per: Literal["clip", "speaker"]
     ntxent: NtxentViews
     triplet: TripletAugmentation
+
+    @model_validator(mode="after")
+    def _enough_kinds(self) -> "Augmentation":
+        drawn = {
+            "ntxent.kinds_per_view": (self.ntxent.kinds_per_view, self.ntxent.kinds),
+            "triplet.kinds_per_clip": (self.triplet.kinds_per_clip, self.triplet.kinds),
+        }
+        for key, (count, kinds) in drawn.items():
+            if count > len(kinds) and (self.draw_per == "clip" or not kinds):
+                listed = f"{key.split('.')[0]}.kinds"
+                raise ValueError(f"{key} is {count} but {listed} lists {len(kinds)}: list more or draw fewer")
+        return self
+
+    def for_triplet(self) -> "Augmentation":
+        """The same with the standard deviations that the triplet loss's clips get."""
+        of = self.triplet
+        gaussian = self.gaussian_noise.model_copy(update={"std": of.gaussian_noise_std})
+        low = self.low_frequency_noise.model_copy(update={"std": of.low_frequency_noise_std})
+        return self.model_copy(update={"gaussian_noise": gaussian, "low_frequency_noise": low})
