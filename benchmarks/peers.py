@@ -281,7 +281,7 @@ def measure(embeddings: NDArray[np.float32], speaker_ids: NDArray[np.object_], l
 
     trials = score_trials(embeddings, speaker_ids)
     interval = eer_interval(embeddings, speaker_ids, trials, BOOTSTRAP_SAMPLES, SEED)
-    yield figures("all", trials, interval, retrieve(embeddings, speaker_ids).top5)
+    yield figures("all", trials, interval, retrieve(embeddings, speaker_ids).top_5)
     pairs = pairs_within(pd.factorize(locales)[0])
     within = score_trials(embeddings, speaker_ids, pairs)
     if len(within.target) and len(within.nontarget) and sum(fan.n_pairs for fan in pairs) < all_pairs(len(embeddings))[0].n_pairs:

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from speakerprint.errors import InputError
-from speakerprint.evaluation.metrics_files import read_metrics
+from speakerprint.evaluation.metrics_files import read_evaluation
 from speakerprint.model.speaker_model import SpeakerModel
 
 FALSE_ACCEPT_RATES = {"0.01": "threshold_at_1pct_false_accepts", "0.001": "threshold_at_0_1pct_false_accepts"}
@@ -30,7 +30,7 @@ def publish(model: Path, out: Path, metrics: Path) -> None:
     halved = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
     if lost := [name for name, tensor in halved.items() if not tensor.isfinite().all()]:
         raise InputError(f"{model}: {lost[0]} has values beyond float16, whose largest is {torch.finfo(torch.float16).max:.0f}")
-    judged = read_metrics(metrics, f"evaluate@{metrics.stem}")
+    judged = read_evaluation(metrics)
     if missing := [key for key in FALSE_ACCEPT_RATES.values() if key not in judged]:
         raise InputError(f"{metrics} has no {missing[0]}; name what `evaluate` writes: metrics/CORPUS.json")
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()

@@ -33,22 +33,38 @@ def test_use_says_when_there_is_nothing_to_change(speakerprint, project, capsys)
     assert capsys.readouterr().out == "nothing to change: params.yaml has corpora/demo already\n"
 
 
-def test_metrics_has_a_column_a_corpus_and_a_row_a_number(speakerprint, project, capsys):
+def test_metrics_has_a_column_a_corpus_and_a_row_a_number_and_more_on_request(speakerprint, project, capsys):
     speakerprint("use", "corpora/voxceleb2", "--root", ".", "--add")
     (project / "metrics").mkdir()
     for corpus, eer in (("demo_dev", 0.125), ("voxceleb2", 0.25)):
-        tree = {"trials": 66, "log_mel_floor": {"eer": eer}, "conditions": {"same_locale": {"eer": 0.5}}}
-        if corpus == "voxceleb2":
-            tree["conditions"]["same_locale"]["eer"] = None
-        (project / f"metrics/{corpus}.json").write_text(json.dumps(tree))
-    capsys.readouterr()
-    speakerprint("metrics")
-    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
-        ["demo_dev", "voxceleb2"],
-        ["trials", "66", "66"],
-        ["log_mel_floor.eer", "0.1250", "0.2500"],
-        ["conditions.same_locale.eer", "0.5000", "-"],
+        (project / f"metrics/{corpus}.json").write_text(json.dumps({"eer": eer, "recordings": 66}))
+        same_locale = {"eer": None if corpus == "voxceleb2" else 0.5}
+        (project / f"metrics/{corpus}.details.json").write_text(json.dumps({"conditions": {"same_locale": same_locale}}))
+
+    def printed(*arguments):
+        capsys.readouterr()
+        speakerprint("metrics", *arguments)
+        return [line.split() for line in capsys.readouterr().out.splitlines()]
+
+    in_brief = [["demo_dev", "voxceleb2"], ["eer", "0.1250", "0.2500"], ["recordings", "66", "66"]]
+    assert printed() == in_brief
+    assert printed("--details") == [*in_brief, ["conditions.same_locale.eer", "0.5000", "-"]]
+    assert printed("demo_dev") == [
+        ["demo_dev"],
+        ["eer", "0.1250"],
+        ["recordings", "66"],
+        ["conditions.same_locale.eer", "0.5000"],
     ]
+
+
+def test_metrics_without_their_details_are_shown_in_brief_and_the_details_are_named(speakerprint, project, capsys):
+    (project / "metrics").mkdir()
+    (project / "metrics/demo_dev.json").write_text('{"eer": 0.125}')
+    speakerprint("metrics")
+    assert "eer" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        speakerprint("metrics", "demo_dev")
+    assert "metrics/demo_dev.details.json does not exist; run `dvc repro evaluate@demo_dev`" in capsys.readouterr().err
 
 
 def test_metrics_that_are_not_there_yet_are_named(speakerprint, project, capsys):

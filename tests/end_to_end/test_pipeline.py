@@ -31,7 +31,9 @@ def test_the_first_run_runs_every_stage(project):
 def test_metrics_and_pictures_are_there(project):
     metrics = json.loads((project.folder / "metrics/demo_dev.json").read_text())
     assert 0 <= metrics["eer_low"] <= metrics["eer"] <= metrics["eer_high"] <= 1
-    assert 0 < metrics["log_mel_floor"]["eer"] < 1
+    assert 0 < metrics["log_mel_floor_eer"] < 1
+    details = json.loads((project.folder / "metrics/demo_dev.details.json").read_text())
+    assert details["log_mel_floor"]["eer"] == metrics["log_mel_floor_eer"]
     pictures = {path.name for path in (project.folder / "metrics/plots/demo_dev").glob("*.png")}
     assert pictures == {"det.png", "scores.png", "projection.png", "confusions.png"}
 
@@ -80,8 +82,8 @@ def test_a_changed_trial_list_reruns_evaluate_only(project):
     for n_trials in (2, 3):
         path.write_text("\n".join([*lines, f"0 {ids[0][1]} {ids[1][1]}"][:n_trials]))
         assert project.repro() == {"evaluate@demo_dev"}
-        metrics = json.loads((project.folder / "metrics/demo_dev.json").read_text())
-        assert (metrics["target_trials"], metrics["nontarget_trials"], metrics["skipped_trials"]) == (1, n_trials - 1, 0)
+        details = json.loads((project.folder / "metrics/demo_dev.details.json").read_text())
+        assert (details["target_trials"], details["nontarget_trials"], details["skipped_trials"]) == (1, n_trials - 1, 0)
     path.unlink()
     project.repro()
 

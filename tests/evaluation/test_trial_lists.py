@@ -122,8 +122,10 @@ def test_the_interval_is_that_of_lists_in_which_drawn_speakers_are_copied():
             else:
                 nontarget += [level] * (drawn[s] * drawn[t])
         eers.append(Trials(Scores.of(target), Scores.of(nontarget)).equal_error_rate()[0])
-    assert trials.eer_interval(embeddings, 100, seed=1) == pytest.approx(np.quantile(eers, [0.025, 0.975]), abs=1e-12)
-    low, high = trials.eer_interval(embeddings, 1000, seed=2)
+    assert trials.eer_interval(embeddings, trials.score(embeddings), 100, seed=1) == pytest.approx(
+        np.quantile(eers, [0.025, 0.975]), abs=1e-12
+    )
+    low, high = trials.eer_interval(embeddings, trials.score(embeddings), 1000, seed=2)
     assert low < trials.score(embeddings).equal_error_rate()[0] < high
 
 
@@ -131,7 +133,9 @@ def test_speakers_that_the_list_does_not_name_do_not_widen_the_interval():
     trials, embeddings = listed(5, 500)
     strangers = TrialList(trials.first, trials.second, np.append(trials.speakers * 3, [1, 2, 70, 71]), 0)
     more = np.vstack([embeddings, np.ones((4, 6))])
-    assert strangers.eer_interval(more, 100, seed=1) == trials.eer_interval(embeddings, 100, seed=1)
+    assert strangers.eer_interval(more, strangers.score(more), 100, seed=1) == trials.eer_interval(
+        embeddings, trials.score(embeddings), 100, seed=1
+    )
 
 
 # --- what a list must not hold -----------------------------------------------------------------------------------------

@@ -240,12 +240,12 @@ def test_retrieval_by_hand():
     embeddings = np.stack([np.cos(degrees), np.sin(degrees)], axis=1)
     # nearest of 0: 10 (b), of 25: 10 (b), of 10: 0 (a), of 105: 100 (a), of 100: 105 (b); 200 is alone and asks nothing
     result = retrieve(embeddings, ["a", "b", "a", "a", "b", "c"])
-    assert (result.top1, result.top5) == (0.0, 1.0)
+    assert (result.top_1, result.top_5) == (0.0, 1.0)
     assert result.precision_at_5 == pytest.approx((3 * 2 + 2 * 1) / 5 / 5)
 
 
 def test_one_place_for_all_recordings_retrieves_nothing_first():
-    assert retrieve(np.ones((4, 3)), [1, 1, 2, 2]).top1 == 0.0
+    assert retrieve(np.ones((4, 3)), [1, 1, 2, 2]).top_1 == 0.0
 
 
 def test_confused_speakers_have_the_highest_mean_score():

@@ -70,7 +70,7 @@ def test_an_evaluation_corpus_is_taken_from_the_project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_project(tmp_path, "tones_dev")
     (tmp_path / "metrics").mkdir()
-    (tmp_path / "metrics/tones_dev.json").write_text(json.dumps({"log_mel_floor": {"eer": 0.25}}))
+    (tmp_path / "metrics/tones_dev.json").write_text(json.dumps({"log_mel_floor_eer": 0.25}))
     embedder = ToneEmbedder()
     found = read_corpus("tones_dev", embedder)
     assert found.names == [name[:-4] for name in sorted(SPEAKERS)]

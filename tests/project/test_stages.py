@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from speakerprint.errors import InputError
+from speakerprint.evaluation.trial_sets import AllPairs
 from speakerprint.params.whole import load_params
 from stages import evaluate, features, run, write_json
 from stages.train import main
@@ -79,13 +80,14 @@ def test_features_of_a_corpus_whose_role_changed_leave_the_other_roles_folder(tm
 def test_evaluate_runs_all_pairs_or_the_corpus_own_list(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     ids = ["a/1", "a/2", "b/1"]
-    store = SimpleNamespace(recordings=pd.DataFrame({"recording_id": ids, "speaker_id": [id[0] for id in ids]}))
-    assert evaluate.trial_list_of("mine", store) is None
+    table = pd.DataFrame({"recording_id": ids, "speaker_id": [id[0] for id in ids]})
+    store = SimpleNamespace(recordings=table, speaker_ids=table["speaker_id"].to_numpy())
+    assert isinstance(evaluate.trials_of("mine", store), AllPairs)
     assert capsys.readouterr().out == "mine: all pairs of recordings (data/given/trials/mine.txt would replace them)\n"
     write_json({"bad": [{"recording_id": "b/2"}, {"recording_id": "b/3"}]}, tmp_path / "metrics/data/mine.resample.json")
     (tmp_path / "data/given/trials").mkdir(parents=True)
     (tmp_path / "data/given/trials/mine.txt").write_text(
         "1 a/1.wav a/2.wav\n0 a/1.wav b/1.wav\n0 a/1.wav b/2.wav\n1 b/1.wav b/3.wav\n"
     )
-    assert evaluate.trial_list_of("mine", store).second.tolist() == [1, 2]
+    assert evaluate.trials_of("mine", store).second.tolist() == [1, 2]
     assert capsys.readouterr().out == "mine: 2 trials of data/given/trials/mine.txt, 2 skipped\n"

@@ -185,7 +185,8 @@ def evaluate(
         extract_corpus(audio, features)
         for bad in report["bad"]:
             typer.echo(f"warning: {bad['location']} is left out: {bad['reason']}", err=True)
-        metrics = evaluate(FeatureStore(features), embedder.model, settings).metrics
+        found = evaluate(FeatureStore(features), embedder.model, settings)
+    metrics = found.metrics | found.details
     if output is not None:
         output.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     if as_json:
@@ -199,8 +200,8 @@ def evaluate(
     for key, name, form in (
         ("min_dcf", "minDCF(0.01)", ".3f"),
         ("auc", "AUC", ".4f"),
-        ("top1", "top-1", ".1%"),
-        ("top5", "top-5", ".1%"),
+        ("top_1", "top-1", ".1%"),
+        ("top_5", "top-5", ".1%"),
         ("precision_at_5", "precision at 5", ".1%"),
         ("intra_speaker_distance", "intra-speaker distance", ".3f"),
         ("inter_speaker_distance", "inter-speaker distance", ".3f"),

@@ -45,20 +45,30 @@ def _figure(value: object) -> str:
 
 
 @app.command()
-def metrics() -> None:
-    """Print the metrics of every evaluation corpus, one column each (`dvc metrics show` prints one row each)."""
+def metrics(
+    corpus: Annotated[str | None, typer.Argument(help="show all figures of this evaluation corpus")] = None,
+    details: Annotated[bool, typer.Option("--details", help="show all figures of every evaluation corpus")] = False,
+) -> None:
+    """Print the figures that people compare, one column for each evaluation corpus (`dvc metrics show` prints one row each).
+
+    Examples:
+
+    - `speakerprint metrics`
+    - `speakerprint metrics demo_dev`
+    - `speakerprint metrics --details`
+    """
     import pandas as pd
 
-    from speakerprint.evaluation.metrics_files import read_metrics
+    from speakerprint.evaluation.metrics_files import read_evaluation, read_metrics
     from speakerprint.params.whole import load_params
 
     columns = {}
-    for corpus in load_params().evaluation.corpora:
-        figures = read_metrics(f"metrics/{corpus}.json", f"evaluate@{corpus}")
-        columns[corpus] = pd.json_normalize(figures).astype(object).iloc[0]
+    for name in load_params().evaluation.corpora if corpus is None else [corpus]:
+        path = f"metrics/{name}.json"
+        figures = read_evaluation(path) if details or corpus else read_metrics(path, f"evaluate@{name}")
+        columns[name] = pd.json_normalize(figures).astype(object).iloc[0]
     table = pd.DataFrame(columns).reindex(next(iter(columns.values())).index)  # in the order of the file
-    shown = table.map(_figure)
-    typer.echo(shown.to_string())
+    typer.echo(table.map(_figure).to_string())
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """One model on one corpus: embed every recording whole, run the trials, and keep what the metrics file and the pictures need."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -14,19 +14,8 @@ from tqdm import tqdm
 
 from speakerprint.audio.dimensions import FRAMES_PER_SECOND
 from speakerprint.corpora.feature_store import FeatureStore
-from speakerprint.evaluation.trial_lists import TrialList
-from speakerprint.evaluation.trials import (
-    Confusion,
-    Curve,
-    Trials,
-    all_pairs,
-    confused_speakers,
-    eer_interval,
-    pairs_by_shorter,
-    pairs_within,
-    retrieve,
-    score_trials,
-)
+from speakerprint.evaluation.trial_sets import AllPairs, TrialSet
+from speakerprint.evaluation.trials import Confusion, Curve, Trials, confused_speakers, retrieve
 from speakerprint.params.evaluation import Evaluation as EvaluationParams
 
 SCORE_BINS = 120
@@ -62,9 +51,10 @@ class Projection:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The metrics file, and what the pictures show."""
+    """The dozen figures that people compare, what else was measured, and what the pictures show."""
 
-    metrics: dict[str, Any]
+    metrics: dict[str, float | int]
+    details: dict[str, Any]
     curve: Curve
     floor_curve: Curve
     scores: ScoreHistogram
@@ -72,61 +62,65 @@ class Evaluation:
     confusions: list[Confusion]
 
 
-def evaluate(store: FeatureStore, model: Embedder, settings: EvaluationParams, trial_list: TrialList | None = None) -> Evaluation:
-    """Measure a model, and the log-mel statistics as a floor, on all pairs of a corpus's recordings, or on a list of trials.
+def evaluate(
+    store: FeatureStore,
+    model: Embedder,
+    settings: EvaluationParams,
+    trials: TrialSet | None = None,
+    start: Embedder | None = None,
+) -> Evaluation:
+    """Measure a model, and the log-mel statistics as a floor, on trials of a corpus: all pairs of its recordings, or those given.
 
-    Rates in the metrics are fractions; a condition without target or without non-target trials has a null EER. Thresholds are
-    rounded up, so that they keep what they promise. Retrieval is over all recordings, list or not; with a list the metrics have
-    ``skipped_trials``. Raises InputError if no speaker has two recordings or there is one speaker.
+    ``start`` is the model that training started from, whose EER is then a figure too. Rates are fractions; a condition without
+    target or without non-target trials has a null EER. Thresholds are rounded up, so that they keep what they promise. Retrieval
+    is over all recordings, whatever the trials. Raises InputError if no speaker has two recordings or there is one speaker.
     """
-    speaker_ids = store.speaker_ids
+    trials = trials or AllPairs(store.speaker_ids)
     statistics = log_mel_statistics(store)
-    floor_trials = trial_list.score(statistics) if trial_list else score_trials(statistics, speaker_ids)
-    floor = _figures(statistics, speaker_ids, floor_trials, settings, trial_list)
-    floor_curve = floor_trials.curve()
-    del floor_trials, floor["precision_at_5"]
+    scored = trials.score(statistics)
+    floor, floor_curve = _figures(statistics, store.speaker_ids, scored, trials, settings), scored.curve()
+    del scored, statistics
+    start_eer = {} if start is None else {"start_eer": _eer(trials.score(embed_store(store, start, settings.batch_s)))}
 
     embeddings = embed_store(store, model, settings.batch_s)
-    edges_s = sorted(settings.duration_edges_s)
-    durations_s = store.n_frames / FRAMES_PER_SECOND
-    by_length: Iterable[Trials]
-    if trial_list:
-        trials = trial_list.score(embeddings)
-        by_length = trial_list.by_shorter(embeddings, durations_s, edges_s)
-    else:
-        trials = score_trials(embeddings, speaker_ids)
-        by_length = (score_trials(embeddings, speaker_ids, pairs) for pairs in pairs_by_shorter(durations_s, edges_s))
-    figures = _figures(embeddings, speaker_ids, trials, settings, trial_list)
-    conditions = {
-        "same_locale": _condition(_same(embeddings, store, "locale", trials, trial_list)),
-        "same_gender": _condition(_same(embeddings, store, "gender", trials, trial_list)),
-        **dict(zip(_length_names(edges_s), map(_condition, by_length), strict=True)),
-    }
-    intra, inter = trials.mean_distances()
-    _, threshold = trials.equal_error_rate()
+    scored = trials.score(embeddings)
+    figures = _figures(embeddings, store.speaker_ids, scored, trials, settings)
+    intra, inter = scored.mean_distances()
+    _, threshold = scored.equal_error_rate()
     metrics = {
-        "recordings": len(store),
-        "speakers": len(set(speaker_ids)),
-        "target_trials": len(trials.target),
-        "nontarget_trials": len(trials.nontarget),
-        **({"skipped_trials": trial_list.skipped} if trial_list else {}),
-        **figures,
-        "auc": trials.auc(),
+        "eer": figures.pop("eer"),
+        "eer_low": figures.pop("eer_low"),
+        "eer_high": figures.pop("eer_high"),
+        **start_eer,
+        "log_mel_floor_eer": floor["eer"],
+        "min_dcf": figures.pop("min_dcf"),
+        "top_1": figures.pop("top_1"),
+        "top_5": figures.pop("top_5"),
         "intra_speaker_distance": intra,
         "inter_speaker_distance": inter,
+        "threshold_at_1pct_false_accepts": _round_up(scored.threshold_at(0.01)),
+        "recordings": len(store),
+        "speakers": len(set(store.speaker_ids)),
+    }
+    details = {
+        "target_trials": len(scored.target),
+        "nontarget_trials": len(scored.nontarget),
+        "skipped_trials": trials.skipped,
+        "auc": scored.auc(),
+        **figures,
         "threshold_at_eer": _round_up(threshold),
-        "threshold_at_1pct_false_accepts": _round_up(trials.threshold_at(0.01)),
-        "threshold_at_0_1pct_false_accepts": _round_up(trials.threshold_at(0.001)),
+        "threshold_at_0_1pct_false_accepts": _round_up(scored.threshold_at(0.001)),
         "log_mel_floor": floor,
-        "conditions": conditions,
+        "conditions": _conditions(embeddings, store, scored, trials, sorted(settings.duration_edges_s)),
     }
     return Evaluation(
         metrics=_rounded(metrics),
-        curve=trials.curve(),
+        details=_rounded(details),
+        curve=scored.curve(),
         floor_curve=floor_curve,
-        scores=ScoreHistogram(*trials.densities(SCORE_BINS), threshold),
-        projection=project(embeddings, speaker_ids, settings.projected_speakers, settings.seed),
-        confusions=confused_speakers(embeddings, speaker_ids, CONFUSIONS),
+        scores=ScoreHistogram(*scored.densities(SCORE_BINS), threshold),
+        projection=project(embeddings, store.speaker_ids, settings.projected_speakers, settings.seed),
+        confusions=confused_speakers(embeddings, store.speaker_ids, CONFUSIONS),
     )
 
 
@@ -173,43 +167,34 @@ def project(embeddings: NDArray[np.float32], speaker_ids: NDArray[np.object_], n
 
 
 def _figures(
-    embeddings: NDArray, speaker_ids: NDArray, trials: Trials, settings: EvaluationParams, trial_list: TrialList | None
+    embeddings: NDArray, speaker_ids: NDArray, scored: Trials, trials: TrialSet, settings: EvaluationParams
 ) -> dict[str, float]:
-    eer, _ = trials.equal_error_rate()
-    samples, seed = settings.bootstrap_samples, settings.seed
-    if trial_list:
-        low, high = trial_list.eer_interval(embeddings, samples, seed)
-    else:
-        low, high = eer_interval(embeddings, speaker_ids, trials, samples, seed)
-    top1, top5, precision_at_5 = retrieve(embeddings, speaker_ids)
-    return {
-        "eer": eer,
-        "eer_low": low,
-        "eer_high": high,
-        "min_dcf": trials.min_dcf(),
-        "top1": top1,
-        "top5": top5,
-        "precision_at_5": precision_at_5,
-    }
+    eer = _eer(scored)  # first: it says what is missing where there is nothing to measure
+    low, high = trials.eer_interval(embeddings, scored, settings.bootstrap_samples, settings.seed)
+    found = retrieve(embeddings, speaker_ids)
+    return {"eer": eer, "eer_low": low, "eer_high": high, "min_dcf": scored.min_dcf(), **found._asdict()}
 
 
-def _same(
-    embeddings: NDArray[np.float32], store: FeatureStore, column: str, trials: Trials, trial_list: TrialList | None
-) -> Trials:
-    """The trials of recordings with the same known value in a column; those of all recordings if that is all of them."""
-    codes, _ = pd.factorize(store.recordings[column])
-    if trial_list:
-        return trial_list.within(embeddings, codes)
-    pairs = pairs_within(codes)
-    if pairs and pairs[0].n_pairs == all_pairs(len(store))[0].n_pairs:
-        return trials
-    return score_trials(embeddings, store.speaker_ids, pairs)
+def _conditions(
+    embeddings: NDArray[np.float32], store: FeatureStore, scored: Trials, trials: TrialSet, edges_s: Sequence[float]
+) -> dict[str, Any]:
+    """EER and trials of recordings of one locale, of one gender, and by the shorter recording's duration."""
+    conditions = {}
+    for column in ("locale", "gender"):
+        codes, _ = pd.factorize(store.recordings[column])
+        same = trials.within(embeddings, codes) if codes.any() else scored  # all of one: these are all trials
+        conditions[f"same_{column}"] = _condition(same)
+    by_length = trials.by_shorter(embeddings, store.n_frames / FRAMES_PER_SECOND, edges_s)
+    return conditions | dict(zip(_length_names(edges_s), map(_condition, by_length), strict=True))
 
 
-def _condition(trials: Trials) -> dict[str, Any]:
-    n_target, n_nontarget = len(trials.target), len(trials.nontarget)
-    eer = trials.equal_error_rate()[0] if n_target and n_nontarget else None
-    return {"eer": eer, "target_trials": n_target, "nontarget_trials": n_nontarget}
+def _condition(scored: Trials) -> dict[str, Any]:
+    n_target, n_nontarget = len(scored.target), len(scored.nontarget)
+    return {"eer": _eer(scored) if n_target and n_nontarget else None, "target_trials": n_target, "nontarget_trials": n_nontarget}
+
+
+def _eer(scored: Trials) -> float:
+    return scored.equal_error_rate()[0]
 
 
 def _length_names(edges_s: Sequence[float]) -> list[str]:

@@ -1,4 +1,7 @@
-"""The JSON files that stages leave in metrics/, read back for what is made of them."""
+"""The JSON files that stages leave in metrics/, read back for what is made of them.
+
+`evaluate` leaves two of a corpus: metrics/CORPUS.json has the dozen figures that people compare, CORPUS.details.json the rest.
+"""
 
 import json
 from pathlib import Path
@@ -23,3 +26,10 @@ def read_metrics(path: str | Path, stage: str) -> dict[str, Any]:
     if not isinstance(tree, dict) or not tree:
         raise InputError(f"{path} is empty or no JSON object; run `dvc repro {stage}` to make it again")
     return tree
+
+
+def read_evaluation(path: str | Path) -> dict[str, Any]:
+    """All figures of a corpus: of its metrics file, and of the details beside it. Raises InputError as `read_metrics` does."""
+    path = Path(path)
+    stage = f"evaluate@{path.stem}"
+    return read_metrics(path, stage) | read_metrics(path.with_suffix(".details.json"), stage)

@@ -43,7 +43,7 @@ def draw_det(evaluation: Evaluation, corpus: str) -> Figure:
     """Detection error trade-off on normal-deviate axes (Martin et al., 1997), of the model and of the log-mel floor."""
     figure, axes = _axes(evaluation, corpus, "detection error trade-off", (6.4, 6.4))
     metrics = evaluation.metrics
-    _draw_det_curve(axes, evaluation.floor_curve, metrics["log_mel_floor"]["eer"], "log-mel floor", FLOOR_COLOUR)
+    _draw_det_curve(axes, evaluation.floor_curve, metrics["log_mel_floor_eer"], "log-mel floor", FLOOR_COLOUR)
     _draw_det_curve(axes, evaluation.curve, metrics["eer"], "model", MODEL_COLOUR)
     limits = ndtri(np.array(DET_LIMITS))
     axes.plot(limits, limits, color="0.8", linewidth=0.8, zorder=0)
@@ -66,9 +66,9 @@ def _draw_det_curve(axes: Axes, curve: Curve, eer: float, name: str, colour: str
 def draw_scores(evaluation: Evaluation, corpus: str) -> Figure:
     """How the scores of target and of non-target trials are distributed, with the threshold at the EER."""
     figure, axes = _axes(evaluation, corpus, "scores of all trials", (7.2, 4.2))
-    scores, metrics = evaluation.scores, evaluation.metrics
+    scores = evaluation.scores
     for density, kind, colour in ((scores.nontarget, "nontarget", FLOOR_COLOUR), (scores.target, "target", TARGET_COLOUR)):
-        label = f"{metrics[f'{kind}_trials']:,} {kind.replace('non', 'non-')} trials"
+        label = f"{evaluation.details[f'{kind}_trials']:,} {kind.replace('non', 'non-')} trials"
         axes.stairs(density, scores.edges, fill=True, color=colour, alpha=0.55, label=label)
     axes.axvline(scores.threshold, color="black", linewidth=1, linestyle="--", label=f"threshold at EER, {scores.threshold:.3f}")
     axes.set(xlabel="cosine of the two embeddings", ylabel="density", xlim=scores.edges[[0, -1]])

@@ -6,7 +6,7 @@ the two recordings. Every line is a trial, one that is there twice counts twice.
 
 import functools
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +27,7 @@ class TrialList:
     """Trials of the recordings ``first`` and ``second`` (trials,), rows of a table whose speakers are ``speakers`` (recordings,).
 
     ``speakers`` are integer codes. ``skipped`` is how many more trials the list has, of recordings that could not be decoded.
+    It is a `trial_sets.TrialSet`.
     """
 
     first: NDArray[np.intp]
@@ -43,21 +44,23 @@ class TrialList:
         """The scored trials; embeddings (recordings, dim)."""
         return self._chosen(self._levels(embeddings), np.array(True))
 
-    def by_shorter(self, embeddings: ArrayLike, durations_s: ArrayLike, edges_s: Sequence[float]) -> list[Trials]:
-        """The trials by the duration of the shorter recording, at increasing edges, as `trials.pairs_by_shorter` has them."""
-        durations_s, levels = np.asarray(durations_s), self._levels(embeddings)
-        shorter_s = np.minimum(durations_s[self.first], durations_s[self.second])
-        bounds = [-np.inf, *edges_s, np.inf]
-        return [self._chosen(levels, (low <= shorter_s) & (shorter_s < high)) for low, high in pairwise(bounds)]
-
     def within(self, embeddings: ArrayLike, groups: ArrayLike) -> Trials:
         """The trials of recordings of one group; groups (recordings,) are codes, -1 where the group is not known."""
         groups = np.asarray(groups)
         same = (groups[self.first] == groups[self.second]) & (groups[self.first] >= 0)
         return self._chosen(self._levels(embeddings), same)
 
-    def eer_interval(self, embeddings: ArrayLike, samples: int, seed: int, confidence: float = 0.95) -> tuple[float, float]:
-        """Percentile bootstrap interval of the EER over the speakers that the list names.
+    def by_shorter(self, embeddings: ArrayLike, durations_s: ArrayLike, edges_s: Sequence[float]) -> Iterator[Trials]:
+        """The trials by the duration of the shorter recording, at increasing edges, as `trials.pairs_by_shorter` has them."""
+        durations_s, levels = np.asarray(durations_s), self._levels(embeddings)
+        shorter_s = np.minimum(durations_s[self.first], durations_s[self.second])
+        for low, high in pairwise([-np.inf, *edges_s, np.inf]):
+            yield self._chosen(levels, (low <= shorter_s) & (shorter_s < high))
+
+    def eer_interval(
+        self, embeddings: ArrayLike, scored: Trials, samples: int, seed: int, confidence: float = 0.95
+    ) -> tuple[float, float]:
+        """Percentile bootstrap interval of the EER over the speakers that the list names; ``scored`` is what `score` gave.
 
         Speakers are drawn with replacement, as many as there are. With one drawn w times, its target trials weigh w, and a
         non-target trial weighs the product of both speakers' w; copies of one speaker make no new trials. Exact but for the
@@ -65,7 +68,8 @@ class TrialList:
         """
         scores = self._levels(embeddings)
         rising = np.argsort(scores, kind="stable")
-        levels, place = np.unique(scores[rising], return_inverse=True)
+        levels = np.union1d(scored.target.levels, scored.nontarget.levels)
+        place = np.searchsorted(levels, scores[rising])
         speakers, pairs = np.unique(self.speakers[np.array([self.first, self.second])[:, rising]], return_inverse=True)
         target, (one, other) = self.is_target[rising], pairs.reshape(2, -1)
         n = len(speakers)

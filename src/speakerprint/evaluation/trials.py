@@ -333,8 +333,8 @@ class Retrieval(NamedTuple):
     """Of queries with all other recordings as gallery: how many find their speaker first, among the nearest five, and
     what fraction of the nearest five is of their speaker."""
 
-    top1: float
-    top5: float
+    top_1: float
+    top_5: float
     precision_at_5: float
 
 

@@ -55,8 +55,8 @@ if (measured) {
     ...(measured.floor_eer === null ? [] : [tile("Log-mel floor’s EER", percent(measured.floor_eer), "no training at all")]),
     tile("minDCF(0.01)", figures.min_dcf.toFixed(3), "0 is perfect, 1 useless"),
     tile("AUC", figures.auc.toFixed(4), "1 is perfect, 0.5 chance"),
-    tile("Top-1", percent(figures.top1), "nearest recording is the speaker’s"),
-    tile("Top-5", percent(figures.top5), "one of the nearest five is"),
+    tile("Top-1", percent(figures.top_1), "nearest recording is the speaker’s"),
+    tile("Top-5", percent(figures.top_5), "one of the nearest five is"),
     tile("Precision at 5", percent(figures.precision_at_5), "of the nearest five"),
     tile("Trials", count(measured.rates.n_target), `of one speaker, ${count(measured.rates.n_nontarget)} of two`),
   );

@@ -234,7 +234,6 @@ def _measured(voices: Voices, speakers: NDArray[np.str_], embedder: SpeakerEmbed
     trials = score_trials(voices.embeddings, speakers)
     eer, threshold = trials.equal_error_rate()
     low, high = eer_interval(voices.embeddings, speakers, trials, BOOTSTRAP_SAMPLES, SEED)
-    top1, top5, precision_at_5 = retrieve(voices.embeddings, speakers)
     curve = trials.curve()
     marks = [["EER", threshold], *((f"{rate:.1%} false accepts", trials.threshold_at(rate)) for rate in (0.01, 0.001))]
     marks += [[f"the model’s {rate:.1%}", score] for rate, score in sorted(embedder.thresholds.items(), reverse=True)]
@@ -245,11 +244,9 @@ def _measured(voices: Voices, speakers: NDArray[np.str_], embedder: SpeakerEmbed
             "eer_high": high,
             "min_dcf": trials.min_dcf(),
             "auc": trials.auc(),
-            "top1": top1,
-            "top5": top5,
-            "precision_at_5": precision_at_5,
+            **retrieve(voices.embeddings, speakers)._asdict(),
         },
-        "floor_eer": (voices.evaluation or {}).get("log_mel_floor", {}).get("eer"),
+        "floor_eer": (voices.evaluation or {}).get("log_mel_floor_eer"),
         "histogram": score_histogram(trials),
         "rates": _rates(trials),
         "det": {
