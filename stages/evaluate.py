@@ -23,11 +23,16 @@ from speakerprint.params.section import read_section
 
 def main(corpus: str) -> None:
     store = FeatureStore(f"data/features/evaluate/{corpus}")
-    model = SpeakerModel.load("models/speakerprint").to("cuda" if torch.cuda.is_available() else "cpu")
-    evaluation = evaluate(store, model, read_section(Evaluation, "evaluation"), trials_of(corpus, store))
+    settings = read_section(Evaluation, "evaluation")
+    start = _load("models/speakerprint/start") if Path("models/speakerprint/start").is_dir() else None
+    evaluation = evaluate(store, _load("models/speakerprint"), settings, trials_of(corpus, store), start)
     write_json(evaluation.metrics, f"metrics/{corpus}.json")
     write_json(evaluation.details, f"metrics/{corpus}.details.json")
     write_plots(evaluation, corpus, f"metrics/plots/{corpus}")
+
+
+def _load(folder: str) -> SpeakerModel:
+    return SpeakerModel.load(folder).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def trials_of(corpus: str, store: FeatureStore) -> TrialSet:

@@ -138,10 +138,11 @@ def test_the_eer_of_the_start_stands_beside_the_trained_models(evaluation, store
         def embed_frames(self, clips):
             return super().embed_frames(clips)[:, :10]
 
-    metrics = evaluate(store, Model(), SETTINGS, start=Start()).metrics
+    found = evaluate(store, Model(), SETTINGS, start=Start())
     alone = evaluate(store, Start(), SETTINGS).metrics
-    assert metrics.pop("start_eer") == alone["eer"] != metrics["eer"]
-    assert metrics == evaluation.metrics
+    assert alone["eer"] != evaluation.metrics["eer"]
+    assert found.metrics == evaluation.metrics | {"start_eer": alone["eer"]}
+    assert found.details == evaluation.details | {"start": {name: alone[name] for name in ("eer", "eer_low", "eer_high")}}
 
 
 def test_figures_equal_those_of_all_pairs_listed(evaluation, store):

@@ -18,6 +18,11 @@ from speakerprint.evaluation.trial_sets import AllPairs, TrialSet
 from speakerprint.evaluation.trials import Confusion, Curve, Trials, confused_speakers, retrieve
 from speakerprint.params.evaluation import Evaluation as EvaluationParams
 
+# the figures that people compare between models and runs: all of the metrics file
+COMPARED = (
+    *("eer", "eer_low", "eer_high", "start_eer", "log_mel_floor_eer", "min_dcf", "top_1", "top_5"),
+    *("intra_speaker_distance", "inter_speaker_distance", "threshold_at_1pct_false_accepts", "recordings", "speakers"),
+)
 SCORE_BINS = 120
 CONFUSIONS = 15
 PROJECTED_RECORDINGS = 10  # of a speaker, at most: the exact t-SNE, which repeats itself bit for bit, takes quadratic time
@@ -79,43 +84,36 @@ def evaluate(
     statistics = log_mel_statistics(store)
     scored = trials.score(statistics)
     floor, floor_curve = _figures(statistics, store.speaker_ids, scored, trials, settings), scored.curve()
+    others = {"log_mel_floor_eer": floor["eer"], "log_mel_floor": floor}
+    if start is not None:
+        of_start = embed_store(store, start, settings.batch_s)
+        error = _error(of_start, trials.score(of_start), trials, settings)
+        others |= {"start_eer": error["eer"], "start": error}
     del scored, statistics
-    start_eer = {} if start is None else {"start_eer": _eer(trials.score(embed_store(store, start, settings.batch_s)))}
 
     embeddings = embed_store(store, model, settings.batch_s)
     scored = trials.score(embeddings)
-    figures = _figures(embeddings, store.speaker_ids, scored, trials, settings)
     intra, inter = scored.mean_distances()
     _, threshold = scored.equal_error_rate()
-    metrics = {
-        "eer": figures.pop("eer"),
-        "eer_low": figures.pop("eer_low"),
-        "eer_high": figures.pop("eer_high"),
-        **start_eer,
-        "log_mel_floor_eer": floor["eer"],
-        "min_dcf": figures.pop("min_dcf"),
-        "top_1": figures.pop("top_1"),
-        "top_5": figures.pop("top_5"),
-        "intra_speaker_distance": intra,
-        "inter_speaker_distance": inter,
-        "threshold_at_1pct_false_accepts": _round_up(scored.threshold_at(0.01)),
+    figures = {
         "recordings": len(store),
         "speakers": len(set(store.speaker_ids)),
-    }
-    details = {
         "target_trials": len(scored.target),
         "nontarget_trials": len(scored.nontarget),
         "skipped_trials": trials.skipped,
+        **_figures(embeddings, store.speaker_ids, scored, trials, settings),
         "auc": scored.auc(),
-        **figures,
+        "intra_speaker_distance": intra,
+        "inter_speaker_distance": inter,
         "threshold_at_eer": _round_up(threshold),
+        "threshold_at_1pct_false_accepts": _round_up(scored.threshold_at(0.01)),
         "threshold_at_0_1pct_false_accepts": _round_up(scored.threshold_at(0.001)),
-        "log_mel_floor": floor,
+        **others,
         "conditions": _conditions(embeddings, store, scored, trials, sorted(settings.duration_edges_s)),
     }
     return Evaluation(
-        metrics=_rounded(metrics),
-        details=_rounded(details),
+        metrics=_rounded({name: figures.pop(name) for name in COMPARED if name in figures}),
+        details=_rounded(figures),
         curve=scored.curve(),
         floor_curve=floor_curve,
         scores=ScoreHistogram(*scored.densities(SCORE_BINS), threshold),
@@ -169,10 +167,14 @@ def project(embeddings: NDArray[np.float32], speaker_ids: NDArray[np.object_], n
 def _figures(
     embeddings: NDArray, speaker_ids: NDArray, scored: Trials, trials: TrialSet, settings: EvaluationParams
 ) -> dict[str, float]:
-    eer = _eer(scored)  # first: it says what is missing where there is nothing to measure
+    error = _error(embeddings, scored, trials, settings)
+    return {**error, "min_dcf": scored.min_dcf(), **retrieve(embeddings, speaker_ids)._asdict()}
+
+
+def _error(embeddings: NDArray, scored: Trials, trials: TrialSet, settings: EvaluationParams) -> dict[str, float]:
+    eer, _ = scored.equal_error_rate()  # first: it says what is missing where there is nothing to measure
     low, high = trials.eer_interval(embeddings, scored, settings.bootstrap_samples, settings.seed)
-    found = retrieve(embeddings, speaker_ids)
-    return {"eer": eer, "eer_low": low, "eer_high": high, "min_dcf": scored.min_dcf(), **found._asdict()}
+    return {"eer": eer, "eer_low": low, "eer_high": high}
 
 
 def _conditions(
@@ -190,11 +192,8 @@ def _conditions(
 
 def _condition(scored: Trials) -> dict[str, Any]:
     n_target, n_nontarget = len(scored.target), len(scored.nontarget)
-    return {"eer": _eer(scored) if n_target and n_nontarget else None, "target_trials": n_target, "nontarget_trials": n_nontarget}
-
-
-def _eer(scored: Trials) -> float:
-    return scored.equal_error_rate()[0]
+    eer = scored.equal_error_rate()[0] if n_target and n_nontarget else None
+    return {"eer": eer, "target_trials": n_target, "nontarget_trials": n_nontarget}
 
 
 def _length_names(edges_s: Sequence[float]) -> list[str]:
