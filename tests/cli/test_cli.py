@@ -1,4 +1,17 @@
+import ast
+from pathlib import Path
+
 import pytest
+
+CLI = Path(__file__).parents[2] / "src/speakerprint/cli"
+
+
+@pytest.mark.parametrize("path", sorted(CLI.glob("*.py")), ids=lambda path: path.stem)
+def test_no_command_has_the_name_of_what_it_calls(path):
+    module = ast.parse(path.read_text(encoding="utf-8"))
+    functions = {node.name for node in module.body if isinstance(node, ast.FunctionDef)}
+    imports = [node for node in ast.walk(module) if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert not functions & {alias.asname or alias.name for node in imports for alias in node.names}
 
 
 @pytest.mark.parametrize("command", [[], ["use"], ["metrics"], ["embed"], ["verify"], ["calibrate"], ["cluster"], ["evaluate"]])

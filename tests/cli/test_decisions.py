@@ -138,7 +138,7 @@ def test_evaluate_gives_the_figures_of_the_pipeline(speakerprint, tmp_path, caps
         (["calibrate", "few"], "3 speakers, 1 of them with two recordings"),
         (["calibrate", "nowhere"], "'nowhere' does not exist"),
         (["evaluate", "empty"], "put the recordings of each speaker in a folder of their own"),
-        (["evaluate", "columns.csv"], "columns.csv, line 2: columns who, path; expected speaker,path"),
+        (["evaluate", "columns.csv"], "columns.csv, line 1: columns who,path; expected speaker,path"),
         (["evaluate", "twice.csv"], "recording_id 'a.wav' occurs more than once"),
         (["evaluate", "none.csv"], "none.csv has no recordings"),
         (["evaluate", "few", "--output", "nowhere/metrics.json"], "there is no folder nowhere; make it first"),
@@ -155,7 +155,7 @@ def test_evaluate_gives_the_figures_of_the_pipeline(speakerprint, tmp_path, caps
 )
 def test_what_the_user_can_mend_is_a_message_and_status_2(speakerprint, tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
-    touch(tmp_path, "few/anna/1.wav", "few/anna/2.wav", "few/bert/1.wav", "few/carla/1.wav")
+    touch(tmp_path, "a.wav", "few/anna/1.wav", "few/anna/2.wav", "few/bert/1.wav", "few/carla/1.wav")
     (tmp_path / "empty").mkdir()
     (tmp_path / "columns.csv").write_text("who,path\nanna,a.wav\n")
     (tmp_path / "twice.csv").write_text("speaker,path\nanna,a.wav\nbert,a.wav\n")

@@ -117,3 +117,10 @@ def test_data_prints_or_writes_what_the_corpora_are_made_of(speakerprint, projec
     assert "| demo_dev | evaluate | 2 | 9 | 0.50 | 4 / 4.5 / 5 | unknown | unknown | 0 |" in printed
     speakerprint("data", "--output", "data.md")
     assert Path("data.md").read_text(encoding="utf-8") == printed
+
+
+@pytest.mark.parametrize("command", [["data"], ["embed", "a.wav"], ["report", "calls"], ["export", "--format", "onnx"]])
+def test_an_output_whose_folder_is_missing_is_refused_before_anything_runs(speakerprint, project, capsys, command):
+    with pytest.raises(SystemExit):
+        speakerprint(*command, "--output", "nowhere/out.csv")
+    assert "--output nowhere/out.csv: there is no folder nowhere; make it first" in capsys.readouterr().err

@@ -103,8 +103,3 @@ def test_a_report_of_an_earlier_version_is_an_error(params):
     path.write_text(json.dumps(tree))
     with pytest.raises(InputError, match=r"demo_dev\.filter\.json is of an earlier version; run `dvc repro filter@demo_dev`"):
         describe_corpora(params)
-
-
-def test_a_folder_that_is_not_there_is_an_error(params):
-    with pytest.raises(InputError, match="there is no folder nowhere"):
-        write_report(params, Path("nowhere/data.md"))

@@ -1,9 +1,8 @@
 """What scores are worth on one's own recordings, which of them are of one speaker, and how good a model is on them."""
 
 import json
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,16 +11,17 @@ from speakerprint.cli.options import (
     CalibrationFile,
     Files,
     ModelFolder,
+    check_output,
     named_files,
     print_json,
+    print_table,
     threshold_at,
     thresholds_of,
 )
 from speakerprint.errors import InputError
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from rich.table import Table
+    from speakerprint import Calibration
 
 app = typer.Typer()
 FEW_TRIALS = 10  # a threshold that rests on fewer is a guess
@@ -30,8 +30,8 @@ Recordings = Annotated[
 ]
 
 
-@app.command()
-def calibrate(
+@app.command("calibrate")
+def calibrate_command(
     recordings: Recordings,
     model: ModelFolder = None,
     output: Annotated[Path | None, typer.Option(help="FILE.json, for `verify --calibration`")] = None,
@@ -48,19 +48,19 @@ def calibrate(
     - `speakerprint calibrate speakers.csv --false-accept-rate 0.05 --false-accept-rate 0.01`
     - `speakerprint verify monday.wav tuesday.mp3 --calibration calibration.json`
     """
-    _refuse_missing_folder(output)
-    table = _read(recordings)
+    check_output(output)
 
-    from rich.table import Table
+    from speakerprint.corpora.sources.folder import read_folder_or_table
+
+    table = read_folder_or_table(recordings)  # before the model takes its time
 
     from speakerprint import SpeakerEmbedder
     from speakerprint.evaluation.calibrate import calibrate, refuse_too_few
 
     refuse_too_few(table["speaker_id"])
     embedder = SpeakerEmbedder.load(model)
-    found = calibrate(
-        embedder.embed_files(table["location"].tolist()), table["speaker_id"], false_accept_rate, model_id=embedder.model_id
-    )
+    embeddings = embedder.embed_files(table["location"].tolist())
+    found = calibrate(embeddings, table["speaker_id"], false_accept_rate, model_id=embedder.model_id)
     if output is not None:
         found.save(output)
     for rate in found.thresholds:
@@ -72,11 +72,17 @@ def calibrate(
             )
     if as_json:
         print_json(found.model_dump())
-        return
+    else:
+        _print_calibration(found)
+
+
+def _print_calibration(found: "Calibration") -> None:
+    from rich.table import Table
+
     shown = Table("false accepts", "threshold", "95 % interval", "misses")
     for rate, at in found.thresholds.items():
         shown.add_row(f"{rate:.2%}", f"{at.score:.3f}", f"{at.low:.3f}–{at.high:.3f}", f"{at.miss_rate:.1%}")
-    _print(shown)
+    print_table(shown)
     held_out = "unknown (fewer than four speakers)" if found.held_out_cllr is None else f"{found.held_out_cllr:.3f}"
     typer.echo(
         f"{found.speakers:,} speakers, {found.recordings:,} recordings: {found.target_trials:,} target and "
@@ -88,8 +94,8 @@ def calibrate(
     )
 
 
-@app.command()
-def cluster(
+@app.command("cluster")
+def cluster_command(
     files: Files,
     model: ModelFolder = None,
     threshold: Annotated[float | None, typer.Option(help="mean cosine down to which clusters merge")] = None,
@@ -114,7 +120,7 @@ def cluster(
     """
     if sum(option is not None for option in (threshold, false_accept_rate, speakers)) > 1:
         raise InputError("--threshold, --false-accept-rate and --speakers exclude each other; give one of them")
-    _refuse_missing_folder(output)
+    check_output(output)
     names = named_files(files)
 
     import pandas as pd
@@ -141,11 +147,11 @@ def cluster(
         shown = Table("cluster", "recordings", "files")
         for label, members in found.groupby("cluster")["path"]:
             shown.add_row(str(label), str(len(members)), escape("\n".join(members)))
-        _print(shown)
+        print_table(shown)
 
 
-@app.command()
-def evaluate(
+@app.command("evaluate")
+def evaluate_command(
     recordings: Recordings,
     model: ModelFolder = None,
     output: Annotated[Path | None, typer.Option(help="FILE.json for the metrics")] = None,
@@ -162,41 +168,34 @@ def evaluate(
     - `speakerprint evaluate recordings/`
     - `speakerprint evaluate speakers.csv --model models/speakerprint --output metrics.json`
     """
-    _refuse_missing_folder(output)
-    table = _read(recordings)
+    check_output(output)
 
-    from rich.table import Table
+    from speakerprint.corpora.sources.folder import read_folder_or_table
+
+    table = read_folder_or_table(recordings)  # before the model takes its time
 
     from speakerprint import SpeakerEmbedder
-    from speakerprint.corpora.feature_store import FeatureStore
-    from speakerprint.corpora.features import extract_corpus
-    from speakerprint.corpora.resampling import resample_corpus
-    from speakerprint.evaluation.evaluate import evaluate
-    from speakerprint.params.evaluation import Evaluation
-    from speakerprint.params.resample import Resample
+    from speakerprint.evaluation.own_recordings import evaluate_recordings
 
-    embedder = SpeakerEmbedder.load(model)
-    settings = Evaluation(  # those of params.yaml; of the projection, which is not shown, as little as there can be
-        corpora=[], batch_s=120.0, bootstrap_samples=1000, duration_edges_s=[2.0, 4.0, 6.0], projected_speakers=2, seed=1
-    )
-    with tempfile.TemporaryDirectory() as folder:  # the pipeline's own stages, so that its figures come out
-        audio, features = Path(folder, "audio"), Path(folder, "features")
-        report = resample_corpus(table, audio, Resample(engine="soxr", encoding="flac", min_duration_s=0.1, max_bad_fraction=1.0))
-        extract_corpus(audio, features)
-        for bad in report["bad"]:
-            typer.echo(f"warning: {bad['location']} is left out: {bad['reason']}", err=True)
-        found = evaluate(FeatureStore(features), embedder.model, settings)
-    metrics = found.metrics | found.details
+    found, left_out = evaluate_recordings(table, SpeakerEmbedder.load(model).model)
+    for bad in left_out:
+        typer.echo(f"warning: {bad['location']} is left out: {bad['reason']}", err=True)
+    figures = found.metrics | found.details
     if output is not None:
-        output.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        output.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     if as_json:
-        print_json(metrics)
-        return
-    floor = metrics["log_mel_floor"]
-    shown = Table("", "model", "log-mel floor", title=f"{metrics['speakers']:,} speakers, {metrics['recordings']:,} recordings")
-    shown.add_row(
-        "EER (95 % interval)", *(f"{of['eer']:.1%} ({of['eer_low']:.1%}–{of['eer_high']:.1%})" for of in (metrics, floor))
-    )
+        print_json(figures)
+    else:
+        _print_figures(figures)
+
+
+def _print_figures(figures: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    floor = figures["log_mel_floor"]
+    shown = Table("", "model", "log-mel floor", title=f"{figures['speakers']:,} speakers, {figures['recordings']:,} recordings")
+    errors = (f"{of['eer']:.1%} ({of['eer_low']:.1%}–{of['eer_high']:.1%})" for of in (figures, floor))
+    shown.add_row("EER (95 % interval)", *errors)
     for key, name, form in (
         ("min_dcf", "minDCF(0.01)", ".3f"),
         ("auc", "AUC", ".4f"),
@@ -209,40 +208,8 @@ def evaluate(
         ("threshold_at_1pct_false_accepts", "threshold at 1 % false accepts", ".3f"),
         ("threshold_at_0_1pct_false_accepts", "threshold at 0.1 % false accepts", ".3f"),
     ):
-        shown.add_row(name, format(metrics[key], form), format(floor[key], form) if key in floor else "–")
-    for condition, figures in metrics["conditions"].items():
-        if figures["eer"] is not None:
-            shown.add_row(f"EER, {condition.replace('_', ' ')}", f"{figures['eer']:.1%}", "–")
-    _print(shown)
-
-
-def _read(source: Path) -> "pd.DataFrame":
-    """The recordings of a folder per speaker, or of a table whose paths are relative to where it is."""
-    import pandas as pd
-
-    from speakerprint.corpora.recordings import as_recordings
-    from speakerprint.corpora.sources.folder import read_folder, read_table
-    from speakerprint.params.sources import FolderSource
-
-    if source.is_dir():
-        return read_folder(FolderSource(kind="folder", root=str(source)))
-    rows = []
-    for where, row in read_table(source, ","):
-        if not {"speaker", "path"} <= row.keys():
-            raise InputError(f"{where}: columns {', '.join(row)}; expected speaker,path in the first line")
-        rows.append((row["path"], row["speaker"], str(source.parent / row["path"])))
-    if not rows:
-        raise InputError(f"{source} has no recordings; expected a line speaker,path and a line for each recording")
-    return as_recordings(pd.DataFrame(rows, columns=["recording_id", "speaker_id", "location"], dtype="str"), str(source))
-
-
-def _refuse_missing_folder(output: Path | None) -> None:
-    if output is not None and not output.parent.is_dir():
-        raise InputError(f"--output {output}: there is no folder {output.parent}; make it first")
-
-
-def _print(table: "Table") -> None:
-    from rich.console import Console
-
-    console = Console()
-    console.print(table) if console.is_terminal else Console(width=10_000).print(table)  # names are not broken in a pipe
+        shown.add_row(name, format(figures[key], form), format(floor[key], form) if key in floor else "–")
+    for condition, of in figures["conditions"].items():
+        if of["eer"] is not None:
+            shown.add_row(f"EER, {condition.replace('_', ' ')}", f"{of['eer']:.1%}", "–")
+    print_table(shown)

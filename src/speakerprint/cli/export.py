@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from speakerprint.cli.options import AsJson, ModelFolder, print_json
+from speakerprint.cli.options import AsJson, ModelFolder, check_output, print_json
 from speakerprint.errors import InputError
 
 app = typer.Typer()
@@ -18,8 +18,8 @@ class Format(StrEnum):
     huggingface = "huggingface"
 
 
-@app.command()
-def export(
+@app.command("export")
+def export_command(
     format: Annotated[Format, typer.Option(help="one ONNX file, or a folder for the Hugging Face hub")],
     output: Annotated[Path, typer.Option(help="the file or folder to write")],
     model: ModelFolder = None,
@@ -34,24 +34,25 @@ def export(
     - `speakerprint export --format huggingface --output hub --model models/speakerprint --license cc-by-4.0`
     - `speakerprint export --format huggingface --output hub --push owner/name`
     """
-    if not output.parent.is_dir():
-        raise InputError(f"--output {output}: there is no folder {output.parent}; make it first")
+    check_output(output)
     if format is Format.onnx and (license or push):
         raise InputError("--license and --push are of the hub: use them with --format huggingface")
 
-    from speakerprint.model import export
-
     if format is Format.onnx:
         from speakerprint import SpeakerEmbedder
+        from speakerprint.model.export import export_onnx
 
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision, which nothing here needs, is missing
-        difference = export.export_onnx(SpeakerEmbedder.load(model), output)
+        difference = export_onnx(SpeakerEmbedder.load(model), output)
         typer.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB, within {difference:.0e} of the model under ONNX Runtime")
         return
-    export.export_huggingface(model, output, license)
+    from speakerprint.model.export import export_huggingface
+    from speakerprint.model.export import push as push_to_hub
+
+    export_huggingface(model, output, license)
     typer.echo(f"{output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
     if push:
-        typer.echo(export.push(output, push))
+        typer.echo(push_to_hub(output, push))
 
 
 @app.command()

@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from speakerprint.cli.options import AsJson, CalibrationFile, Files, ModelFolder, named_files, print_json, threshold_at
+from speakerprint.cli.options import (
+    AsJson,
+    CalibrationFile,
+    Files,
+    ModelFolder,
+    named_files,
+    print_json,
+    print_table,
+    threshold_at,
+)
 from speakerprint.errors import InputError
 
 app = typer.Typer()
@@ -19,7 +28,7 @@ def enrol(
     name: Annotated[str | None, typer.Argument(help="who speaks in all the recordings")] = None,
     files: Annotated[list[str] | None, typer.Argument(help="recordings of that speaker; -: names on stdin")] = None,
     table: Annotated[
-        Path | None, typer.Option(help="instead: a CSV file with columns speaker and path, a recording a line")
+        Path | None, typer.Option(help="instead: a CSV with columns speaker,path; paths are relative to its folder")
     ] = None,
     gallery: GalleryFolder = GALLERY,
     model: ModelFolder = None,
@@ -38,17 +47,9 @@ def enrol(
     if (table is None) == (name is None or not files):
         raise InputError("expected a name and recordings, or --table FILE.csv with many")
     if table is not None:
-        from speakerprint.corpora.sources.folder import read_table
+        from speakerprint.corpora.tables import read_recording_table
 
-        if not table.is_file():
-            raise InputError(f"--table {table}: there is no such file")
-        rows = [(row.get("speaker", ""), row.get("path", ""), where) for where, row in read_table(table, ",")]
-        for speaker, path, where in rows:
-            if not speaker or not path:
-                raise InputError(f"{where}: speaker {speaker!r}, path {path!r}; expected both, in columns named speaker and path")
-        if not rows:
-            raise InputError(f"--table {table}: has no lines; expected a recording a line, under a line with speaker and path")
-        pairs = [row[:2] for row in rows]
+        pairs = [(row.speaker, row.location) for row in read_recording_table(table)]
     else:
         pairs = [(str(name), path) for path in named_files(files or [])]
 
@@ -105,7 +106,7 @@ def identify(
             print_json({"path": name, **person._asdict(), "candidates": candidates})
     else:
         nearest = [person.candidates[0].speaker if person.candidates else "-" for person in found]
-        _print_table(
+        _print_rows(
             ("recording", "speaker", "score", "most similar"),
             [(name, p.speaker or "unknown", f"{p.score:.3f}", near) for name, p, near in zip(names, found, nearest, strict=True)],
         )
@@ -142,7 +143,7 @@ def search(
     if as_json:
         print_json([match._asdict() for match in matches])
     else:
-        _print_table(("score", "speaker", "recording"), [(f"{m.score:.3f}", m.speaker, m.recording) for m in matches])
+        _print_rows(("score", "speaker", "recording"), [(f"{m.score:.3f}", m.speaker, m.recording) for m in matches])
 
 
 @app.command()
@@ -179,16 +180,15 @@ def people(gallery: GalleryFolder = GALLERY, as_json: AsJson = False) -> None:
     if as_json:
         print_json(speakers)
     else:
-        _print_table(("speaker", "recordings"), [(name, str(len(recordings))) for name, recordings in speakers.items()])
+        _print_rows(("speaker", "recordings"), [(name, str(len(recordings))) for name, recordings in speakers.items()])
 
 
 def _counted(n: int, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
 
 
-def _print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Print a table, folding what is too long for the terminal; into a pipe, whole lines."""
-    from rich.console import Console
+def _print_rows(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Print a table, folding what is too long for the terminal."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -197,7 +197,4 @@ def _print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
         column.overflow = "fold"
     for row in rows:
         table.add_row(*map(escape, row))
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 10_000
-    console.print(table)
+    print_table(table)

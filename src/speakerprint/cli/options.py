@@ -10,6 +10,8 @@ import typer
 from speakerprint.errors import InputError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from speakerprint import SpeakerEmbedder
 
 ModelFolder = Annotated[
@@ -26,6 +28,22 @@ def named_files(files: list[str]) -> list[str]:
     if not names:
         raise InputError("no recordings were named on stdin; give one file name per line")
     return names
+
+
+def check_output(output: Path | None) -> None:
+    """Raise InputError, before a command takes its time, where the file or folder of --output cannot be made."""
+    if output is not None and not output.parent.is_dir():
+        raise InputError(f"--output {output}: there is no folder {output.parent}; make it first")
+
+
+def print_table(table: "Table") -> None:
+    """Print a table as wide as the terminal; into a pipe, whole lines, so that no name is broken."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 10_000
+    console.print(table)
 
 
 def print_json(tree: Any) -> None:

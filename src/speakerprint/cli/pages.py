@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from speakerprint.cli.options import ModelFolder
+from speakerprint.cli.options import ModelFolder, check_output
 from speakerprint.errors import InputError
 
 app = typer.Typer()
@@ -35,8 +35,7 @@ def report(
     """
     if (source is None) == (corpus is None):
         raise InputError("give a folder or a CSV of recordings, or --corpus with the name of an evaluation corpus")
-    if not output.parent.is_dir():
-        raise InputError(f"--output {output}: there is no folder {output.parent}; make it first")
+    check_output(output)
 
     from speakerprint import SpeakerEmbedder
     from speakerprint.pages.report import read_corpus, read_files, write_report

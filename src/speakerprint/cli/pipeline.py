@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from speakerprint.cli.options import check_output
+
 app = typer.Typer()
 
 
@@ -57,17 +59,11 @@ def metrics(
     - `speakerprint metrics demo_dev`
     - `speakerprint metrics --details`
     """
-    import pandas as pd
-
-    from speakerprint.evaluation.metrics_files import read_evaluation, read_metrics
+    from speakerprint.evaluation.metrics_files import side_by_side
     from speakerprint.params.whole import load_params
 
-    columns = {}
-    for name in load_params().evaluation.corpora if corpus is None else [corpus]:
-        path = f"metrics/{name}.json"
-        figures = read_evaluation(path) if details or corpus else read_metrics(path, f"evaluate@{name}")
-        columns[name] = pd.json_normalize(figures).astype(object).iloc[0]
-    table = pd.DataFrame(columns).reindex(next(iter(columns.values())).index)  # in the order of the file
+    corpora = load_params().evaluation.corpora if corpus is None else [corpus]
+    table = side_by_side(corpora, details or corpus is not None)
     typer.echo(table.map(_figure).to_string())
 
 
@@ -84,6 +80,8 @@ def data(
     - `speakerprint data`
     - `speakerprint data --output docs/data.md`
     """
+    check_output(output)
+
     from speakerprint.pages.data_report import describe_corpora, write_report
     from speakerprint.params.whole import load_params
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from speakerprint.cli.options import AsJson, CalibrationFile, Files, ModelFolder, named_files, print_json
+from speakerprint.cli.options import AsJson, CalibrationFile, Files, ModelFolder, check_output, named_files, print_json
 from speakerprint.errors import InputError
 
 app = typer.Typer()
@@ -33,8 +33,7 @@ def embed(
     """
     if output is not None and output.suffix not in OUTPUT_SUFFIXES:
         raise InputError(f"--output {output}: expected a name that ends in one of {', '.join(OUTPUT_SUFFIXES)}")
-    if output is not None and not output.parent.is_dir():
-        raise InputError(f"--output {output}: there is no folder {output.parent}; make it first")
+    check_output(output)
     names = named_files(files)
 
     import numpy as np

@@ -4,10 +4,14 @@
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from speakerprint.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def read_metrics(path: str | Path, stage: str) -> dict[str, Any]:
@@ -33,3 +37,18 @@ def read_evaluation(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     stage = f"evaluate@{path.stem}"
     return read_metrics(path, stage) | read_metrics(path.with_suffix(".details.json"), stage)
+
+
+def side_by_side(corpora: Sequence[str], details: bool) -> "pd.DataFrame":
+    """The figures of corpora, a column for each of them and a row a figure, in the order of the files; nested ones as ``a.b``.
+
+    Raises InputError as `read_metrics` does.
+    """
+    import pandas as pd
+
+    columns = {}
+    for corpus in corpora:
+        path = f"metrics/{corpus}.json"
+        figures = read_evaluation(path) if details else read_metrics(path, f"evaluate@{corpus}")
+        columns[corpus] = pd.json_normalize(figures).astype(object).iloc[0]
+    return pd.DataFrame(columns).reindex(next(iter(columns.values())).index)

@@ -24,7 +24,8 @@ from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
 from speakerprint.audio.resample import resample
 from speakerprint.corpora.feature_store import FeatureStore
 from speakerprint.corpora.resampling import read_audio
-from speakerprint.corpora.sources.folder import AUDIO_SUFFIXES, read_folder, read_table, speaker_files
+from speakerprint.corpora.sources.folder import AUDIO_SUFFIXES, read_folder, speaker_files
+from speakerprint.corpora.tables import read_recording_table
 from speakerprint.errors import InputError
 from speakerprint.evaluation.evaluate import PERPLEXITY, embed_store
 from speakerprint.evaluation.metrics_files import read_metrics
@@ -100,17 +101,9 @@ def _in_folder(root: Path) -> tuple[list[str], list[str], list[str]]:
 
 
 def _in_table(table: Path) -> tuple[list[str], list[str], list[str]]:
-    names, speakers = [], []
-    for where, row in read_table(table, ","):
-        if "path" not in row or not set(row) <= {"path", "speaker"}:
-            raise InputError(f"{table}: columns {', '.join(row)}; expected path and, where speakers are known, speaker")
-        if not all(row.values()):
-            raise InputError(f"{where}: {row}; expected a value in every column")
-        names.append(row["path"])
-        speakers += [row["speaker"]] if "speaker" in row else []
-    if not names:
-        raise InputError(f"{table} names no recordings; expected a header `speaker,path` and a line for each recording")
-    return [str(table.parent / name) for name in names], names, speakers
+    rows = read_recording_table(table, speakers=False)
+    speakers = [row.speaker for row in rows if row.speaker]
+    return [row.location for row in rows], [row.path for row in rows], speakers
 
 
 def read_corpus(corpus: str, embedder: SpeakerEmbedder) -> Voices:

@@ -1,8 +1,6 @@
 """A folder per speaker: ``root/<speaker>/…/<clip>.wav``, with what is known of the speakers in ``root/speakers.csv``."""
 
-import csv
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +8,7 @@ from tqdm import tqdm
 
 from speakerprint.corpora.recordings import as_recordings
 from speakerprint.corpora.sources.clips import source_root
+from speakerprint.corpora.tables import read_recording_table, read_rows
 from speakerprint.errors import InputError
 from speakerprint.params.sources import FolderSource
 
@@ -46,6 +45,18 @@ def read_folder(source: FolderSource) -> pd.DataFrame:
     return as_recordings(rows, str(root))
 
 
+def read_folder_or_table(source: Path) -> pd.DataFrame:
+    """The recordings of a folder per speaker as `read_folder` has them, or of a CSV with the columns speaker and path.
+
+    A recording of a table is called by its path as the table has it. Raises InputError as `read_folder` and
+    `tables.read_recording_table` do.
+    """
+    if source.is_dir():
+        return read_folder(FolderSource(kind="folder", root=str(source)))
+    rows = [(row.path, row.speaker, row.location) for row in read_recording_table(source)]
+    return as_recordings(pd.DataFrame(rows, columns=["recording_id", "speaker_id", "location"], dtype="str"), str(source))
+
+
 def speaker_files(folder: Path, speakers: str = "*") -> pd.DataFrame:
     """recording_id, speaker_id and location of all audio below those subfolders of ``folder`` that match ``speakers``.
 
@@ -79,28 +90,6 @@ def refuse_twins(rows: pd.DataFrame) -> None:
         raise InputError(f"{first} and {second} would both be recording {twins['recording_id'].iloc[0]!r}; rename or remove one")
 
 
-def read_table(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield (where, {column: value}) for each row of a small table; columns in lower case, blanks around values removed.
-
-    ``where`` names file and line, for messages. Raises InputError if the file is not UTF-8 or a row has not as many values
-    as there are columns.
-    """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            header = [column.strip().lower() for column in next(reader, [])]
-            for values in reader:
-                where = f"{path}, line {reader.line_num}"
-                if len(values) not in (0, len(header)):
-                    raise InputError(f"{where}: {len(values)} values, but the header has {len(header)} columns; mend the line")
-                if values:
-                    yield where, {column: value.strip() for column, value in zip(header, values, strict=True)}
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from None
-    except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: {error}; mend the line") from None
-
-
 def parse_gender(text: str, where: str) -> str | None:
     """One of recordings.GENDERS or None. Raises InputError for what is not a gender."""
     if text.lower() not in GENDERS:
@@ -110,7 +99,7 @@ def parse_gender(text: str, where: str) -> str | None:
 
 def _read_speakers(path: Path) -> pd.DataFrame:
     speakers: dict[str, dict[str, str | None]] = {}
-    for where, row in read_table(path, ","):
+    for where, row in read_rows(path):
         unknown = [column for column in row if column not in SPEAKER_COLUMNS]
         if unknown or "speaker_id" not in row:
             raise InputError(f"{path}: columns {', '.join(row)}; expected speaker_id and any of {', '.join(SPEAKER_COLUMNS[1:])}")

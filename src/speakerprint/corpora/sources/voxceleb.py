@@ -13,8 +13,9 @@ import pandas as pd
 
 from speakerprint.corpora.recordings import as_recordings
 from speakerprint.corpora.sources.clips import source_root
-from speakerprint.corpora.sources.folder import parse_gender, read_table, refuse_twins, speaker_files
+from speakerprint.corpora.sources.folder import parse_gender, refuse_twins, speaker_files
 from speakerprint.corpora.sources.zips import first_part, zip_names
+from speakerprint.corpora.tables import read_rows
 from speakerprint.errors import InputError
 from speakerprint.params.sources import VoxCelebSource
 
@@ -81,7 +82,7 @@ def _read_meta(root: Path) -> pd.DataFrame:
         if path is None:
             continue
         delimiter = "\t" if b"\t" in path.read_bytes().split(b"\n", 1)[0] else ","
-        for where, row in read_table(path, delimiter):
+        for where, row in read_rows(path, delimiter):
             ids = [row[column] for column in ("voxceleb1 id", "voxceleb2 id", "id") if column in row]
             if not ids or "gender" not in row:
                 raise InputError(

@@ -1,0 +1,31 @@
+"""A model on recordings that are no corpus of params.yaml: the pipeline's own steps, in a folder that goes again."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from speakerprint.corpora.feature_store import FeatureStore
+from speakerprint.corpora.features import extract_corpus
+from speakerprint.corpora.resampling import resample_corpus
+from speakerprint.evaluation.evaluate import Embedder, Evaluation, evaluate
+from speakerprint.params.evaluation import Evaluation as EvaluationParams
+from speakerprint.params.resample import Resample
+
+RESAMPLE = Resample(engine="soxr", encoding="flac", min_duration_s=0.1, max_bad_fraction=1.0)
+SETTINGS = EvaluationParams(  # those of params.yaml; of the projection, which is not shown, as little as there can be
+    corpora=[], batch_s=120.0, bootstrap_samples=1000, duration_edges_s=[2.0, 4.0, 6.0], projected_speakers=2, seed=1
+)
+
+
+def evaluate_recordings(recordings: pd.DataFrame, model: Embedder) -> tuple[Evaluation, list[dict[str, Any]]]:
+    """Measure a model on recordings, in the schema of `corpora.recordings`, as the stage `evaluate` does.
+
+    Also returns the recordings that are left out, each with its location and reason. Raises InputError as `evaluate` does.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        audio, features = Path(folder, "audio"), Path(folder, "features")
+        report = resample_corpus(recordings, audio, RESAMPLE)
+        extract_corpus(audio, features)
+        return evaluate(FeatureStore(features), model, SETTINGS), report["bad"]
