@@ -7,6 +7,8 @@ Stages run the code of the checkout they stand in (a queued DVC experiment has i
 
 import errno
 import json
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,23 +19,77 @@ from speakerprint.errors import InputError
 
 
 def run(stage: Callable[..., None]) -> None:
-    """Run a stage with the command line's arguments; what the user can mend ends in a message instead of a traceback."""
+    """Run a stage with the command line's arguments; what the user can mend ends in a message instead of a traceback.
+
+    DVC removes a stage's outputs before it runs it. Where it then fails or is interrupted, they are put back.
+    """
     try:
         stage(*sys.argv[1:])
-    except InputError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except BaseException as error:
+        put_back_outputs()
+        if (message := _message(error)) is None:
             raise
-        sys.exit(
+        sys.exit(message)
+
+
+def _message(error: BaseException) -> str | None:
+    """What the user is told; None where the error itself says more."""
+    if isinstance(error, InputError):
+        return f"error: {error}"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return (
             f"error: no space left on the disk while writing {error.filename or Path.cwd()}; free some "
             "(`dvc gc -w` drops cached results that the workspace does not use) and run `dvc repro` again"
         )
-    except KeyboardInterrupt:
-        sys.exit("interrupted; `dvc repro` goes on from the last whole shard (training: from its last checkpoint)")
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; `dvc repro` goes on from the last whole shard (training: from its last checkpoint)"
+    return None
+
+
+def put_back_outputs() -> None:
+    """Bring back from DVC's cache what dvc.lock knows of the outputs of the stage that DVC runs, and say so.
+
+    Of several processes that train together, the first does it. What is not in the cache is left out.
+    """
+    name = os.environ.get("DVC_STAGE")
+    if name is None or os.environ.get("RANK", "0") != "0":
+        return
+    from dvc.exceptions import DvcException  # a second to import
+    from dvc.repo import Repo
+
+    found = []
+    with Repo() as repo:
+        for out in next(iter(repo.stage.collect(name))).outs:
+            try:
+                if out.hash_info and out.use_cache:
+                    out.checkout(force=True)
+                elif out.hash_info:  # git's: a file of its own, which a user may edit, and no link
+                    shutil.copyfile(out.cache.oid_to_path(out.hash_info.value), fresh(out.fs_path))
+                else:
+                    continue
+            except (DvcException, OSError):
+                continue
+            found.append(out.def_path)
+    if found:
+        print(f"{', '.join(found)}: put back as before this run", file=sys.stderr)
+
+
+def fresh(path: str | Path) -> Path:
+    """The path with nothing there but its folder: what is written there is not written into DVC's cache through a link."""
+    path = Path(path)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def write_text(text: str, path: str | Path) -> None:
+    """Write a file anew."""
+    fresh(path).write_text(text, encoding="utf-8")
 
 
 def write_json(tree: dict, path: str | Path) -> None:
     """Write a report or metrics file, a line per number, so that git shows what changed."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n", path)

@@ -5,7 +5,7 @@ The trials are all pairs of recordings, or those of data/given/trials/<corpus>.t
 python -m stages.evaluate demo_dev
 """
 
-from stages import run, write_json  # isort: skip
+from stages import fresh, run, write_json  # isort: skip
 import json
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def main(corpus: str) -> None:
     evaluation = evaluate(store, _load("models/speakerprint"), settings, trials_of(corpus, store), start)
     write_json(evaluation.metrics, f"metrics/{corpus}.json")
     write_json(evaluation.details, f"metrics/{corpus}.details.json")
-    write_plots(evaluation, corpus, f"metrics/plots/{corpus}")
+    write_plots(evaluation, corpus, fresh(f"metrics/plots/{corpus}"))
 
 
 def _load(folder: str) -> SpeakerModel:

@@ -3,7 +3,7 @@
 python -m stages.identify_language voxceleb2
 """
 
-from stages import run, write_json  # isort: skip
+from stages import fresh, run, write_json  # isort: skip
 from pathlib import Path
 
 import pandas as pd
@@ -34,7 +34,7 @@ def main(corpus: str) -> None:
             f"data/languages/heard/{corpus}",
         )
         table, report = pd.concat([table, heard]), report | identified
-    write_languages(table, f"data/languages/{corpus}.parquet")
+    write_languages(table, fresh(f"data/languages/{corpus}.parquet"))
     write_json(report, f"metrics/data/{corpus}.languages.json")
 
 

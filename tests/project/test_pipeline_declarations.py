@@ -101,12 +101,26 @@ def test_a_stage_depends_on_exactly_the_params_it_reads(stage):
     # the list that a stage is repeated over decides which stages there are, and no result, unless of its own entry
     repeated_over = DVC["stages"][stage].get("foreach", "").removeprefix("${").removesuffix("}")
     read = expanded(params_read(PROJECT / f"stages/{stage}.py")) - {repeated_over}
-    assert expanded(set(STAGES[stage]["params"])) - {f"{repeated_over}.${{key}}"} == read
+    assert expanded(set(STAGES[stage].get("params", []))) - {f"{repeated_over}.${{key}}"} == read
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_runs_its_own_script(stage):
     assert STAGES[stage]["cmd"].split()[:3] == ["python", "-m", f"stages.{stage}"]
+
+
+def test_every_output_is_cached_a_metric_or_a_plot():
+    """DVC keeps no run cache for a stage with another (`no_cache_outs` in its Stage.run): undoing a change would rerun it."""
+    of_kind = {kind: [out for stage in STAGES.values() for out in stage.get(kind, [])] for kind in ("outs", "metrics", "plots")}
+    assert [out for out in of_kind["outs"] if not isinstance(out, str)] == []  # a path alone: cached, and not persistent
+    assert all(settings == {"cache": False} for out in of_kind["metrics"] for settings in out.values())  # git keeps them
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_stands_on_the_check_of_params_and_says_what_it_is_for(stage):
+    assert STAGES[stage]["desc"]
+    if stage != "check":
+        assert {"data/checked", "data/planned"} & set(STAGES[stage]["deps"])
 
 
 def test_every_script_is_a_stage():

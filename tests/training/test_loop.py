@@ -465,7 +465,7 @@ def test_a_small_validation_set_still_has_target_trials(tmp_path, run):
 
 
 def test_no_speakers_left_to_train_on_is_an_error_with_a_remedy(run):
-    with pytest.raises(InputError, match=r"none is left to train on; lower train\.validation_speakers"):
+    with pytest.raises(InputError, match=r"0 are left for batches of .* lower sampling\.speakers or train\.validation_speakers"):
         run(validation_speakers=1.0)
 
 

@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -53,6 +52,7 @@ from speakerprint.training.losses import (
     teacher_similarity,
 )
 from speakerprint.training.sampling import SpeakerBatches
+from speakerprint.training.split import n_held_out, refuse_too_few_speakers
 from speakerprint.training.teacher import TEACHER_PATH, read_teacher
 from speakerprint.training.views import augment, change_speed
 
@@ -312,8 +312,7 @@ class Objective(nn.Module):
 def held_out_speakers(speaker_ids: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """The training speakers kept for validation, in random order: a seeded draw, at least two (none for a fraction of 0)."""
     speakers = np.unique(speaker_ids)
-    n = 0 if fraction == 0 else max(2, round(fraction * len(speakers)))
-    return np.random.default_rng(seed).permutation(speakers)[:n]
+    return np.random.default_rng(seed).permutation(speakers)[: n_held_out(len(speakers), fraction)]
 
 
 def spread_over_speakers(speaker_ids: np.ndarray, limit: int) -> np.ndarray:
@@ -451,13 +450,11 @@ def split_recordings(data: TrainingSet, recipe: Recipe) -> tuple[np.ndarray, np.
     Raises InputError if either set is of no use.
     """
     settings = recipe.train
+    names = dict.fromkeys(data.corpora)
+    found = {name: np.unique(data.speaker_ids[data.corpora == name], return_counts=True)[1] for name in names}
+    refuse_too_few_speakers(found, recipe.sampling.speakers, recipe.sampling.speeds, settings.validation_speakers)
     held_out = held_out_speakers(data.speaker_ids, settings.validation_speakers, settings.seed)
     training = np.flatnonzero(~np.isin(data.speaker_ids, held_out))
-    if not len(training):
-        raise InputError(
-            f"of {len(np.unique(data.speaker_ids))} speakers none is left to train on; lower train.validation_speakers "
-            "or loosen the filter"
-        )
     limit = settings.validation_max_recordings
     validation = np.flatnonzero(np.isin(data.speaker_ids, held_out[: max(2, limit // 4)]))
     validation = validation[spread_over_speakers(data.speaker_ids[validation], limit)]
@@ -699,7 +696,6 @@ def train(
         for row in progress.history:
             log_row(live, row)
         wrapped.train()
-        clips, started = 0, time.perf_counter()
 
         def judge(row: dict[str, float]) -> None:
             with averaged_with_start(model, start, settings.start_weight):
@@ -726,7 +722,6 @@ def train(
                     terms = wrapped(crops, n_frames, speaker, background, taught, step, seed, padded)
                     accelerator.backward(terms["loss"] / accumulation)
                 progress.recent.append({name: value.detach() for name, value in terms.items()})
-                clips += len(speaker)
             norm = accelerator.clip_grad_norm_(wrapped.parameters(), settings.gradient_clip)
             optimiser.step()
             optimiser.zero_grad()
@@ -742,14 +737,11 @@ def train(
                         "train.encoder_learning_rate, or set train.mixed_precision to no"
                     )
                 row["train/gradient_norm"] = float(norm)
-                row["train/clips_per_second"] = clips / (time.perf_counter() - started)
                 row["learning_rate/encoder"], row["learning_rate/head"] = (group["lr"] for group in optimiser.param_groups[-2:])
                 steps.set_postfix(loss=f"{row['train/loss']:.3f}", best_eer=f"{progress.best_eer:.3f}")
-                progress.recent, clips, started = [], 0, time.perf_counter()
+                progress.recent = []
             if len(validation) and (done % settings.validate_every_steps == 0 or last):
-                paused = time.perf_counter()
                 judge(row)
-                started += time.perf_counter() - paused
             if len(row) > 1:
                 progress.history.append(row)
                 log_row(live, row)
@@ -768,6 +760,7 @@ def train(
         else:
             accelerator.print(f"best validation EER {progress.best_eer:.4f} at step {progress.best_step}")
         model.load_state_dict(progress.best_model)
+        shutil.rmtree(out, ignore_errors=True)  # whose files may be links into DVC's cache
         model.save(out, run)
         with (Path(out) / "params.yaml").open("w", encoding="utf-8") as file:
             YAML(typ="safe", pure=True).dump({name: section.model_dump() for name, section in recipe.sections().items()}, file)
