@@ -387,6 +387,34 @@ def test_crops_of_random_lengths_are_drawn_anew_for_each_step(run, monkeypatch):
     assert frames == first
 
 
+def test_crops_may_all_begin_where_the_recording_does(run, monkeypatch):
+    real, heard = training.Objective.forward, []
+    monkeypatch.setattr(training.Objective, "forward", lambda self, *a, **k: heard.append(a[0]) or real(self, *a, **k))
+    run(steps=1, gradient_accumulation=1, crop_position="start", validation_speakers=0.0)
+    store = FeatureStore(run.folder / "a")
+    starts = {store.frames(i, 0, 50).tobytes() for i in range(len(store))}
+    assert all(clip.T.numpy().astype(np.float16).tobytes() in starts for clip in heard[0])
+
+
+def test_ntxents_view_is_made_of_the_clip_that_the_triplet_loss_sees(run, monkeypatch):
+    kinds = {"triplet": ["time_mask"], "ntxent": ["frequency_mask"]}
+    drawn = {"triplet": {"kinds_per_clip": 1}, "ntxent": {"kinds_per_view": 1}}
+    sections = {
+        name: getattr(run.recipe.augmentation, name).model_copy(update={"kinds": kinds[name]} | drawn[name]) for name in kinds
+    }
+    recipe = replace(run.recipe, augmentation=run.recipe.augmentation.model_copy(update=sections))
+    objective = training.Objective(training.SpeakerModel(recipe.model), 3, recipe)
+    seen = []
+    monkeypatch.setattr(objective.model, "forward", lambda clips, n_frames: seen.append(clips) or torch.eye(12, 8))
+    features = torch.rand(6, 80, 50) + 1
+    n_frames, labels = torch.full((6,), 50), torch.arange(6) // 2
+    objective(features, n_frames, labels, torch.empty(0), torch.empty(6, 0), 0, 0, False)
+    clip, view = seen[0].split(6)
+    masked = clip < 0.5
+    assert masked.any(dim=1).any(dim=1).all() and masked.all(dim=1).sum() == masked.any(dim=1).sum()  # whole frames
+    assert ((view < 0.5) >= masked).all() and (view < 0.5).sum() > masked.sum()  # the same frames, and some bands
+
+
 def teach(run: Run, recordings: int = 32) -> Path:
     """A teacher's embeddings of the first recordings of the store: each speaker's own direction, and a little noise."""
     rng = np.random.default_rng(3)
@@ -494,6 +522,10 @@ def test_the_learning_rate_warms_up_and_decays_to_zero():
     assert fractions[:4] == [0.25, 0.5, 0.75, 1.0] and fractions[4] == 1.0
     assert fractions[12] == pytest.approx(0.5) and fractions[20] == pytest.approx(0.0)
     assert fractions[4:] == sorted(fractions[4:], reverse=True)
+
+
+def test_the_learning_rate_may_stay_at_its_peak():
+    assert [schedule(step, start=2, warmup_steps=2, steps=None) for step in range(7)] == [0.0, 0.0, 0.5, 1.0, 1.0, 1.0, 1.0]
 
 
 def test_a_late_start_has_a_schedule_of_its_own():

@@ -21,11 +21,13 @@ class Train(Section):
     crop_s: Positive
     last_crop_s: Positive | None
     crop_lengths: Literal["rising", "random"]
+    crop_position: Literal["random", "start"]
     encoder_learning_rate: NonNegative
     encoder_layer_decay: Annotated[float, Field(gt=0, le=1)]
     head_learning_rate: Positive
     freeze_encoder_steps: Count
     warmup_steps: Count
+    decay: Literal["cosine", "none"]
     weight_decay: NonNegative
     gradient_accumulation: PositiveInt
     gradient_clip: Positive

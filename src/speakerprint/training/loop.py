@@ -36,7 +36,7 @@ from speakerprint.errors import InputError
 from speakerprint.evaluation.trials import equal_error_rate
 from speakerprint.model.speaker_model import DiscriminantProjection, SpeakerModel, native_bf16
 from speakerprint.model.whisper import ENCODER_PATH, load_encoder
-from speakerprint.params.augmentation import Augmentation
+from speakerprint.params.augmentation import Augmentation, AugmentationKind
 from speakerprint.params.loss import Loss
 from speakerprint.params.model import Model
 from speakerprint.params.sampling import Sampling
@@ -185,7 +185,9 @@ class CropBatches(Dataset):
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, bool]:
         chosen = self.batches.batch(number)
-        positions = np.random.default_rng([self.seed, number, 1]).random(len(chosen))
+        positions = np.zeros(len(chosen))
+        if self.settings.crop_position == "random":
+            positions = np.random.default_rng([self.seed, number, 1]).random(len(chosen))
         n_frames = crop_frames(self.settings, number // self.per_step)
         pairs = zip(chosen, positions, strict=True)
         features, mask = pad_batch([self.examples.crop(self.data, example, n_frames, position) for example, position in pairs])
@@ -275,14 +277,15 @@ class Objective(nn.Module):
         loss, augmentation = self.recipe.loss, self.recipe.augmentation
         generator = torch.Generator(features.device).manual_seed(seed)
         chooser = generator if features.device.type == "cpu" else torch.Generator().manual_seed(seed)
-        triplet = augmentation.triplet
-        views = [augment(features, n_frames, triplet.kinds, triplet.kinds_per_clip, augmentation, generator, noise, chooser)]
-        if loss.ntxent_weight:
-            drawn = augmentation.ntxent
-            views += [
-                augment(features, n_frames, drawn.kinds, drawn.kinds_per_view, augmentation, generator, noise, chooser)
-                for _ in range(drawn.views)
-            ]
+
+        def augmented(clips: Tensor, kinds: list[AugmentationKind], count: int, settings: Augmentation) -> Tensor:
+            of_speaker = self.recipe.sampling.utterances
+            return augment(clips, n_frames, kinds, count, settings, generator, noise, chooser, of_speaker)
+
+        triplet, drawn = augmentation.triplet, augmentation.ntxent
+        views = [augmented(features, triplet.kinds, triplet.kinds_per_clip, augmentation.for_triplet())]
+        if loss.ntxent_weight:  # views of the clips as the triplet loss sees them
+            views += [augmented(views[0], drawn.kinds, drawn.kinds_per_view, augmentation) for _ in range(drawn.views)]
         rank, processes = place()
         share = len(labels) // processes
         own = slice(rank * share, (rank + 1) * share)
@@ -325,14 +328,19 @@ def spread_over_speakers(speaker_ids: np.ndarray, limit: int) -> np.ndarray:
     return np.sort(np.lexsort((labels, turn))[:limit])
 
 
-def schedule(step: int, start: int, warmup_steps: int, steps: int) -> float:
-    """Fraction of the peak learning rate: linear warm-up from step `start` on, then a half cosine down to 0 at `steps`."""
-    done, total = step - start, steps - start
+def schedule(step: int, start: int, warmup_steps: int, steps: int | None) -> float:
+    """Fraction of the peak learning rate: linear warm-up from step `start` on, then a half cosine down to 0 at `steps`.
+
+    Where `steps` is None, it stays at its peak after the warm-up.
+    """
+    done = step - start
     if done < 0:
         return 0.0
     if done < warmup_steps:
         return (done + 1) / warmup_steps
-    return 0.5 * (1 + math.cos(math.pi * (done - warmup_steps) / max(1, total - warmup_steps)))
+    if steps is None:
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (done - warmup_steps) / max(1, steps - start - warmup_steps)))
 
 
 def embed_crops(model: SpeakerModel, crops: Iterable[np.ndarray]) -> np.ndarray:
@@ -707,11 +715,12 @@ def train(
             progress.history.append({"step": 0.0})
             judge(progress.history[0])
             log_row(live, progress.history[0])
+        decay_until = settings.steps if settings.decay == "cosine" else None
         for step in steps:
             train_encoder = settings.encoder_learning_rate > 0 and step >= settings.freeze_encoder_steps
             model.encoder.requires_grad_(train_encoder)
             for group in optimiser.param_groups:
-                group["lr"] = group["peak"] * schedule(step, group["start"], settings.warmup_steps, settings.steps)
+                group["lr"] = group["peak"] * schedule(step, group["start"], settings.warmup_steps, decay_until)
             for left in reversed(range(accumulation)):
                 number, (*tensors, padded) = next(feed)
                 crops, n_frames, speaker, background, taught = (
