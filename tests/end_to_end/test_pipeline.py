@@ -117,7 +117,7 @@ def test_a_dead_first_run_leaves_nothing_to_commit_by_mistake(project, tmp_path)
     project.commit()
     project.run("git", "clone", "-q", ".", str(tmp_path / "clone"))
     clone = type(project)(tmp_path / "clone")
-    done = "    if accelerator.is_main_process:\n        if progress.best_model is None"
+    done = "    if accelerator.is_main_process:\n        if progress.kept_model is None"
     clone.replace("src/speakerprint/training.py", done, f"    raise SystemExit('the machine died')\n{done}")
     clone.run("git", "commit", "-qam", "a training that dies after its last step")
     ran = clone.repro(fails=True)

@@ -194,6 +194,32 @@ def test_the_best_checkpoint_is_kept(run, monkeypatch, eers):
     assert same(kept, seen[best])
 
 
+def judged(*eers: float, resolution: float = 0.01) -> training.Progress:
+    """Progress after validations with these EERs, a step apart."""
+    progress = training.Progress()
+    for progress.step, eer in enumerate(eers):
+        progress.judge(eer, torch.nn.Linear(1, 1), resolution)
+    return progress
+
+
+@pytest.mark.parametrize(
+    ("eers", "kept"),
+    [((0.0, 0.0, 0.0), 2), ((0.0, 0.005, 0.02), 1), ((0.2, 0.195, 0.204), 2), ((0.2, 0.1, 0.109, 0.118), 2), ((0.1, 0.2), 0)],
+    ids=["saturated", "less than a trial worse", "better and worse by little", "no creeping away from the best", "worse"],
+)
+def test_of_steps_that_validation_cannot_tell_apart_the_last_is_kept(eers, kept):
+    assert judged(*eers).kept_step == kept
+
+
+def test_it_is_said_when_the_start_is_kept_after_all():
+    assert "the start, for every later step" in judged(0.1, 0.2, 0.3).verdict()
+    assert judged(0.1, 0.2, 0.05).verdict() == "kept: step 2, whose validation EER is 0.0500"
+
+
+def test_an_eer_cannot_tell_less_than_one_target_trial():
+    assert training.one_trial(np.array(["a", "a", "a", "b", "b", "c"])) == 1 / 4
+
+
 def test_speakers_at_other_speeds_are_speakers_of_their_own(run):
     data = TrainingSet({"a": FeatureStore(run.folder / "a")})
     examples = training.Examples.at_speeds(data, np.arange(4, 12), [1.0, 2.0])

@@ -359,6 +359,12 @@ def embed_crops(model: SpeakerModel, crops: Iterable[np.ndarray]) -> np.ndarray:
     return np.concatenate(embeddings)
 
 
+def one_trial(speaker_ids: np.ndarray) -> float:
+    """What one target trial is of all: an EER over all pairs of these recordings cannot tell less."""
+    _, counts = np.unique(speaker_ids, return_counts=True)
+    return 1 / max(1, int((counts * (counts - 1)).sum()) // 2)
+
+
 def validate(model: SpeakerModel, data: TrainingSet, recordings: np.ndarray, n_frames: int) -> float:
     """EER over all pairs of the validation recordings' central crops."""
     crops = (data.crop(index, n_frames, 0.5) for index in recordings)
@@ -413,16 +419,27 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)  # rows of the curves
     recent: list[dict[str, Tensor]] = field(default_factory=list)  # losses since the last row
     best_eer: float = math.inf
-    best_step: int = 0
-    best_model: dict[str, Tensor] | None = None
+    kept_eer: float = math.inf
+    kept_step: int = 0
+    kept_model: dict[str, Tensor] | None = None
     validations_without_gain: int = 0
 
-    def judge(self, eer: float, model: SpeakerModel) -> None:
-        """Keep a copy of the model if its validation EER is the best so far."""
-        self.validations_without_gain += 1
-        if eer < self.best_eer:
-            self.best_eer, self.best_step, self.validations_without_gain = eer, self.step, 0
-            self.best_model = copy_of_weights(model)
+    def judge(self, eer: float, model: nn.Module, resolution: float) -> None:
+        """Keep a copy of the model unless an earlier step's validation EER is lower by at least the resolution.
+
+        So of steps that validation cannot tell apart the last is kept. resolution: the least difference of EERs that counts.
+        """
+        self.validations_without_gain = 0 if eer < self.best_eer else self.validations_without_gain + 1
+        if eer < self.best_eer + resolution:
+            self.kept_eer, self.kept_step, self.kept_model = eer, self.step, copy_of_weights(model)
+        self.best_eer = min(self.best_eer, eer)
+
+    def verdict(self) -> str:
+        """Which step's weights validation chose, in words."""
+        kept = f"kept: step {self.kept_step}, whose validation EER is {self.kept_eer:.4f}"
+        if self.kept_step == 0 < self.step:
+            return f"{kept}: the start, for every later step came out worse, so training changed nothing"
+        return kept
 
 
 def copy_of_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -709,7 +726,7 @@ def train(
             with averaged_with_start(model, start, settings.start_weight):
                 eer = [validate(model, data, validation, window)]  # rounding, and normalisation, differ between processes
                 row["validation/eer"] = broadcast_object_list(eer)[0]
-                progress.judge(row["validation/eer"], model)
+                progress.judge(row["validation/eer"], model, one_trial(data.speaker_ids[validation]))
 
         if len(validation) and not progress.history:  # a start from discriminant analysis, or from a model, may be the best
             progress.history.append({"step": 0.0})
@@ -763,12 +780,12 @@ def train(
                 )
 
     if accelerator.is_main_process:
-        if progress.best_model is None or settings.kept_weights == "last":
+        if progress.kept_model is None or settings.kept_weights == "last":
             with averaged_with_start(model, start, settings.start_weight):
-                progress.best_model = copy_of_weights(model)
+                progress.kept_model = copy_of_weights(model)
         else:
-            accelerator.print(f"best validation EER {progress.best_eer:.4f} at step {progress.best_step}")
-        model.load_state_dict(progress.best_model)
+            accelerator.print(progress.verdict())
+        model.load_state_dict(progress.kept_model)
         shutil.rmtree(out, ignore_errors=True)  # whose files may be links into DVC's cache
         model.save(out, run)
         with (Path(out) / "params.yaml").open("w", encoding="utf-8") as file:
