@@ -141,6 +141,26 @@ def test_a_killed_run_resumes_to_the_same_weights_and_curves(run, monkeypatch):
     assert not (run.folder / "killed/checkpoint/checkpoint.pt").exists()
 
 
+def test_the_model_that_training_started_from_is_kept_inside_the_trained_one(run, monkeypatch):
+    untrained = run("untrained", steps=0)
+    run("trained")
+    judge = training.Progress.judge
+
+    def killed_at_step_4(progress, *judged):
+        judge(progress, *judged)
+        if progress.step == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training.Progress, "judge", killed_at_step_4)
+        run("resumed")
+    run("resumed")
+    for name in ("trained", "resumed"):
+        start = run.folder / name / "model/start"
+        assert same(load_file(start / "model.safetensors"), untrained)
+        assert training.SpeakerModel.load(start).settings == run.recipe.model
+
+
 def test_a_checkpoint_of_another_recipe_is_not_resumed(run, monkeypatch):
     monkeypatch.setattr(training.Checkpoint, "remove", lambda self: None)
     run("run")

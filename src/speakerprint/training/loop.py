@@ -641,9 +641,9 @@ def train(
 
     `teacher` is the folder of a teacher's embeddings (see teacher.py), read where one of its losses has a weight.
 
-    Writes the model and the recipe (`params.yaml`) to `out` and the curves (DVCLive's) to `log` when it is done; until then a
-    checkpoint and the curves so far are in `checkpoints`. Runs under `accelerate launch` too: the processes share each batch, and
-    the result is that of one process, but for rounding.
+    Writes the model and the recipe (`params.yaml`) to `out`, the model that it started from to `out`/start, and the curves
+    (DVCLive's) to `log` when it is done; until then a checkpoint, the start and the curves so far are in `checkpoints`. Runs
+    under `accelerate launch` too: the processes share each batch, and the result is that of one process, but for rounding.
 
     Raises InputError where the data cannot meet the settings, or the loss is no longer a number.
     """
@@ -708,6 +708,9 @@ def train(
             start_from_discriminant(objective, data, noise, examples)
     if settings.start_weight and not start:
         start = copy_of_weights(model)
+    start_folder = Path(checkpoints) / "start"
+    if state is None and accelerator.is_main_process:
+        model.save(start_folder, run)
     wrapped, optimiser = accelerator.prepare(objective, optimiser)
 
     numbers = range(progress.step * accumulation, settings.steps * accumulation)
@@ -788,6 +791,7 @@ def train(
         model.load_state_dict(progress.kept_model)
         shutil.rmtree(out, ignore_errors=True)  # whose files may be links into DVC's cache
         model.save(out, run)
+        shutil.move(start_folder, Path(out) / "start")
         with (Path(out) / "params.yaml").open("w", encoding="utf-8") as file:
             YAML(typ="safe", pure=True).dump({name: section.model_dump() for name, section in recipe.sections().items()}, file)
         shutil.rmtree(log, ignore_errors=True)  # the curves of another run
