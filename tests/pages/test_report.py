@@ -11,8 +11,9 @@ import soundfile
 from speakerprint.audio.decode import decode
 from speakerprint.errors import InputError
 from speakerprint.evaluation.trials import equal_error_rate, score_trials
-from speakerprint.pages import report
-from speakerprint.pages.report import confused_pairs, read_corpus, read_files, render, report_data, score_histogram, write_report
+from speakerprint.pages import report, toolkit
+from speakerprint.pages.report import confused_pairs, read_corpus, read_files, render, report_data, write_report
+from speakerprint.pages.toolkit import score_histogram
 from tests.tones import SPEAKERS, ToneEmbedder, tone, write_project, write_tones
 
 
@@ -171,7 +172,7 @@ def test_two_recordings_are_too_few(tmp_path):
 
 
 def test_what_is_heard_is_the_start_of_the_recording(voices, monkeypatch):
-    monkeypatch.setattr(report, "MAX_LISTEN_S", 0.5)
+    monkeypatch.setattr(toolkit, "MAX_LISTEN_S", 0.5)
     one = report_data(voices, ToneEmbedder())["recordings"][4]
     samples, sample_rate_hz = decode(base64.b64decode(one["audio"]), "audio")
     spectrum = np.abs(np.fft.rfft(samples))
@@ -185,7 +186,7 @@ def test_where_there_is_no_room_for_all_the_pairs_keep_their_audio(tmp_path, mon
     whole = report_data(voices, ToneEmbedder())
     in_pairs = {at for pair in whole["likest"] + whole["unlikest"] for at in pair[:2]}
     room = sum(len(base64.b64decode(whole["recordings"][at]["audio"])) for at in in_pairs)
-    monkeypatch.setattr(report, "MAX_AUDIO_BYTES", room)
+    monkeypatch.setattr(toolkit, "MAX_AUDIO_BYTES", room)
     data = report_data(voices, ToneEmbedder())
     assert {at for at, one in enumerate(data["recordings"]) if one["audio"]} == in_pairs
     assert data["notes"][0].startswith(f"{len(in_pairs)} of 9 recordings can be listened to")

@@ -234,6 +234,21 @@ class Audit:
     report: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class _Material:
+    """What is audited, row by row: unit vectors (n, dim), the speakers' codes (n,), and what gives a row's log-mel features."""
+
+    recordings: pd.DataFrame
+    sounds: Sequence[Sound]
+    units: NDArray[np.float64]
+    speakers: NDArray[np.intp]
+    features: Callable[[int], NDArray]
+
+    @property
+    def corpora(self) -> NDArray[np.object_]:
+        return self.recordings["corpus"].to_numpy()
+
+
 def audit(
     recordings: pd.DataFrame,
     sounds: Sequence[Sound],
@@ -249,36 +264,41 @@ def audit(
     """
     units = unit_vectors(embeddings)
     speakers = recordings.groupby(["corpus", "speaker_id"]).ngroup().to_numpy()
-    corpora = recordings["corpus"].to_numpy()
+    material = _Material(recordings, sounds, units, speakers, features)
+    corpora = material.corpora
     findings = list(_unusable(sounds, settings))
     usable = np.setdiff1d(np.arange(len(units)), [one.recording for one in findings])
 
     scores = np.full(len(units), np.nan)
     scores[usable] = own_scores(units[usable], speakers[usable])
     thresholds = {name: odd_threshold(scores[corpora == name], settings.odd_false_rejects) for name in dict.fromkeys(corpora)}
-    lowest = min(
-        (known for known in thresholds.values() if not np.isnan(known)), default=-1.0
-    )  # that recordings of one speaker should reach
-    rank = np.argsort(np.argsort(-np.nan_to_num(scores, nan=-2.0), kind="stable"))  # by how well it fits its speaker
-    findings += _copies(usable, sounds, units, speakers, features, rank, lowest, settings.duplicate_correlation)
+    # what recordings of one speaker should reach in any of the corpora
+    lowest = min((known for known in thresholds.values() if not np.isnan(known)), default=-1.0)
+    findings += _copies(material, usable, scores, lowest, settings.duplicate_correlation)
 
     kept = np.setdiff1d(usable, [row for one in findings if one.kind.endswith("duplicate") for row in one.excluded])
     own_thresholds = np.array([thresholds[name] for name in corpora[kept]])
     odd = odd_recordings(units[kept], speakers[kept], own_thresholds)
-    for row, score in sorted(odd.items(), key=lambda item: item[1]):
-        at, mates = int(kept[row]), kept[speakers[kept] == speakers[kept[row]]]
-        findings.append(Finding("odd", at, _typical(units, mates[mates != at]), score, (at,)))
+    findings += _odd(material, kept, odd)
 
     kept = np.delete(kept, list(odd))
     alike = alike_ids(units[kept], speakers[kept], settings.same_person_false_alarms, lowest)
-    members = {code: kept[rows] for code, rows in pd.Series(speakers[kept]).groupby(speakers[kept]).indices.items()}
-    for first, second, score in alike.pairs:
-        fewer, more = sorted((second, first), key=lambda code: len(members[code]))
-        one, other = (_typical(units, members[code]) for code in (fewer, more))
-        findings.append(Finding("same_person", one, other, score, tuple(members[fewer].tolist())))
+    findings += _same_person(material, kept, alike)
+    return Audit(recordings, findings, _report(material, findings, kept, thresholds, alike, settings))
 
+
+def _report(
+    material: _Material,
+    findings: Sequence[Finding],
+    kept: NDArray[np.intp],
+    thresholds: dict[str, float],
+    alike: AlikeIds,
+    settings: AuditParams,
+) -> dict[str, Any]:
+    """The report as JSON; kept: rows without a fault but for `alike`; thresholds: of each corpus, for odd recordings."""
+    recordings, units, speakers, corpora = material.recordings, material.units, material.speakers, material.corpora
     counted = Counter((one.kind, corpora[one.recording]) for one in findings)
-    report = {
+    return {
         "recordings": len(recordings),
         "speakers": len(np.unique(speakers)),
         "found": {kind: sum(counted[kind, name] for name in thresholds) for kind in KINDS},
@@ -299,7 +319,24 @@ def audit(
         },
         "worst": {kind: [_plain(one, recordings) for one in _of_kind(findings, kind)[:WORST]] for kind in KINDS},
     }
-    return Audit(recordings, findings, report)
+
+
+def _odd(material: _Material, kept: NDArray[np.intp], odd: dict[int, float]) -> Iterator[Finding]:
+    """The recordings, by place in ``kept``, that are unlike their speaker's others, each with a typical one of those."""
+    units, speakers = material.units, material.speakers
+    for place, score in sorted(odd.items(), key=lambda item: item[1]):
+        row, mates = int(kept[place]), kept[speakers[kept] == speakers[kept[place]]]
+        yield Finding("odd", row, _typical(units, mates[mates != row]), score, (row,))
+
+
+def _same_person(material: _Material, kept: NDArray[np.intp], alike: AlikeIds) -> Iterator[Finding]:
+    """A typical recording of each of two ids with one voice; the id with fewer recordings is proposed to be left out."""
+    speakers = material.speakers[kept]
+    members = {code: kept[places] for code, places in pd.Series(speakers).groupby(speakers).indices.items()}
+    for first, second, score in alike.pairs:
+        fewer, more = sorted((second, first), key=lambda code: len(members[code]))
+        one, other = (_typical(material.units, members[code]) for code in (fewer, more))
+        yield Finding("same_person", one, other, score, tuple(members[fewer].tolist()))
 
 
 def _unusable(sounds: Sequence[Sound], settings: AuditParams) -> Iterator[Finding]:
@@ -315,16 +352,15 @@ def _unusable(sounds: Sequence[Sound], settings: AuditParams) -> Iterator[Findin
 
 
 def _copies(
+    material: _Material,
     usable: NDArray[np.intp],
-    sounds: Sequence[Sound],
-    units: NDArray[np.float64],
-    speakers: NDArray[np.intp],
-    features: Callable[[int], NDArray],
-    rank: NDArray[np.intp],
+    scores: NDArray[np.float64],
     candidate_score: float,
     least_correlation: float,
 ) -> Iterator[Finding]:
-    """Copies, each with what it is a copy of: of the two the one that fits its speaker less is the copy."""
+    """Copies, each with what it is a copy of: of the two the one that fits its speaker less, by scores (n,), is the copy."""
+    sounds, units, speakers = material.sounds, material.units, material.speakers
+    rank = np.argsort(np.argsort(-np.nan_to_num(scores, nan=-2.0), kind="stable"))
     gone: set[int] = set()
 
     def better_first(pair: tuple[int, int]) -> tuple[int, int]:
@@ -340,7 +376,7 @@ def _copies(
             yield Finding("exact_duplicate", row, original, 1.0, (row,))
     rest = np.array([row for row in usable.tolist() if row not in gone], dtype=np.intp)
     durations_s = np.array([sounds[row].duration_s for row in rest])
-    cached = functools.lru_cache(maxsize=4096)(features)
+    cached = functools.lru_cache(maxsize=4096)(material.features)
     near = []
     for one, other in candidates(units[rest], durations_s, candidate_score):
         pair = better_first((int(rest[one]), int(rest[other])))

@@ -1,9 +1,7 @@
 """An audit of the project's corpora: what it reads, a page to listen to what was found, and lists of what to leave out."""
 
-import base64
 import csv
 import html
-import re
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -13,14 +11,13 @@ import pandas as pd
 from tqdm import tqdm
 
 from speakerprint.audio.decode import decode
-from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
 from speakerprint.corpora.feature_store import FeatureStore
 from speakerprint.corpora.resampling import read_audio
 from speakerprint.corpora.shards import in_parallel
 from speakerprint.errors import InputError
 from speakerprint.evaluation.audit import KINDS, WORST, Audit, Finding, audit, hear_encoded, name_of
 from speakerprint.evaluation.evaluate import Embedder, embed_store
-from speakerprint.pages.report import MAX_AUDIO_BYTES, MAX_LISTEN_S, PAGES, encode_opus
+from speakerprint.pages import toolkit
 from speakerprint.params.audit import Audit as AuditParams
 
 ABOUT = {
@@ -81,14 +78,14 @@ def write_exclude_lists(found: Audit, folder: Path) -> None:
                     lines.writerow([found.recordings["recording_id"].iat[row], one.kind, other, f"{one.value:.4g}"])
 
 
-def render(found: Audit, title: str, audio: dict[int, bytes]) -> str:
-    """The page of the worst findings of each kind, whole in itself; ``audio`` has Opus of rows, or some of them."""
+def render(found: Audit, title: str, audio: dict[int, str]) -> str:
+    """The page of the worst findings of each kind, whole in itself; ``audio`` has rows, or some of them, as `read_shown`."""
 
     def side(row: int) -> str:
         name, speaker = name_of(found.recordings, row), found.recordings["speaker_id"].iat[row]
         player = '<p class="quiet">not in this file</p>'
         if row in audio:
-            source = f"data:audio/ogg;base64,{base64.b64encode(audio[row]).decode()}"
+            source = f"data:audio/ogg;base64,{audio[row]}"
             player = f'<audio controls preload="none" aria-label="{html.escape(name)}" src="{source}"></audio>'
         return f'<div><div class="name">{html.escape(name)}</div><div class="quiet">id {html.escape(speaker)}</div>{player}</div>'
 
@@ -106,30 +103,22 @@ def render(found: Audit, title: str, audio: dict[int, bytes]) -> str:
             cases = "".join(map(case, of_kind[:WORST]))
             head = f'<h2>{heading}</h2><p class="quiet">{about}{shown}</p>'
             sections.append(f'<section class="card">{head}<ol class="pairs">{cases}</ol></section>')
-    parts = {
-        "page.css": (PAGES / "page.css").read_text(encoding="utf-8"),
-        "title": html.escape(title),
-        "about": f"{found.report['recordings']:,} recordings, {found.report['speakers']:,} ids",
-        "tiles": "".join(tiles),
-        "sections": "".join(sections),
-        "max_listen_s": f"{MAX_LISTEN_S:g}",
-    }
-    template = (PAGES / "audit.html").read_text(encoding="utf-8")
-    return re.sub(r"\{\{(.+?)\}\}", lambda match: parts[match[1]], template)
+    return toolkit.fill(
+        "audit.html",
+        title=html.escape(f"Audit: {title}"),
+        sources="style-src 'unsafe-inline'; img-src data:; media-src data:",
+        about=f"{found.report['recordings']:,} recordings, {found.report['speakers']:,} ids",
+        tiles="".join(tiles),
+        sections="".join(sections),
+        max_listen_s=f"{toolkit.MAX_LISTEN_S:g}",
+    )
 
 
-def read_shown(found: Audit) -> dict[int, bytes]:
-    """Opus of the rows that `render` shows, as many as there is room for, from the project in the working directory."""
+def read_shown(found: Audit) -> dict[int, str]:
+    """The rows that `render` shows as Opus in base64, as many as there is room for, from the project in the working directory."""
     worst = [[one for one in found.findings if one.kind == kind][:WORST] for kind in KINDS]
     rows = {row for one in chain(*worst) for row in (one.recording, one.other) if row is not None}
-    audio: dict[int, bytes] = {}
-    room = MAX_AUDIO_BYTES
-    for row, clip in _encoded(found.recordings, rows):
-        opus = encode_opus(decode(clip, "audio")[0][: round(MAX_LISTEN_S * SAMPLE_RATE_HZ)], SAMPLE_RATE_HZ)
-        room -= len(opus)
-        if room >= 0:
-            audio[row] = opus
-    return audio
+    return toolkit.embed_audio((row, *decode(clip, "audio")) for row, clip in _encoded(found.recordings, rows))
 
 
 def _encoded(recordings: pd.DataFrame, rows: set[int]) -> Iterator[tuple[int, bytes]]:

@@ -3,16 +3,11 @@
 It needs neither the network nor another file: script and audio are in it.
 """
 
-import base64
-import io
-import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
@@ -20,8 +15,6 @@ from sklearn.manifold import TSNE
 from tqdm import tqdm
 
 from speakerprint.audio.decode import decode, read_file
-from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
-from speakerprint.audio.resample import resample
 from speakerprint.corpora.feature_store import FeatureStore
 from speakerprint.corpora.resampling import read_audio
 from speakerprint.corpora.sources.folder import AUDIO_SUFFIXES, read_folder, speaker_files
@@ -32,21 +25,16 @@ from speakerprint.evaluation.metrics_files import read_metrics
 from speakerprint.evaluation.trials import LEVELS_PER_UNIT, Trials, eer_interval, retrieve, score_trials
 from speakerprint.inference.embedder import SpeakerEmbedder
 from speakerprint.inference.vectors import unit_vectors
+from speakerprint.pages import toolkit
 from speakerprint.params.sources import FolderSource
 
-PAGES = Path(__file__).parent
 SEED = 1  # of the bootstrap, the map, and the draw of whom it shows
 BOOTSTRAP_SAMPLES = 1000
-BATCH_S = 120.0  # seconds of audio embedded at once
-SCORE_BINS = 80
 STEPS_PER_UNIT = 1000  # places of the threshold slider
 N_PAIRS = 12
 N_NEIGHBOURS = 5
 MIN_RECORDINGS = 3  # fewer have no map; for two there is `verify`
 MAX_RECORDINGS = 500
-MAX_LISTEN_S = 20.0
-MAX_AUDIO_BYTES = 24 * 2**20  # of Opus, a third more in the page
-OPUS_BIT_RATE = 20_000
 DET_TICKS = (0.001, 0.01, 0.05, 0.2, 0.5, 0.8)
 DET_LIMITS = (0.0005, 0.85)
 
@@ -123,7 +111,9 @@ def read_corpus(corpus: str, embedder: SpeakerEmbedder) -> Voices:
 
     metrics = Path(f"metrics/{corpus}.json")
     evaluation = read_metrics(metrics, f"evaluate@{corpus}") if metrics.is_file() else None
-    return Voices(corpus, ids, store.speaker_ids.astype(str), embed_store(store, embedder.model, BATCH_S), audio, evaluation)
+    return Voices(
+        corpus, ids, store.speaker_ids.astype(str), embed_store(store, embedder.model, toolkit.BATCH_S), audio, evaluation
+    )
 
 
 # --- what the page shows ------------------------------------------------------------------------------------------------
@@ -196,7 +186,7 @@ def report_data(voices: Voices, embedder: SpeakerEmbedder, max_recordings: int =
     if len(audio) < len(shown):
         notes.append(
             f"{len(audio):,} of {len(shown):,} recordings can be listened to: this file holds at most "
-            f"{MAX_AUDIO_BYTES / 2**20:g} MB of audio, that of the pairs first."
+            f"{toolkit.MAX_AUDIO_BYTES / 2**20:g} MB of audio, that of the pairs first."
         )
     if speakers is not None and not measured:
         notes.append("There are no figures: they need two speakers, and a speaker with two recordings.")
@@ -219,7 +209,7 @@ def report_data(voices: Voices, embedder: SpeakerEmbedder, max_recordings: int =
         "likest": [[place[pair.first], place[pair.second], round(pair.score, 7)] for pair in likest],
         "unlikest": [[place[pair.first], place[pair.second], round(pair.score, 7)] for pair in unlikest],
         "measured": measured,
-        "max_listen_s": MAX_LISTEN_S,
+        "max_listen_s": toolkit.MAX_LISTEN_S,
     }
 
 
@@ -240,7 +230,7 @@ def _measured(voices: Voices, speakers: NDArray[np.str_], embedder: SpeakerEmbed
             **retrieve(voices.embeddings, speakers)._asdict(),
         },
         "floor_eer": (voices.evaluation or {}).get("log_mel_floor_eer"),
-        "histogram": score_histogram(trials),
+        "histogram": toolkit.score_histogram(trials),
         "rates": _rates(trials),
         "det": {
             "x": _probit(curve.false_accept_rate),
@@ -250,12 +240,6 @@ def _measured(voices: Voices, speakers: NDArray[np.str_], embedder: SpeakerEmbed
         },
         "marks": marks,
     }
-
-
-def score_histogram(trials: Trials) -> dict[str, list[float]]:
-    """Densities of the scores of the target and of the non-target trials, between edges, as JSON."""
-    names = ("edges", "target", "nontarget")
-    return {name: np.round(values, 4).tolist() for name, values in zip(names, trials.densities(SCORE_BINS), strict=True)}
 
 
 def _rates(trials: Trials) -> dict[str, Any]:
@@ -295,33 +279,9 @@ def _plane(embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _listenable(voices: Voices, groups: Sequence[Sequence[int]]) -> dict[int, str]:
-    """The recordings at these indices as Opus in base64, earlier groups first, as many as there is room for."""
-    texts: dict[int, str] = {}
-    room = MAX_AUDIO_BYTES
-    with tqdm(total=sum(map(len, groups)), desc="audio", unit="recording", disable=None) as progress:
-        for indices in groups:
-            for index, (samples, sample_rate_hz) in zip(indices, voices.audio(indices), strict=True):
-                opus = encode_opus(samples[: round(MAX_LISTEN_S * sample_rate_hz)], sample_rate_hz)
-                room -= len(opus)
-                if room < 0:
-                    return texts
-                texts[index] = base64.b64encode(opus).decode()
-                progress.update()
-    return texts
-
-
-def encode_opus(samples: NDArray[np.float32], sample_rate_hz: int) -> bytes:
-    """(n_samples,) as Ogg Opus at 20 kbit/s, to be listened to."""
-    wave = np.clip(resample(samples, sample_rate_hz, SAMPLE_RATE_HZ), -1, 1)
-    stream = io.BytesIO()
-    # the same recording gives the same bytes: without bitexact, an Ogg stream has a random number
-    with av.open(stream, "w", format="ogg", options={"fflags": "+bitexact"}) as file:
-        settings = {"application": "voip", "compression_level": "5"}  # of 10, which takes half as long again for no fewer bytes
-        track = file.add_stream("libopus", rate=SAMPLE_RATE_HZ, layout="mono", bit_rate=OPUS_BIT_RATE, options=settings)
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave)[None], format="flt", layout="mono")
-        frame.sample_rate = SAMPLE_RATE_HZ
-        file.mux([*track.encode(frame), *track.encode(None)])
-    return stream.getvalue()
+    """The recordings at these indices to listen to, earlier groups first, as many as there is room for."""
+    clips = ((index, *clip) for indices in groups for index, clip in zip(indices, voices.audio(indices), strict=True))
+    return toolkit.embed_audio(tqdm(clips, "audio", sum(map(len, groups)), unit="recording", disable=None))
 
 
 # --- the page -----------------------------------------------------------------------------------------------------------
@@ -331,15 +291,10 @@ def render(data: dict[str, Any]) -> str:
     """The page that shows ``data``, whole in itself."""
     from plotly.offline import get_plotlyjs
 
-    parts = {
-        "page.css": (PAGES / "page.css").read_text(encoding="utf-8"),
-        "report.js": (PAGES / "report.js").read_text(encoding="utf-8"),
-        "plotly.js": get_plotlyjs(),
-        # no name of a file or speaker can end the script
-        "data": json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c"),
-    }
-    template = (PAGES / "report.html").read_text(encoding="utf-8")
-    return re.sub(r"\{\{(.+?)\}\}", lambda match: parts[match[1]], template)
+    sources = "script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; media-src data:"
+    return toolkit.fill(
+        "report.html", title="Speaker report", sources=sources, plotly=get_plotlyjs(), data=toolkit.as_script(data)
+    )
 
 
 def write_report(voices: Voices, embedder: SpeakerEmbedder, output: str | Path, max_recordings: int = MAX_RECORDINGS) -> None:

@@ -21,7 +21,7 @@ from speakerprint.evaluation.evaluate import embed_store
 from speakerprint.evaluation.trials import score_trials
 from speakerprint.inference.embedder import SpeakerEmbedder
 from speakerprint.pages.guard import Guard
-from speakerprint.pages.report import BATCH_S, PAGES, score_histogram
+from speakerprint.pages.toolkit import BATCH_S, PAGES, score_histogram
 
 if TYPE_CHECKING:
     from speakerprint.inference.gallery import Gallery
@@ -44,6 +44,77 @@ def reference_scores(corpus: str, embedder: SpeakerEmbedder) -> dict[str, Any]:
     return {"corpus": corpus, **score_histogram(trials)}
 
 
+class Service:
+    """What the page's API answers; ``reference`` is what reference_scores returned. Raises InputError for no thresholds."""
+
+    def __init__(self, embedder: SpeakerEmbedder, gallery: "Gallery | None", reference: dict[str, Any] | None):
+        if not embedder.thresholds:
+            raise InputError(
+                "the model has no thresholds; name an evaluation corpus of the project with --corpus to take them from"
+            )
+        self.embedder, self.gallery, self.reference = embedder, gallery, reference
+        self.computing = threading.Lock()  # one recording at a time: more would only share the cores
+
+    def model(self) -> dict[str, Any]:
+        """What the page has to know: thresholds by false-accept rate, limits, and the scores of a corpus."""
+        thresholds = self.embedder.thresholds
+        return {
+            "model": self.embedder.model_id,
+            "thresholds": [{"false_accept_rate": rate, "score": thresholds[rate]} for rate in sorted(thresholds, reverse=True)],
+            "max_request_bytes": MAX_REQUEST_BYTES,
+            "max_duration_s": MAX_DURATION_S,
+            "gallery": self.gallery is not None,
+            "reference": self.reference,
+        }
+
+    def verify(
+        self, first: UploadFile, second: UploadFile, false_accept_rate: Annotated[float | None, Form()] = None
+    ) -> dict[str, Any]:
+        """Are two recordings of one speaker? Without a false-accept rate, at the highest that the model has a threshold for."""
+        rate = max(self.embedder.thresholds) if false_accept_rate is None else false_accept_rate
+        threshold = self.embedder.threshold(rate)
+        score = float(self._embed(first) @ self._embed(second))
+        return {"score": score, "same_speaker": score >= threshold, "threshold": threshold, "false_accept_rate": rate}
+
+    def identify(self, recording: UploadFile, false_accept_rate: Annotated[float | None, Form()] = None) -> dict[str, Any]:
+        """Who of the people enrolled is it, or nobody? Without a false-accept rate, at the lowest that the model has."""
+        rate = min(self.embedder.thresholds) if false_accept_rate is None else false_accept_rate
+        found = self._known().identify(self._embed(recording), self.embedder.threshold(rate))
+        return {**found._asdict(), "candidates": [candidate._asdict() for candidate in found.candidates]}
+
+    def people(self) -> dict[str, list[str]]:
+        """Who is enrolled, and with which recordings."""
+        return self._known().speakers()
+
+    def enrol(
+        self, speaker: Annotated[str, Form(min_length=1, max_length=MAX_NAME)], recordings: Annotated[list[UploadFile], File()]
+    ) -> dict[str, list[str]]:
+        """Enrol recordings of a person: their embeddings are kept, the recordings are not."""
+        names = [upload.filename or f"recording {i}" for i, upload in enumerate(recordings, start=1)]
+        self._known().enrol(speaker, [self._embed(upload) for upload in recordings], names)
+        return self._known().speakers()
+
+    def forget(self, speaker: str) -> dict[str, list[str]]:
+        """Forget a person."""
+        if speaker not in self._known().speakers():
+            raise HTTPException(404, f"nobody named {speaker!r} is enrolled")
+        self._known().remove(speaker)
+        return self._known().speakers()
+
+    def _known(self) -> "Gallery":
+        if self.gallery is None:
+            raise HTTPException(409, "nobody can be enrolled: the server was started without --gallery")
+        return self.gallery
+
+    def _embed(self, upload: UploadFile) -> np.ndarray:
+        data, name = upload.file.read(), upload.filename or "the recording"
+        with self.computing:
+            samples, sample_rate_hz = decode(data, name, MAX_DURATION_S)
+            if not samples.any():
+                raise InputError(f"{name}: is silent; check the microphone")
+            return self.embedder.embed(samples, sample_rate_hz)
+
+
 def create_app(
     embedder: SpeakerEmbedder,
     gallery: "Gallery | None" = None,
@@ -54,13 +125,9 @@ def create_app(
 
     Raises InputError for a model without thresholds.
     """
-    thresholds = embedder.thresholds
-    if not thresholds:
-        raise InputError("the model has no thresholds; name an evaluation corpus of the project with --corpus to take them from")
+    service = Service(embedder, gallery, reference)
     # the documentation pages that FastAPI makes of /openapi.json would come from the network
     app = FastAPI(title="speakerprint", docs_url=None, redoc_url=None)
-    computing = threading.Lock()  # one recording at a time: more would only share the cores
-
     app.add_middleware(Guard, max_bytes=MAX_REQUEST_BYTES)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts), www_redirect=False)
 
@@ -68,77 +135,15 @@ def create_app(
     async def refuse(request: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, 422)
 
-    def embed(upload: UploadFile) -> np.ndarray:
-        data, name = upload.file.read(), upload.filename or "the recording"
-        with computing:
-            samples, sample_rate_hz = decode(data, name, MAX_DURATION_S)
-            if not samples.any():
-                raise InputError(f"{name}: is silent; check the microphone")
-            return embedder.embed(samples, sample_rate_hz)
-
-    def known() -> "Gallery":
-        if gallery is None:
-            raise HTTPException(409, "nobody can be enrolled: the server was started without --gallery")
-        return gallery
-
     @app.get("/", include_in_schema=False)
     def page() -> FileResponse:
         return FileResponse(PAGES / "serve.html")
 
     app.mount("/static", StaticFiles(directory=PAGES))
-
-    @app.get("/api/model")
-    def model() -> dict[str, Any]:
-        """What the page has to know: thresholds by false-accept rate, limits, and the scores of a corpus."""
-        return {
-            "model": embedder.model_id,
-            "thresholds": [{"false_accept_rate": rate, "score": thresholds[rate]} for rate in sorted(thresholds, reverse=True)],
-            "max_request_bytes": MAX_REQUEST_BYTES,
-            "max_duration_s": MAX_DURATION_S,
-            "gallery": gallery is not None,
-            "reference": reference,
-        }
-
-    @app.post("/api/verify")
-    def verify(
-        first: UploadFile, second: UploadFile, false_accept_rate: Annotated[float, Form()] = max(thresholds)
-    ) -> dict[str, Any]:
-        """Are two recordings of one speaker?"""
-        threshold = embedder.threshold(false_accept_rate)
-        score = float(embed(first) @ embed(second))
-        return {
-            "score": score,
-            "same_speaker": score >= threshold,
-            "threshold": threshold,
-            "false_accept_rate": false_accept_rate,
-        }
-
-    @app.post("/api/identify")
-    def identify(recording: UploadFile, false_accept_rate: Annotated[float, Form()] = min(thresholds)) -> dict[str, Any]:
-        """Who of the people enrolled is it, or nobody?"""
-        found = known().identify(embed(recording), embedder.threshold(false_accept_rate))
-        return {**found._asdict(), "candidates": [candidate._asdict() for candidate in found.candidates]}
-
-    @app.get("/api/people")
-    def people() -> dict[str, list[str]]:
-        """Who is enrolled, and with which recordings."""
-        return known().speakers()
-
-    @app.post("/api/enrol")
-    def enrol(
-        speaker: Annotated[str, Form(min_length=1, max_length=MAX_NAME)], recordings: Annotated[list[UploadFile], File()]
-    ) -> dict[str, list[str]]:
-        """Enrol recordings of a person: their embeddings are kept, the recordings are not."""
-        names = [upload.filename or f"recording {i}" for i, upload in enumerate(recordings, start=1)]
-        known().enrol(speaker, [embed(upload) for upload in recordings], names)
-        return known().speakers()
-
-    @app.delete("/api/people/{speaker:path}")
-    def forget(speaker: str) -> dict[str, list[str]]:
-        """Forget a person."""
-        if speaker not in known().speakers():
-            raise HTTPException(404, f"nobody named {speaker!r} is enrolled")
-        known().remove(speaker)
-        return known().speakers()
-
+    app.get("/api/model")(service.model)
+    app.post("/api/verify")(service.verify)
+    app.post("/api/identify")(service.identify)
+    app.get("/api/people")(service.people)
+    app.post("/api/enrol")(service.enrol)
+    app.delete("/api/people/{speaker:path}")(service.forget)
     return app

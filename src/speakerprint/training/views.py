@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 from transformers.audio_utils import hertz_to_mel, mel_to_hertz
 
+from speakerprint.audio.dimensions import FRAMES_PER_SECOND
 from speakerprint.params.augmentation import Augmentation, AugmentationKind
 
 NEPERS = 4 * math.log(10)  # natural logarithm of the power in one unit of the features
 UNITS_PER_DB = 0.025
 SILENCE = -2.0  # 80 dB under a loud sound: where Whisper's features end
-FRAMES_PER_SECOND = 100
 REVERBERATION_FRAMES = 60
 NARROWEST_MASK = 2  # frames or mel bands
 MASK_STD = 0.01  # of the noise in masks, whose mean is 0: the middle of the features' range
