@@ -35,10 +35,11 @@ repro: $(VENV)/.installed  ## run the pipeline (dvc repro), then show its figure
 test: $(VENV)/.installed  ## run the tests
 	@$(IN_VENV) python -m pytest
 
-lint: $(VENV)/.installed  ## check style and types
+lint: $(VENV)/.installed  ## check style, types and who imports whom
 	@$(IN_VENV) ruff check
 	@$(IN_VENV) ruff format --check
 	@$(IN_VENV) mypy
+	@$(IN_VENV) lint-imports --no-cache --no-logo
 
 bench: $(VENV)/.installed  ## measure side by side with other ways, into benchmarks/results.json: hours
 	@$(IN_VENV) python -m benchmarks
