@@ -25,6 +25,7 @@ from ruamel.yaml import YAML
 from speakerprint.corpora.feature_store import FeatureStore, create_store, shard_bounds, write_shard
 from speakerprint.corpora.recordings import as_recordings, write_recordings
 from speakerprint.model.speaker_model import SpeakerModel, native_bf16
+from speakerprint.params.presets import read_recipe
 from speakerprint.params.whole import parse_params
 from speakerprint.training import loop as training
 from speakerprint.training.loop import CropBatches, Examples, Objective, Recipe, TrainingSet, make_optimiser, read_ahead
@@ -35,8 +36,7 @@ RECORDINGS = 6  # of each speaker
 
 def default_recipe(**train: Any) -> Recipe:
     """recipes/default without recorded noise, with some keys of its section `train` changed."""
-    read = YAML(typ="safe").load
-    params = parse_params(read(PROJECT / "params.yaml") | read(PROJECT / "src/speakerprint/presets/recipes/default.yaml"))
+    params = parse_params(YAML(typ="safe").load(PROJECT / "params.yaml") | read_recipe("default"))
     sections = {name: getattr(params, name) for name in Recipe.__annotations__}
     sections["augmentation"] = training.without_recorded_noise(params.augmentation)
     return Recipe(**{**sections, "train": params.train.model_copy(update=train)})

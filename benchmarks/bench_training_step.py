@@ -26,6 +26,7 @@ from benchmarks.bench_training_loop import PROJECT, default_recipe
 from benchmarks.side_by_side import row, take_turns
 from speakerprint.model.speaker_model import SpeakerModel, native_bf16
 from speakerprint.model.whisper import DIMS, MAX_FRAMES
+from speakerprint.params.presets import read_recipe
 from speakerprint.params.whole import parse_params
 from speakerprint.training.loop import Objective, Recipe, make_optimiser
 
@@ -48,8 +49,7 @@ class ReferenceModel(nn.Module):
 
 
 def reference_recipe() -> Recipe:
-    read = YAML(typ="safe").load
-    params = parse_params(read(PROJECT / "params.yaml") | read(PROJECT / "src/speakerprint/presets/recipes/reference.yaml"))
+    params = parse_params(YAML(typ="safe").load(PROJECT / "params.yaml") | read_recipe("reference"))
     return Recipe(**{name: getattr(params, name) for name in Recipe.__annotations__})
 
 

@@ -6,6 +6,7 @@ from ruamel.yaml import YAML
 
 from speakerprint.errors import InputError
 from speakerprint.params.filter import Filter
+from speakerprint.params.presets import read_recipe
 from speakerprint.params.section import read_section
 from speakerprint.params.whole import load_params, parse_params
 from tests.helpers import KEEP_EVERYTHING
@@ -16,7 +17,7 @@ PROJECT = Path(__file__).parents[2]
 @pytest.fixture
 def tree():
     """The project's params with two corpora of our own."""
-    tree = YAML(typ="safe").load((PROJECT / "src/speakerprint/presets/recipes/quick.yaml").read_text(encoding="utf-8"))
+    tree = read_recipe("quick")
     shipped = YAML(typ="safe").load((PROJECT / "params.yaml").read_text(encoding="utf-8"))
     sections = ("pretrained", "language", "resample", "evaluation", "audit")
     tree |= {section: shipped[section] for section in sections}

@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 import subprocess
@@ -7,13 +8,12 @@ import pytest
 from ruamel.yaml import YAML
 
 from speakerprint.errors import InputError
-from speakerprint.params.presets import list_presets, use_preset
+from speakerprint.params.presets import PRESETS, RECIPE, list_presets, read_recipe, use_preset
 from speakerprint.params.whole import load_params
 
 PROJECT = Path(__file__).parents[2]
-PRESETS = list_presets(PROJECT / "src/speakerprint/presets")
+NAMES = list(list_presets())
 EVALUATION_ONLY = ("corpora/common_voice_evaluate", "corpora/voxceleb1", "corpora/voxceleb2")
-RECIPE_SECTIONS = ["model", "loss", "sampling", "augmentation", "discriminant", "train"]
 
 
 def load(path: Path) -> dict:
@@ -22,14 +22,14 @@ def load(path: Path) -> dict:
 
 def root_of(name: str, folder: Path) -> Path | None:
     """A directory such as the preset wants, with what it reads below it; None for a preset that reads nothing from disk."""
-    text = (PROJECT / f"src/speakerprint/presets/{name}.yaml").read_text(encoding="utf-8")
+    text = (PRESETS / f"{name}.yaml").read_text(encoding="utf-8")
     for below in re.findall(r"root: DIR/(\w+)", text):
         (folder / below).mkdir(exist_ok=True)
     return folder if "root: DIR" in text else None
 
 
 def copy_of_project(folder: Path) -> Path:
-    shutil.copytree(PROJECT / "src/speakerprint/presets", folder / "presets")
+    shutil.copytree(PRESETS, folder / "presets")
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copy(PROJECT / name, folder)
     return folder
@@ -54,40 +54,77 @@ def texts(project: Path) -> list[str]:
     return [(project / name).read_text(encoding="utf-8") for name in ("params.yaml", "dvc.yaml")]
 
 
-def test_the_shipped_params_are_the_demo_with_the_quick_recipe(tmp_path):
-    copy_of_project(tmp_path)
+def test_the_shipped_params_are_the_defaults_with_the_demo_and_the_quick_recipe(tmp_path):
+    """As committed: a checkout may be switched to anything."""
+    shutil.copy(PRESETS / "defaults.yaml", tmp_path / "params.yaml")
+    committed = {}
     for name in ("params.yaml", "dvc.yaml"):
-        committed = subprocess.run(["git", "show", f"HEAD:{name}"], cwd=PROJECT, capture_output=True)
-        if committed.returncode != 0:
+        shown = subprocess.run(["git", "show", f"HEAD:{name}"], cwd=PROJECT, capture_output=True, encoding="utf-8")
+        if shown.returncode != 0:
             pytest.skip("not a git checkout")
-        (tmp_path / name).write_bytes(committed.stdout)
+        committed[name] = shown.stdout
+    (tmp_path / "dvc.yaml").write_text(committed["dvc.yaml"], encoding="utf-8")
     for name in ("corpora/demo", "recipes/quick"):
-        assert use_preset(name, tmp_path / "params.yaml", dvc_yaml_path=tmp_path / "dvc.yaml").diff == ""
+        use_preset(name, tmp_path / "params.yaml", dvc_yaml_path=tmp_path / "dvc.yaml")
+    assert {name: (tmp_path / name).read_text(encoding="utf-8") for name in committed} == committed
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_preset_gives_valid_params_and_leads_back_byte_for_byte(project, tmp_path, name):
     before = texts(project)
-    root = root_of(name, tmp_path)
-    use_preset(name, root=root, add=name in EVALUATION_ONLY)
+    use_preset(name, root=root_of(name, tmp_path), add=name in EVALUATION_ONLY)
     load_params("params.yaml")
     use_preset("corpora/demo")
     use_preset("recipes/quick")
     assert texts(project) == before
 
 
-@pytest.mark.parametrize("name", [name for name in PRESETS if name.startswith("recipes/")])
-def test_a_recipe_changes_its_sections_and_no_other_line(project, name):
+@pytest.mark.parametrize("name", NAMES)
+def test_every_preset_says_in_its_first_line_what_it_is(name):
+    assert re.fullmatch(r"[A-Z].{20,110}\.", list_presets()[name])
+
+
+def differences(tree: dict, defaults: dict, path: str = "") -> dict:
+    """Dotted keys of a tree, with their values, split into those that repeat a default and those that do not."""
+    found = {True: {}, False: {}}
+    for key, value in tree.items():
+        if isinstance(value, dict) and isinstance(defaults.get(key), dict):
+            below = differences(value, defaults[key], f"{path}{key}.")
+            found = {same: found[same] | below[same] for same in found}
+        else:
+            found[value == defaults.get(key, ...)][path + key] = value
+    return found
+
+
+def at(tree: dict, key: str) -> object:
+    for part in key.split("."):
+        tree = tree[part]
+    return tree
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("recipes/")])
+def test_a_recipe_states_only_differences_and_sets_its_sections_and_no_other_line(project, name):
     before = texts(project)
+    use_preset("recipes/default")
     use_preset(name)
-    after = texts(project)
-    assert list(load(PROJECT / f"src/speakerprint/presets/{name}.yaml")) == RECIPE_SECTIONS
-    assert {s: load(project / "params.yaml")[s] for s in RECIPE_SECTIONS} == load(
-        PROJECT / f"src/speakerprint/presets/{name}.yaml"
-    )
+    after, params, defaults = texts(project), load(project / "params.yaml"), load(PRESETS / "defaults.yaml")
+    stated = differences(load(PRESETS / f"{name}.yaml") or {}, defaults)
+    assert stated[True] == {}
+    assert differences({section: params[section] for section in RECIPE}, defaults)[False] == stated[False]
+    assert read_recipe(name.removeprefix("recipes/")) == {section: params[section] for section in RECIPE}
     first, last = "\nmodel:\n", "\n# --- evaluate"
     assert [before[0].split(first)[0], before[0].split(last)[1]] == [after[0].split(first)[0], after[0].split(last)[1]]
     assert after[1] == before[1]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("corpora/")])
+def test_a_preset_of_corpora_states_only_differences_of_the_filter_and_writes_whole_entries(project, tmp_path, name):
+    use_preset(name, root=root_of(name, tmp_path), add=name in EVALUATION_ONLY)
+    written, entry = load(project / "params.yaml")["corpora"], load(PRESETS / "corpus.yaml")["corpus"]
+    for corpus, stated in load(PRESETS / f"{name}.yaml")["corpora"].items():
+        assert differences(stated.get("filter", {}), entry["filter"])[True] == {}
+        assert written[corpus]["filter"] == entry["filter"] | stated.get("filter", {})
+        assert list(written[corpus]["source"]) == list(entry["source"][stated["source"]["kind"]])
 
 
 def test_corpora_change_their_block_the_lists_of_them_and_the_curves(project, tmp_path):
@@ -97,17 +134,30 @@ def test_corpora_change_their_block_the_lists_of_them_and_the_curves(project, tm
     kept = [text.split("\n# --- pretrained")[1].splitlines() for text in (before[0], after[0])]
     changed = [(old, new) for old, new in zip(*kept, strict=True) if old != new]
     assert changed == [("- demo_train", "- common_voice_17_train"), ("  - demo_dev", "  - common_voice_17_dev")]
+    assert after[0].count("# votes; recordings with fewer are dropped") == 1  # the first entry has the comments
     assert before[0].split("\ncorpora:")[0] == after[0].split("\ncorpora:")[0]
     assert after[1] == before[1].replace("demo_dev", "common_voice_17_dev")
 
 
-def test_the_users_own_comments_and_values_elsewhere_survive(project, tmp_path):
+def test_the_users_own_comments_and_layout_elsewhere_survive(project, tmp_path):
     path = project / "params.yaml"
-    mine = path.read_text().replace("  engine: soxr ", "  engine: resampy  # slow, on purpose\n  # a note of mine\n#")
+    mine = path.read_text().replace("  engine: soxr ", '  engine:   "resampy"  # slow, on purpose\n\n  # a note of mine\n#')
+    mine = mine.replace("\nloss:\n", "\n# why so\nloss:   # mine\n")
     path.write_text(mine)
     use_preset("corpora/folder", root=tmp_path)
-    assert "  engine: resampy  # slow, on purpose\n  # a note of mine\n" in path.read_text()
+    assert path.read_text().partition("\nresample:")[2].partition("\n# --- evaluate")[0] == (
+        mine.partition("\nresample:")[2].partition("\n# --- evaluate")[0].replace("demo_train", "folder_train")
+    )
     assert load_params(path).resample.engine == "resampy"
+
+
+def test_a_recipe_changes_values_and_leaves_the_users_comments_beside_them(project):
+    path = project / "params.yaml"
+    path.write_text(
+        path.read_text().replace("  steps: 60 ", "  # enough here\n  steps: 70                               # mine\n#")
+    )
+    use_preset("recipes/robust")
+    assert "  # enough here\n  steps: 1500                             # mine\n" in path.read_text()
 
 
 def test_root_is_written_as_an_absolute_path_to_every_source(project):
@@ -164,12 +214,38 @@ def test_features_of_corpora_no_longer_trained_on_are_removed_and_nothing_else(p
     assert [folder.exists() for folder in folders] == [False, True, True]
 
 
+@pytest.mark.parametrize("name", ["..", "../..", "../../mine", "/elsewhere", "a/b", "", "mine\n"])
+def test_a_corpus_is_not_removed_whose_name_leads_elsewhere(project, tmp_path, name):
+    precious = [
+        project / "data/features/train/kept/array",
+        project / "data/mine/array",
+        project / "data/features/train/a/b/array",
+    ]
+    for file in precious:
+        file.parent.mkdir(parents=True)
+        file.touch()
+    name = name.replace("/elsewhere", str(project / "data/mine"))
+    path = project / "params.yaml"
+    path.write_text(path.read_text().replace("  demo_train:", f"  {json.dumps(name)}:"))
+    assert use_preset("corpora/folder", root=tmp_path).removed == []
+    assert all(file.exists() for file in precious)
+
+
+def test_features_that_are_a_link_to_another_place_are_left_alone(project, tmp_path):
+    (project / "mine").mkdir()
+    (project / "data/features/train").mkdir(parents=True)
+    (project / "data/features/train/demo_train").symlink_to(project / "mine")
+    assert use_preset("corpora/folder", root=tmp_path).removed == []
+    assert (project / "mine").is_dir()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"name": "corpora/dmo"}, "did you mean corpora/demo"),
         ({"name": "reference"}, "did you mean recipes/reference"),
         ({"name": "../params"}, "there are: corpora/common_voice_17"),
+        ({"name": "recipes/../../../params"}, "there are: corpora/common_voice_17"),
         ({"name": "corpora/folder"}, "needs --root"),
         ({"name": "corpora/folder", "root": "nowhere"}, "--root nowhere: there is no such directory"),
         ({"name": "corpora/demo", "root": "."}, "leave out --root"),
@@ -180,8 +256,7 @@ def test_features_of_corpora_no_longer_trained_on_are_removed_and_nothing_else(p
 )
 def test_a_refused_preset_changes_nothing_and_says_why(project, arguments, message, monkeypatch):
     monkeypatch.setattr("speakerprint.params.presets.PRESETS", project / "presets")
-    wrong = (project / "presets/recipes/quick.yaml").read_text().replace("  steps:", "  stepz:")
-    (project / "presets/recipes/wrong.yaml").write_text(wrong)
+    (project / "presets/recipes/wrong.yaml").write_text("train: {stepz: 60}\n")
     stale = project / "data/features/train/demo_train"
     stale.mkdir(parents=True)
     before = texts(project)
@@ -201,7 +276,7 @@ def test_a_file_that_is_not_yaml_is_named(project):
 def test_a_missing_section_is_named(project):
     path = project / "params.yaml"
     path.write_text(path.read_text().replace("\nsampling:", "\nsamplings:"))
-    with pytest.raises(InputError, match="there is no sampling to replace"):
+    with pytest.raises(InputError, match="there is no section sampling"):
         use_preset("recipes/default")
 
 

@@ -13,22 +13,29 @@ app = typer.Typer()
 
 @app.command()
 def use(
-    preset: Annotated[str, typer.Argument(help="such as corpora/demo or recipes/reference; any other name lists them all")],
+    preset: Annotated[str | None, typer.Argument(help="such as corpora/demo or recipes/reference")] = None,
     root: Annotated[Path | None, typer.Option(help="where the recordings are, for a preset of corpora on disk")] = None,
     add: Annotated[bool, typer.Option("--add", help="keep the corpora that are there")] = False,
     params: Annotated[Path, typer.Option(help="the file to rewrite")] = Path("params.yaml"),
     dvc_yaml: Annotated[Path, typer.Option(help="the file whose plots show a curve per evaluation corpus")] = Path("dvc.yaml"),
+    show_list: Annotated[bool, typer.Option("--list", help="say which presets there are, and change nothing")] = False,
 ) -> None:
     """Switch params.yaml to a preset, keeping the rest of it, and print what changed.
 
     Examples:
 
+    - `speakerprint use --list`
     - `speakerprint use corpora/common_voice_17 --root ~/data/cv-corpus-17.0-2024-03-15`
     - `speakerprint use corpora/voxceleb2 --root ~/data/voxceleb2 --add`
     - `speakerprint use recipes/reference`
     """
-    from speakerprint.params.presets import use_preset
+    from speakerprint.params.presets import list_presets, use_preset
 
+    if show_list or preset is None:
+        known = list_presets()
+        for name, description in known.items():
+            typer.echo(f"{name:{max(map(len, known))}}  {description}")
+        return
     change = use_preset(preset, params, root, dvc_yaml, add=add)
     typer.echo(change.diff or f"nothing to change: {params} has {preset} already\n", nl=False)
     for folder in change.removed:

@@ -17,7 +17,8 @@ Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 PositiveInt = Annotated[int, Field(ge=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]  # of a corpus or a report: it becomes a folder's name
+NAME = "^[A-Za-z0-9_-]+$"  # of a corpus or a report: it becomes a folder's name
+Name = Annotated[str, Field(pattern=NAME)]
 MAX_VALUES = 100_000
 PARAMS_PATH = Path("params.yaml")  # in the project's root, where stages run
 

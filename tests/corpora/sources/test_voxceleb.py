@@ -14,11 +14,10 @@ from speakerprint.corpora.selection import select
 from speakerprint.corpora.sources import read_source
 from speakerprint.errors import InputError
 from speakerprint.params.filter import Filter
+from speakerprint.params.presets import PRESETS
 from speakerprint.params.resample import Resample
 from speakerprint.params.sources import VoxCelebSource
 from tests.helpers import touch
-
-PROJECT = Path(__file__).parents[3]
 
 META_1 = (
     "VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet\n"
@@ -152,8 +151,9 @@ def test_a_split_archive_is_read_from_its_parts_three_recordings_of_each_speaker
     known = recordings.drop_duplicates("speaker_id")[["speaker_id", "gender", "split"]].fillna("-")
     assert known.to_numpy().tolist() == [["id00012", "male", "dev"], ["id00015", "-", "dev"], ["id00017", "female", "dev"]]
 
-    preset = YAML(typ="safe").load((PROJECT / "src/speakerprint/presets/corpora/voxceleb2.yaml").read_text(encoding="utf-8"))
-    three_each = Filter(**preset["corpora"]["voxceleb2"]["filter"] | {"languages": None})  # tones are of none
+    whole, preset = (YAML(typ="safe").load(PRESETS / f"{name}.yaml") for name in ("corpus", "corpora/voxceleb2"))
+    settings = whole["corpus"]["filter"] | preset["corpora"]["voxceleb2"]["filter"]
+    three_each = Filter(**settings | {"languages": None})  # tones are of none
     selection, _ = select(recordings, three_each)
     assert selection["speaker_id"].value_counts().to_dict() == {"id00012": 3, "id00017": 3}
     pd.testing.assert_frame_equal(selection, select(recordings, three_each)[0])
