@@ -208,7 +208,7 @@ def record(dry: np.ndarray, tilt_db: float, background: np.ndarray, random: np.r
     voice = 10 ** (tilt_db * np.log2(np.clip(frequency_hz, 100, 8_000) / 500) / 20)
     speech = fft.rfft(dry, n) * voice * fft.rfft(room, n)
     talk = fft.rfft(background, n) * fft.rfft(_room(random), n)
-    talk *= np.linalg.norm(speech) / max(np.linalg.norm(talk), 1e-9) / 10 ** (random.uniform(5, 25) / 20)
+    talk *= np.linalg.norm(speech) / max(float(np.linalg.norm(talk)), 1e-9) / 10 ** (random.uniform(5, 25) / 20)
     noise = _noise(random, frequency_hz, n)
     signal_to_noise_db = random.uniform(0, 30)
     noise *= np.linalg.norm(speech) / np.linalg.norm(noise) / 10 ** (signal_to_noise_db / 20)
