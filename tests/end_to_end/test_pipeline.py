@@ -1,12 +1,11 @@
-"""Which stages run after which change, shown by the real `dvc` on a tiny corpus.
+"""Which stages run after which change, and what is left when one fails, shown by the real `dvc` on a tiny corpus.
 
-The tests share one project, whose stages are up to date before and after each of them; values are used once, since DVC would
-bring back a result it has seen instead of running the stage again.
+Every test finds the project as it was after its first run; values are used once, since DVC brings back a result it has seen.
 """
 
+import hashlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -15,7 +14,7 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
-from tests.end_to_end.conftest import stages_that_ran
+from tests.end_to_end.conftest import Project, stages_that_ran
 
 pytestmark = pytest.mark.slow
 
@@ -24,175 +23,239 @@ DATA = {f"{stage}@{corpus}" for stage in ("download", *SELECTION) for corpus in 
 TRAIN_AND_EVALUATE = {"train", "evaluate@demo_dev"}
 
 
+def changed(project: Project) -> set[str]:
+    """The stages whose own dependencies changed, as `dvc status` has them."""
+    return set(json.loads(project.run("dvc", "status", "--json")))
+
+
 def test_the_first_run_runs_every_stage(project):
-    assert project.first_run == {"pretrained"} | DATA | TRAIN_AND_EVALUATE
+    assert project.first_run == {"check", "pretrained", "plan"} | DATA | TRAIN_AND_EVALUATE
 
 
-def test_metrics_and_pictures_are_there(project):
+def test_metrics_pictures_and_the_model_are_there(project):
     metrics = json.loads((project.folder / "metrics/demo_dev.json").read_text())
     assert 0 <= metrics["eer_low"] <= metrics["eer"] <= metrics["eer_high"] <= 1
-    assert 0 < metrics["log_mel_floor_eer"] < 1
     details = json.loads((project.folder / "metrics/demo_dev.details.json").read_text())
     assert details["log_mel_floor"]["eer"] == metrics["log_mel_floor_eer"]
     pictures = {path.name for path in (project.folder / "metrics/plots/demo_dev").glob("*.png")}
     assert pictures == {"det.png", "scores.png", "projection.png", "confusions.png"}
+    folder = project.folder / "models/speakerprint"
+    assert {path.name for path in folder.iterdir()} == {"model.safetensors", "config.json", "params.yaml"}
+    assert any(name.startswith("encoder.layers.0.") for name in load_file(folder / "model.safetensors"))
+    assert not (project.folder / "models/checkpoint/checkpoint.pt").exists()
+
+
+def test_git_has_the_figures_and_dvc_the_rest(project):
+    assert project.run("git", "status", "--porcelain") == ""
+    assert project.run("git", "ls-files", "metrics").split() == ["metrics/demo_dev.json"]
 
 
 def test_nothing_changed_runs_nothing(project):
     assert project.repro() == set()
 
 
-def test_a_vote_threshold_reruns_that_corpus_from_filter_on(project):
+def test_votes_rerun_that_corpus_from_its_selection_on_and_undoing_them_runs_no_command(project):
+    before = project.contents()
     project.set_params({"corpora.demo_train.filter.min_up_votes": 1})
-    ran = project.repro()
     of_corpus = {f"{stage}@demo_train" for stage in SELECTION}
-    assert ran == of_corpus | TRAIN_AND_EVALUATE
+    assert project.repro() == {"check", "plan"} | of_corpus | TRAIN_AND_EVALUATE
+    assert project.contents() != before
+    project.set_params({"corpora.demo_train.filter.min_up_votes": 2})
+    output = project.run("dvc", "repro")
+    assert stages_that_ran(output) == set()
+    assert all(f"Stage '{stage}' is cached" in output for stage in of_corpus | TRAIN_AND_EVALUATE)
+    assert project.contents() == before
 
 
-def test_a_filter_of_an_evaluation_corpus_does_not_train(project):
-    project.set_params({"corpora.demo_dev.filter.max_down_votes": 9})
-    assert project.repro() == {f"{stage}@demo_dev" for stage in (*SELECTION, "evaluate")}
+def test_a_loss_weight_reruns_train_and_evaluate_and_undoing_it_runs_no_command(project):
+    before = project.contents()
+    project.set_params({"loss.ntxent_weight": 0.3})
+    assert project.repro() == {"check"} | TRAIN_AND_EVALUATE
+    project.set_params({"loss.ntxent_weight": 0.1})
+    output = project.run("dvc", "repro")
+    assert stages_that_ran(output) == set() and "Stage 'train' is cached" in output
+    assert project.contents() == before
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("key", "value", "stages"),
     [
-        {"loss.ntxent_weight": 0.3},
-        {"loss.triplet_weight": 0.7},
-        {"augmentation.gaussian_noise.std": 0.2},
-        {"train.head_learning_rate": 0.002},
+        ("corpora.demo_dev.filter.max_down_votes", 9, {"identify_language@demo_dev", "filter@demo_dev"}),
+        ("resample.encoding", "wav", {"resample@demo_train", "resample@demo_dev"}),
+        ("augmentation.gaussian_noise.std", 0.2, {"train"}),
+        ("sampling.speakers", 3, {"plan", "train"}),
+        ("evaluation.bootstrap_samples", 150, {"evaluate@demo_dev"}),
     ],
-    ids=lambda change: next(iter(change)),
 )
-def test_what_training_reads_reruns_train_and_evaluate_only(project, change):
-    project.set_params(change)
-    assert project.repro() == TRAIN_AND_EVALUATE
+def test_a_setting_changes_the_stages_that_read_it(project, key, value, stages):
+    project.set_params({key: value})
+    assert changed(project) == {"check"} | stages
 
 
-def test_an_evaluation_setting_reruns_evaluate_only(project):
-    project.set_params({"evaluation.bootstrap_samples": 150})
-    assert project.repro() == {"evaluate@demo_dev"}
+@pytest.mark.parametrize(
+    ("file", "stages"),
+    [
+        ("src/speakerprint/params/loss.py", {"check", "train"}),
+        ("src/speakerprint/params/augmentation.py", {"check", "train"}),
+        ("src/speakerprint/training/losses.py", {"train"}),
+        ("src/speakerprint/training/loop.py", {"train"}),
+        ("src/speakerprint/evaluation/plots.py", {"evaluate@demo_dev"}),
+        ("src/speakerprint/cli/pipeline.py", set()),
+    ],
+)
+def test_an_edit_of_code_changes_the_stages_that_run_it(project, file, stages):
+    (project.folder / file).open("a").write("# a change\n")
+    assert changed(project) == stages
 
 
 def test_a_changed_trial_list_reruns_evaluate_only(project):
     recordings = pd.read_parquet(project.folder / "data/features/evaluate/demo_dev/recordings.parquet")
     ids = recordings.groupby("speaker_id")["recording_id"].agg(list).tolist()
     path = project.folder / "data/given/trials/demo_dev.txt"
-    lines = [f"1 {ids[0][0]}.mp3 {ids[0][1]}.mp3", f"0 {ids[0][0]}.mp3 {ids[1][0]}.mp3"]
-    for n_trials in (2, 3):
-        path.write_text("\n".join([*lines, f"0 {ids[0][1]} {ids[1][1]}"][:n_trials]))
-        assert project.repro() == {"evaluate@demo_dev"}
-        details = json.loads((project.folder / "metrics/demo_dev.details.json").read_text())
-        assert (details["target_trials"], details["nontarget_trials"], details["skipped_trials"]) == (1, n_trials - 1, 0)
-    path.unlink()
-    project.repro()
-
-
-def test_the_source_of_losses_reruns_train_and_evaluate(project):
-    (project.folder / "src/speakerprint/losses.py").open("a").write("# a change\n")
-    assert project.repro() == TRAIN_AND_EVALUATE
-
-
-def test_the_source_of_plots_reruns_evaluate_only(project):
-    (project.folder / "src/speakerprint/plots.py").open("a").write("# a change\n")
+    lines = [f"1 {ids[0][0]}.mp3 {ids[0][1]}.mp3", f"0 {ids[0][0]}.mp3 {ids[1][0]}.mp3", f"0 {ids[0][1]} {ids[1][1]}"]
+    path.write_text("\n".join(lines))
     assert project.repro() == {"evaluate@demo_dev"}
+    details = json.loads((project.folder / "metrics/demo_dev.details.json").read_text())
+    assert (details["target_trials"], details["nontarget_trials"], details["skipped_trials"]) == (1, 2, 0)
 
 
-def test_a_feature_store_written_twice_has_the_same_hash(project):
-    lock = (project.folder / "dvc.lock").read_text()
-    assert project.repro("--force", "--single-item", "features@demo_dev") == {"features@demo_dev"}
-    assert (project.folder / "dvc.lock").read_text() == lock
-
-
-def test_a_mistyped_key_in_the_file_is_refused_by_name(project):
-    path = project.folder / "params.yaml"
-    before = path.read_text()
-    path.write_text(before.replace("ntxent_temperature: 0.5", "ntxnt_temperature: 0.5"))
+def test_a_mistyped_or_ill_typed_key_costs_nothing(project):
+    before = project.contents()
+    project.replace("params.yaml", "ntxent_temperature: 0.5", "ntxnt_temperature: 0.5")
     output = project.run("dvc", "repro", fails=True)
-    path.write_text(before)
-    assert "loss.ntxnt_temperature: unknown key" in output
+    assert "loss.ntxnt_temperature: unknown key" in output and stages_that_ran(output) == {"check"}
+    assert project.contents() == before
+    project.run("git", "checkout", "-q", "params.yaml")
+    output = project.run("dvc", "exp", "run", "-S", "train.steps=many", fails=True)
+    assert "train.steps: Input should be a valid integer, found 'many'" in output
+    assert project.contents() == before
 
 
-def test_a_dead_first_run_leaves_nothing_to_commit_by_mistake(project, tmp_path):
-    project.commit()
-    project.run("git", "clone", "-q", ".", str(tmp_path / "clone"))
-    clone = type(project)(tmp_path / "clone")
-    done = "    if accelerator.is_main_process:\n        if progress.kept_model is None"
-    clone.replace("src/speakerprint/training.py", done, f"    raise SystemExit('the machine died')\n{done}")
-    clone.run("git", "commit", "-qam", "a training that dies after its last step")
-    ran = clone.repro(fails=True)
-    assert "train" in ran and "evaluate@demo_dev" not in ran
-    assert any((clone.folder / "models/checkpoint/curves").rglob("loss.tsv"))
-    clone.run("git", "add", "-A")
-    staged = clone.run("git", "diff", "--cached", "--name-only", "--diff-filter=d").split()
-    assert all(name == "dvc.lock" or name.startswith("metrics/data/") for name in staged), staged
+@pytest.mark.parametrize("name", ["x; touch pwned", "../..", "$(touch pwned)"])
+@pytest.mark.parametrize("kind", ["corpora", "audit.corpora"])
+def test_a_name_that_is_more_than_a_name_runs_and_removes_nothing(project, name, kind):
+    before = project.contents()
+    if kind == "corpora":
+        project.replace("params.yaml", "\n  demo_dev:\n", f"\n  '{name}':\n")
+        project.replace("params.yaml", "\n  - demo_dev\n", f"\n  - '{name}'\n")
+    else:
+        project.replace("params.yaml", "  corpora: {}", f"  corpora: {{'{name}': [demo_dev]}}")
+    assert project.repro(fails=True) <= {"check"}
+    assert not list(project.folder.rglob("pwned")) and (project.folder / ".git").is_dir()
+    assert project.contents() == before
 
 
-def test_a_training_that_was_killed_resumes_with_the_next_repro(project):
-    project.set_params({"train.steps": 80})
+def test_too_few_speakers_are_told_before_any_audio_is_opened(project):
+    before = project.contents()
+    project.set_params({"sampling.speakers": 6})
+    output = project.run("dvc", "repro", fails=True)
+    assert "demo_train has 5" in output and "sampling.speakers 6" in output
+    assert stages_that_ran(output) == {"check", "plan"}
+    assert project.contents() == before
+
+
+def test_a_training_that_fails_leaves_the_model_that_was_there(project):
+    before = project.contents()
+    project.set_params({"train.crop_s": 31.0})
+    output = project.run("dvc", "repro", fails=True)
+    assert "error: train.crop_s is 31.0" in output and "train" in stages_that_ran(output)
+    assert "models/speakerprint, metrics/training: put back as before this run" in output
+    assert project.contents() == before
+
+
+def test_an_evaluation_that_fails_leaves_the_figures_that_were_there(project):
+    before = project.contents()
+    project.replace("stages/evaluate.py", 'write_json(evaluation.metrics, f"metrics/{corpus}.json")', "raise MemoryError")
+    assert "MemoryError" in project.run("dvc", "repro", fails=True)
+    assert project.contents() == before
+
+
+def start_training(project: Project) -> subprocess.Popen:
+    """`dvc repro`, once its training has left a checkpoint newer than any there was."""
     checkpoint = project.folder / "models/checkpoint/checkpoint.pt"
-    killed = subprocess.Popen(["dvc", "repro"], cwd=project.folder, env=project.environment, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not checkpoint.exists() and killed.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert checkpoint.exists()
+    before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+    training = subprocess.Popen(
+        ["dvc", "repro"], cwd=project.folder, env=project.environment, start_new_session=True, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 300
+    while training.poll() is None and time.monotonic() < deadline:
+        if checkpoint.exists() and checkpoint.stat().st_mtime_ns > before:
+            return training
+        time.sleep(0.02)
+    raise AssertionError("there was no checkpoint")
+
+
+def outputs(contents: dict[str, bytes]) -> dict[str, bytes]:
+    return {path: data for path, data in contents.items() if not path.startswith(("models/checkpoint", "data/unfinished"))}
+
+
+def test_an_interrupted_training_leaves_the_model_and_a_killed_one_the_cache_and_both_resume(project):
+    before = project.contents()
+    project.set_params({"train.steps": 120, "train.checkpoint_every_steps": 20})
+    interrupted = start_training(project)
+    os.killpg(interrupted.pid, signal.SIGINT)
+    assert interrupted.wait(120) != 0
+    assert outputs(project.contents()) == before
+
+    killed = start_training(project)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
+    assert not (project.folder / "models/speakerprint").exists()
+    project.run("dvc", "checkout")
+    assert outputs(project.contents()) == before
+
     output = project.run("dvc", "repro")
     assert "resuming at step" in output and stages_that_ran(output) == TRAIN_AND_EVALUATE
-    assert not checkpoint.exists()
+    assert not (project.folder / "models/checkpoint/checkpoint.pt").exists()
 
 
-def test_a_train_corpus_that_is_taken_out_by_hand_reruns_train(project):
-    """Its features are still there, and train says so instead of learning from them."""
-    path = project.folder / "params.yaml"
-    before = path.read_text()
-    corpus = before.split("  demo_train:\n")[1].split("  demo_dev:\n")[0]
-    added = before.replace("  demo_dev:\n", f"  demo_extra:\n{corpus}  demo_dev:\n")
-    path.write_text(added.replace("\n- demo_train\n", "\n- demo_train\n- demo_extra\n"))
-    of_corpus = {f"{stage}@demo_extra" for stage in ("download", *SELECTION)}
-    assert project.repro() == of_corpus | TRAIN_AND_EVALUATE
-    path.write_text(before)
-    assert "data/features/train/demo_extra belongs to no corpus" in project.run("dvc", "repro", fails=True)
-    shutil.rmtree(project.folder / "data/features/train/demo_extra")
-    assert project.repro() == TRAIN_AND_EVALUATE
+def test_no_stage_writes_through_a_link_into_the_cache(project):
+    """Inputs and outputs are hard links into DVC's cache; as root, which no permission stops, a write would change it."""
+    assert (project.folder / "models/speakerprint/model.safetensors").stat().st_nlink > 1
+    for stage in ("identify_language demo_dev", "filter demo_dev", "resample demo_dev", "train", "evaluate demo_dev"):
+        project.run("python", "-m", *f"stages.{stage}".split())
+    for path in (project.folder / ".dvc/cache/files/md5").rglob("*"):
+        if path.is_file():
+            assert hashlib.md5(path.read_bytes()).hexdigest() == (path.parent.name + path.name).removesuffix(".dir")
+    assert changed(project) == set()
 
 
-def test_an_experiment_changes_the_key_and_keeps_the_comments(project):
-    project.commit()
+def test_results_travel_to_a_second_clone_through_a_remote(project, tmp_path):
+    project.run("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
+    project.run("dvc", "push", "-q")
+    project.run("git", "clone", "-q", ".", str(tmp_path / "clone"))
+    clone = Project(tmp_path / "clone")
+    clone.run("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
+    clone.run("dvc", "pull", "-q")
+    assert outputs(clone.contents()) == outputs(project.contents())
+    assert changed(clone) == set()
+
+
+def test_a_train_corpus_that_is_taken_out_by_hand_must_not_be_learned_from(project):
+    (project.folder / "data/features/train/demo_extra").mkdir()
+    output = project.run("dvc", "repro", fails=True)
+    assert "data/features/train/demo_extra belongs to no corpus" in output
+    (project.folder / "data/features/train/demo_extra").rmdir()
+
+
+def test_an_experiment_changes_the_key_keeps_the_comments_and_shows_in_the_diff(project):
     before = (project.folder / "params.yaml").read_text().splitlines()
     output = project.run("dvc", "exp", "run", "-S", "loss.ntxent_weight=0.55", "--name", "heavier")
-    assert stages_that_ran(output) == TRAIN_AND_EVALUATE
+    assert stages_that_ran(output) == {"check"} | TRAIN_AND_EVALUATE
     after = (project.folder / "params.yaml").read_text().splitlines()
-    changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
-    assert len(changed) == 1 and changed[0][1].split("#")[0].split() == ["ntxent_weight:", "0.55"] and "#" in changed[0][1]
-    diff = json.loads(project.run("dvc", "metrics", "diff", "--json"))
-    assert "metrics/demo_dev.json" in diff["metrics"] if "metrics" in diff else "metrics/demo_dev.json" in diff
+    differ = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
+    assert len(differ) == 1 and differ[0][1].split("#")[0].split() == ["ntxent_weight:", "0.55"] and "#" in differ[0][1]
+    assert set(json.loads(project.run("dvc", "metrics", "diff", "--all", "--json"))["diff"]) == {"metrics/demo_dev.json"}
     project.run("dvc", "plots", "diff", "HEAD", "--out", "dvc_plots")
     page = (project.folder / "dvc_plots/index.html").read_text()
-    assert "DET" in page and "false accept rate" in page
-    project.run("git", "checkout", "-q", ".")
-    project.run("dvc", "checkout", "-q", "--force")
-
-
-def test_a_mistyped_key_of_an_experiment_is_refused(project):
-    project.commit()
-    assert "ntxnt_weight" in project.run("dvc", "exp", "run", "-S", "loss.ntxnt_weight=0.5", fails=True)
+    assert "DET" in page and "false accept rate" in page and "ntxent" in page
 
 
 def test_queued_experiments_run_and_are_shown(project):
-    project.commit()
-    project.run("dvc", "exp", "run", "--queue", "-S", "loss.ntxent_weight=0,0.1,0.5")
+    project.run("dvc", "exp", "run", "--queue", "-S", "evaluation.bootstrap_samples=101,102")
     project.run("dvc", "exp", "run", "--run-all")
     shown = json.loads(project.run("dvc", "exp", "show", "--json", "--only-changed", "--hide-workspace"))
     experiments = [revision["data"] for exp in shown[-1]["experiments"] or [] for revision in exp["revs"]]
-    weights = {data["params"]["params.yaml"]["data"]["loss"]["ntxent_weight"] for data in experiments if data}
-    assert {0, 0.1, 0.5} <= weights
+    samples = {data["params"]["params.yaml"]["data"]["evaluation"]["bootstrap_samples"] for data in experiments if data}
+    assert {101, 102} <= samples
     assert all(data["metrics"]["metrics/demo_dev.json"]["data"]["eer"] >= 0 for data in experiments)
-
-
-def test_the_model_folder_holds_weights_configuration_and_params(project):
-    folder = project.folder / "models/speakerprint"
-    assert {path.name for path in folder.iterdir()} == {"model.safetensors", "config.json", "params.yaml"}
-    assert any(name.startswith("encoder.layers.0.") for name in load_file(folder / "model.safetensors"))
-    assert not (project.folder / "models/checkpoint/checkpoint.pt").exists()

@@ -120,6 +120,13 @@ def test_every_stage_stands_on_the_check_of_params_and_says_what_it_is_for(stage
         assert {"data/checked", "data/planned"} & set(STAGES[stage]["deps"])
 
 
+def test_the_trained_and_the_shipped_model_are_artifacts():
+    paths = {artifact["path"] for artifact in DVC["artifacts"].values()}
+    assert paths == {"models/speakerprint", "src/speakerprint/models/speakerprint-base"}
+    assert "models/speakerprint" in STAGES["train"]["outs"]
+    assert (PACKAGE / "models/speakerprint-base/model.safetensors").is_file()
+
+
 def test_every_script_is_a_stage():
     assert {path.stem for path in (PROJECT / "stages").glob("*.py")} - {"__init__"} == set(STAGES)
 
