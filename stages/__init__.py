@@ -12,10 +12,15 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from speakerprint.errors import InputError
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+    from dvc.stage import Stage
 
 
 def run(stage: Callable[..., None]) -> None:
@@ -72,6 +77,35 @@ def put_back_outputs() -> None:
             found.append(out.def_path)
     if found:
         print(f"{', '.join(found)}: put back as before this run", file=sys.stderr)
+
+
+def still_to_come(stage: str) -> list[str]:
+    """The corpora for which DVC will run a stage of this name after the one that it runs now; none for a stage run by hand.
+
+    What DVC has in its run cache it brings back, and does not run.
+    """
+    name = os.environ.get("DVC_STAGE")
+    if name is None:
+        return []
+    from dvc.repo import Repo  # a second to import
+
+    with Repo() as repo:
+        others = [other for other in repo.stage.collect(stage) if other.addressing != name]
+        return [other.name.partition("@")[2] for other in others if _will_run(repo, other)]
+
+
+def _will_run(repo: "Repo", stage: "Stage") -> bool:
+    from dvc.dependency.base import DependencyDoesNotExistError
+    from dvc.stage.cache import RunCacheNotFoundError
+
+    if not stage.changed_stage() and stage.deps_cached() and all(out.exists for out in stage.outs):
+        return False
+    try:
+        stage.save_deps()
+        repo.stage_cache.restore(stage, dry=True)
+    except (RunCacheNotFoundError, DependencyDoesNotExistError):
+        return True
+    return False
 
 
 def fresh(path: str | Path) -> Path:

@@ -190,7 +190,13 @@ def test_the_shards_keep_the_recordings_and_their_exact_duration(selection, tmp_
         samples, sample_rate_hz = soundfile.read(io.BytesIO(clip))
         assert (len(samples), sample_rate_hz) == (round((0.5 + number / 10) * 16_000), 16_000)
         assert np.abs(np.fft.rfft(samples)).argmax() * 16_000 / len(samples) == pytest.approx(300 + 100 * number, abs=2)
-    assert report == {"recordings": 7, "speakers": 2, "hours": round(5.6 / 3600, 3), "bad": []}
+    assert report == {
+        "recordings": 7,
+        "speakers": 2,
+        "hours": round(5.6 / 3600, 3),
+        "too_few_left": {"recordings": 0, "speakers": 0},
+        "bad": [],
+    }
     json.dumps(report)
 
 
@@ -338,6 +344,31 @@ def test_too_many_bad_clips_stop_the_stage(selection, tmp_path):
     assert not (tmp_path / "refused").exists()
 
 
+@pytest.mark.parametrize("shard_rows", [2, 4, 512])
+def test_a_speaker_of_whom_too_few_good_clips_are_left_goes_too(selection, tmp_path, monkeypatch, shard_rows):
+    """r0, r2, r4, r6 are of s0; r1, r3, r5 of s1."""
+    monkeypatch.setattr(resampling, "SHARD_ROWS", shard_rows)
+    (tmp_path / "clip3.wav").unlink()
+    report = resample_corpus(selection, tmp_path / "out", SETTINGS, min_recordings_per_speaker=3)
+    recordings, clips = read_audio(tmp_path / "out")
+    assert recordings["recording_id"].tolist() == ["r0", "r2", "r4", "r6"]
+    assert [soundfile.info(io.BytesIO(clip)).duration for clip in clips] == pytest.approx([0.5, 0.7, 0.9, 1.1])
+    assert (report["recordings"], report["speakers"], report["hours"]) == (4, 1, round(3.2 / 3600, 3))
+    assert report["too_few_left"] == {"recordings": 2, "speakers": 1}
+    assert [(row["recording_id"], row["reason"]) for row in report["bad"]] == [
+        ("r3", "there is no such file"),
+        ("r1", "2 good recordings of its speaker are left, fewer than the filter's 3"),
+        ("r5", "2 good recordings of its speaker are left, fewer than the filter's 3"),
+    ]
+
+
+def test_a_corpus_none_of_whose_speakers_has_enough_good_clips_left_is_refused(selection, tmp_path):
+    (tmp_path / "clip3.wav").unlink()
+    (tmp_path / "clip4.wav").unlink()
+    with pytest.raises(InputError, match=r"no speaker has 4 good .*min_recordings_per_speaker wants \(at most 3\)"):
+        resample_corpus(selection, tmp_path / "out", SETTINGS, min_recordings_per_speaker=4)
+
+
 def test_a_corpus_without_one_good_clip_is_refused(selection, tmp_path):
     anything = Resample(engine="soxr", encoding="flac", min_duration_s=10.0, max_bad_fraction=1.0)
     with pytest.raises(InputError, match="7 of 7 recordings are bad"):
@@ -370,10 +401,10 @@ def test_clips_that_were_unpacked_are_not_read_again(selection, tmp_path, monkey
         if len(asked) == 1:
             raise InterruptedError
 
-    monkeypatch.setattr(resampling, "read_clips", first_three)
+    monkeypatch.setattr("speakerprint.corpora.spool.read_clips", first_three)
     with pytest.raises(InterruptedError):
         resample_corpus(packed, tmp_path / "out", SETTINGS)
-    for path in (tmp_path / "out.unfinished").glob("clips-*"):  # killed while it wrote the fourth
+    for path in (tmp_path / "out.unfinished/clips", tmp_path / "out.unfinished/index"):  # killed while it wrote the fourth
         path.write_bytes(path.read_bytes() + b"fourth")
     assert resample_corpus(packed, tmp_path / "out", SETTINGS) == report
     assert shards(tmp_path / "out") == shards(tmp_path / "expected")

@@ -17,7 +17,8 @@ from speakerprint.audio.log_mel import log_mel
 from speakerprint.corpora.feature_store import DTYPE, create_store, shard_bounds, shard_path, write_shard
 from speakerprint.corpora.recordings import write_recordings
 from speakerprint.corpora.resampling import read_encoded, read_parts, report_of
-from speakerprint.corpora.shards import file_state, make_shards, move_whole
+from speakerprint.corpora.shards import make_shards, move_whole
+from speakerprint.corpora.sharing import file_state
 from speakerprint.errors import InputError
 
 

@@ -6,6 +6,7 @@ not decoded, because the decoder of ``datasets``, torchcodec, is not among the r
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import IO, Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
@@ -21,15 +23,16 @@ from speakerprint.audio.decode import UndecodableAudio, decode
 from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
 from speakerprint.audio.resample import encode, resample
 from speakerprint.corpora.recordings import SCHEMA, RecordingsFile
-from speakerprint.corpora.shards import digest, file_state, make_shards, move_whole
-from speakerprint.corpora.sources.clips import containers, read_clips, read_file
+from speakerprint.corpora.shards import make_shards, move_whole
+from speakerprint.corpora.sharing import SharedFolder, file_state
+from speakerprint.corpora.sources.clips import read_file
+from speakerprint.corpora.spool import ABSENT, PLAIN_FILE, Spool
 from speakerprint.errors import InputError
 from speakerprint.params.resample import Resample
 
 METADATA_TOLERANCE = 0.1  # of the duration that a corpus's metadata give
 SHARD_ROWS = 512  # 5 s each: at most 82 MB; divides recordings.CHUNK_ROWS
 ROWS_PER_GROUP = 64  # rows that a reader or writer holds in memory at once
-PLAIN_FILE, ABSENT = -1, -2  # in place of where a clip starts
 
 
 def _refuse_too_many_bad(bad: list[dict[str, str]], n_recordings: int, max_bad_fraction: float) -> None:
@@ -52,14 +55,20 @@ def report_of(n_recordings: int, n_speakers: int, duration_s: float) -> dict[str
 
 
 def resample_corpus(
-    selection: pd.DataFrame | RecordingsFile, folder: str | Path, settings: Resample, unfinished: str | Path | None = None
+    selection: pd.DataFrame | RecordingsFile,
+    folder: str | Path,
+    settings: Resample,
+    unfinished: str | Path | None = None,
+    spool: Spool | None = None,
+    min_recordings_per_speaker: int = 1,
 ) -> dict[str, Any]:
     """Write the selected recordings as 16 kHz mono into ``folder/part-00000.parquet``, …, and return a report.
 
     A shard holds SHARD_ROWS rows of the selection, in its order, less those that are bad: absent, undecodable, truncated, too
-    short or silent, which the report lists. Its columns are those of a recording (``duration_s`` now exact), ``n_samples``
-    (int64) and ``audio`` (files in ``settings.encoding``). Clips that lie in archives or parquet files are first copied into
-    one file. Of a selection in a file a chunk is in memory, and where each of its clips is.
+    short or silent, which the report lists. So are, then, all recordings of a speaker of whom fewer good ones are left than the
+    filter asks for (``min_recordings_per_speaker``). Its columns are those of a recording (``duration_s`` now exact),
+    ``n_samples`` (int64) and ``audio`` (files in ``settings.encoding``). Clips that lie in archives or parquet files are first
+    copied into the spool, this corpus's own unless given. Of a selection in a file a chunk is in memory, and where its clips are.
 
     All is made in the folder ``unfinished`` (``folder`` with that suffix, unless given) and moved when it is whole; a run that
     was killed goes on from there. Raises InputError if more than ``settings.max_bad_fraction`` of the recordings are bad, or
@@ -69,14 +78,16 @@ def resample_corpus(
     parts = unfinished / "parts"
     parts.mkdir(parents=True, exist_ok=True)
     chunks = [selection] if isinstance(selection, pd.DataFrame) else selection
-    spool, spans = _unpack((chunk["location"].tolist() for chunk in chunks), unfinished)
+    spool = spool or Spool(SharedFolder(unfinished))
+    keys, spans = spool.unpack(chunks)
     schema, root = _schema(), Path.cwd()
     paths = [parts / f"part-{number:05d}.parquet" for number in range(-(-len(spans) // SHARD_ROWS))]
     for stale in set(parts.iterdir()) - set(paths):
         stale.unlink()
+    rows = [slice(start, start + SHARD_ROWS) for start in range(0, len(spans), SHARD_ROWS)]
     shards = (
-        _AudioShard(path, recordings, spans[start : start + SHARD_ROWS], spool, root, settings, schema)
-        for path, start, recordings in zip(paths, range(0, len(spans), SHARD_ROWS), _slices(chunks), strict=True)
+        _AudioShard(path, recordings, keys[of_shard], spans[of_shard], spool.path, root, settings, schema)
+        for path, of_shard, recordings in zip(paths, rows, _slices(chunks), strict=True)
     )
     bad: list[dict[str, str]] = []
     n_samples = 0
@@ -86,11 +97,64 @@ def resample_corpus(
             n_samples += report["n_samples"]
             bar.update(min(SHARD_ROWS, len(spans) - bar.n))
     _refuse_too_many_bad(bad, len(spans), settings.max_bad_fraction)
-    unusable = {row["recording_id"] for row in bad}
-    speakers = {speaker for chunk in chunks for speaker in chunk["speaker_id"][~chunk["recording_id"].isin(unusable)].unique()}
+    left = _good_per_speaker(chunks, {row["recording_id"] for row in bad})
+    few = {speaker: n for speaker, n in left.items() if n < min_recordings_per_speaker}
+    dropped: list[dict[str, Any]] = []
+    if few:
+        _refuse_none_left(few, left, min_recordings_per_speaker)
+        dropped = _without_speakers(paths, unfinished / "kept", few, min_recordings_per_speaker)
+        parts = unfinished / "kept"
     move_whole(parts, folder)
     shutil.rmtree(unfinished)
-    return report_of(len(spans) - len(bad), len(speakers), n_samples / SAMPLE_RATE_HZ) | {"bad": bad}
+    n_samples -= sum(row.pop("n_samples") for row in dropped)
+    return report_of(len(spans) - len(bad) - len(dropped), len(left) - len(few), n_samples / SAMPLE_RATE_HZ) | {
+        "too_few_left": {"recordings": len(dropped), "speakers": len(few)},
+        "bad": bad + dropped,
+    }
+
+
+def _refuse_none_left(few: dict[str, int], left: Counter[str], least: int) -> None:
+    """Raise InputError if there are too few recordings of every speaker."""
+    if len(few) == len(left):
+        raise InputError(
+            f"resample: no speaker has {least} good recordings left, which the corpus's filter.min_recordings_per_speaker wants "
+            f"(at most {max(left.values())}); mend the bad ones, or lower that key in params.yaml"
+        )
+
+
+def _good_per_speaker(chunks: Iterable[pd.DataFrame], bad: set[str]) -> Counter[str]:
+    """How many good recordings each speaker has who has one."""
+    left: Counter[str] = Counter()
+    for chunk in chunks:
+        left.update(chunk["speaker_id"][~chunk["recording_id"].isin(bad)].tolist())
+    return left
+
+
+def _without_speakers(paths: Iterable[Path], folder: Path, few: dict[str, int], least: int) -> list[dict[str, Any]]:
+    """Write the shards into a folder without speakers of whom too few recordings are left; returns these as bad ones.
+
+    few: of each such speaker, how many are left of ``least``. The shards themselves stay as they are: a killed run needs them.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    dropped: list[dict[str, Any]] = []
+    names = pa.array(list(few))
+    for path in paths:
+        with (
+            pq.ParquetFile(path) as file,
+            pq.ParquetWriter(folder / path.name, file.schema_arrow, compression="none", use_dictionary=False) as writer,
+        ):
+            for number in range(file.num_row_groups):
+                group = file.read_row_group(number)
+                gone = pc.is_in(group["speaker_id"], value_set=names)
+                for row in group.filter(gone).select(["recording_id", "location", "speaker_id", "n_samples"]).to_pylist():
+                    reason = (
+                        f"{few[row.pop('speaker_id')]} good recordings of its speaker are left, fewer than the filter's {least}"
+                    )
+                    dropped.append(row | {"reason": reason})
+                if not pc.all(gone).as_py():
+                    writer.write_table(group.filter(pc.invert(gone)))
+    return dropped
 
 
 def _slices(chunks: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
@@ -98,47 +162,6 @@ def _slices(chunks: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
     for chunk in chunks:
         for start in range(0, len(chunk), SHARD_ROWS):
             yield chunk.iloc[start : start + SHARD_ROWS]
-
-
-def _unpack(chunks: Iterable[list[str]], folder: Path) -> tuple[Path, np.ndarray]:
-    """Copy the clips that lie in archives or parquet files into one file, where any process can read any of them.
-
-    chunks: the locations of all recordings. Returns the file's path and ``spans`` as in _AudioShard. The index beside it names
-    what is there: a killed run goes on after that.
-    """
-    n_recordings, packed, locations, archives = 0, [], [], set()
-    for chunk in chunks:
-        for row, (location, container) in enumerate(zip(chunk, containers(chunk), strict=True), n_recordings):
-            if container is not None:
-                packed.append(row)
-                locations.append(location)
-                archives.add(container)
-        n_recordings += len(chunk)
-    state = [[archive, file_state(archive)] for archive in sorted(archives)]
-    spool_path = folder / f"clips-{digest([state, locations])[:16]}"
-    index_path = spool_path.with_suffix(".index")
-    for stale in set(folder.glob("clips-*")) - {spool_path, index_path}:
-        stale.unlink()
-    spans = np.full((n_recordings, 2), PLAIN_FILE, np.int64)
-    with spool_path.open("ab") as spool, index_path.open("a+b") as index:
-        index.seek(0)
-        known = index.read()
-        done = np.frombuffer(known[: len(known) // 24 * 24], np.int64).reshape(-1, 3)  # which of `locations`, start, size
-        spans[np.array(packed, np.int64)[done[:, 0]]] = done[:, 1:]
-        end = done[:, 1:].sum(axis=1).max(initial=0)
-        index.truncate(done.nbytes)
-        spool.truncate(end)
-        waiting = np.setdiff1d(np.arange(len(locations)), done[:, 0]).tolist()
-        clips = read_clips([locations[position] for position in waiting])
-        for number, data in tqdm(clips, "unpack", len(waiting), unit="clip", disable=None):
-            span = (ABSENT, 0) if data is None else (end, len(data))
-            spans[packed[waiting[number]]] = span
-            if data is not None:
-                end += spool.write(data)
-                spool.flush()
-            index.write(np.array([waiting[number], *span]).tobytes())
-            index.flush()
-    return spool_path, spans
 
 
 def _schema() -> pa.Schema:
@@ -152,7 +175,10 @@ def _schema() -> pa.Schema:
 class _AudioShard:
     path: Path
     recordings: pd.DataFrame  # rows of the selection
-    spans: np.ndarray  # (n_rows, 2) int64: start and size of each clip in `spool`; start PLAIN_FILE or ABSENT: it is not there
+    keys: np.ndarray  # (n_rows,) S16: what Spool.unpack says
+    spans: (
+        np.ndarray
+    )  # (n_rows, 2) int64, likewise: start and size of each clip in `spool`; start PLAIN_FILE or ABSENT: it is not there
     spool: Path
     root: Path  # of locations that are relative
     settings: Resample
@@ -160,9 +186,9 @@ class _AudioShard:
 
     def inputs(self) -> Any:
         rows = json.loads(self.recordings.to_json(orient="values", double_precision=15))
-        located = zip(self.recordings["location"], self.spans.tolist(), strict=True)
-        clips = [file_state(self.root / location) if span[0] == PLAIN_FILE else span for location, span in located]
-        return [rows, clips, self.spool.name, self.settings.engine, self.settings.encoding, self.settings.min_duration_s]
+        located = zip(self.recordings["location"], self.keys.tolist(), strict=True)
+        clips = [key.hex() or file_state(self.root / location) for location, key in located]
+        return [rows, clips, self.settings.engine, self.settings.encoding, self.settings.min_duration_s]
 
     def make(self) -> dict[str, Any]:
         bad: list[dict[str, str]] = []

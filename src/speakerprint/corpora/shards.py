@@ -118,15 +118,6 @@ def _code() -> str:
     return found.hexdigest()
 
 
-def file_state(path: str | Path) -> list[int] | None:
-    """Size and time of the last change of a file, by which another one of that name is told; None if there is none."""
-    try:
-        state = Path(path).stat()
-    except OSError:
-        return None
-    return [state.st_size, state.st_mtime_ns]
-
-
 def move_whole(made: Path, folder: str | Path) -> None:
     """Put a folder that is whole in the place of whatever is there."""
     _remove(Path(folder))

@@ -3,10 +3,13 @@
 A release is one folder a locale: ``cv-corpus-17.0-2024-03-15/fr/{train,dev,test,validated,…}.tsv`` and ``clips/*.mp3``.
 """
 
+import hashlib
+import json
 import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import IO
 
@@ -16,6 +19,7 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from speakerprint.corpora.recordings import SCHEMA, as_recordings, sort_on_disk
+from speakerprint.corpora.sharing import SharedFolder, file_state
 from speakerprint.corpora.sources.clips import ARCHIVE_SUFFIXES, read_archive, source_root
 from speakerprint.errors import InputError
 from speakerprint.params.sources import CommonVoiceSource
@@ -47,7 +51,19 @@ GENDERS = {  # of all releases; what is not listed, such as do_not_wish_to_say, 
 }
 
 
-def read_common_voice(source: CommonVoiceSource) -> Iterator[pd.DataFrame]:
+@dataclass(frozen=True)
+class SharedLists:
+    """The lists of clips that corpora of one archive leave for each other, so that it is read once for the lists of all.
+
+    later: splits and locales (None: all) that the corpora in ``folder.waiting`` read of the same archives. Without any, lists
+    come straight from the archive.
+    """
+
+    folder: SharedFolder
+    later: Sequence[tuple[Sequence[str], Sequence[str] | None]] = ()
+
+
+def read_common_voice(source: CommonVoiceSource, shared: SharedLists | None = None) -> Iterator[pd.DataFrame]:
     """Yield the recordings of the requested splits and locales, in the schema of `recordings`, chunk by chunk, sorted by id.
 
     ``source.root`` is a release's folder, the folder it lies in, one locale's folder, an archive as downloaded, or a folder of
@@ -58,7 +74,7 @@ def read_common_voice(source: CommonVoiceSource) -> Iterator[pd.DataFrame]:
     """
     root = source_root(source.root)
     folders: list[str] = []
-    sorted_lines = sort_on_disk(_lines(root, source, folders), LINES, ["recording_id", "number"])
+    sorted_lines = sort_on_disk(_lines(root, source, folders, shared), LINES, ["recording_id", "number"])
     recordings = (_recordings(lines.to_pandas(), folders, source.splits) for lines in sorted_lines)
     if len(folders) > 1:  # an id that locales share has got another place in the order
         tables = (pa.Table.from_pandas(rows, SCHEMA, preserve_index=False) for rows in recordings)
@@ -72,15 +88,14 @@ def read_common_voice(source: CommonVoiceSource) -> Iterator[pd.DataFrame]:
         raise InputError(f"{root} has no recording in {', '.join(source.splits)}; choose other splits or locales")
 
 
-def _lines(root: Path, source: CommonVoiceSource, folders: list[str]) -> Iterator[pa.Table]:
+def _is_wanted(tsv: str, splits: Sequence[str], locales: Sequence[str] | None) -> bool:
+    return PurePosixPath(tsv).stem in (*splits, DURATIONS) and (locales is None or _locale(_locale_folder(tsv)) in locales)
+
+
+def _lines(root: Path, source: CommonVoiceSource, folders: list[str], shared: SharedLists | None = None) -> Iterator[pa.Table]:
     """Yield the lines of all wanted TSVs in the schema LINES; puts the locale folders they are of into ``folders``."""
     lists: dict[str, list[str]] = {}  # locale folder -> names of its TSVs, wanted or not
-
-    def wanted(tsv: str) -> bool:
-        folder, name = _locale_folder(tsv), PurePosixPath(tsv).stem
-        return name in (*source.splits, DURATIONS) and (source.locales is None or _locale(folder) in source.locales)
-
-    for tsv, file in _tsvs(root, wanted):
+    for tsv, file in _tsvs(root, lambda tsv: _is_wanted(tsv, source.splits, source.locales), shared):
         folder, name = _locale_folder(tsv), PurePosixPath(tsv).stem
         lists.setdefault(folder, []).append(name)
         if file is not None:
@@ -116,12 +131,12 @@ def _locale(folder: str) -> str:
     return re.sub(r"\.(tar|tar\.gz|tgz)$", "", name)
 
 
-def _tsvs(root: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, IO[bytes] | None]]:
+def _tsvs(root: Path, wanted: Callable[[str], bool], shared: SharedLists | None = None) -> Iterator[tuple[str, IO[bytes] | None]]:
     """Yield (path, open file; None if not wanted) of every TSV of the release."""
     if root.is_file():
         if not root.name.endswith(ARCHIVE_SUFFIXES):
             raise InputError(f"{root} is neither a folder nor one of {ARCHIVE_SUFFIXES}; set source.root to a release")
-        yield from _archive_tsvs(root, wanted)
+        yield from _shared_tsvs(root, wanted, shared)
         return
     archives = sorted(path for path in root.iterdir() if path.name.endswith(ARCHIVE_SUFFIXES) and path.is_file())
     releases = sorted(path for path in root.glob("cv-corpus-*") if path.is_dir())
@@ -135,11 +150,50 @@ def _tsvs(root: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, IO[b
         tsv = path.as_posix()
         yield tsv, path.open("rb") if wanted(tsv) else None
     for archive in archives:
-        yield from _archive_tsvs(archive, wanted)
+        yield from _shared_tsvs(archive, wanted, shared)
 
 
 def _is_hidden(path: PurePath) -> bool:
     return any(part.startswith(".") for part in path.parts)
+
+
+def _shared_tsvs(
+    archive: Path, wanted: Callable[[str], bool], shared: SharedLists | None
+) -> Iterator[tuple[str, IO[bytes] | None]]:
+    """As _archive_tsvs; what a corpus has read of the archive for those after it comes from the folder they share."""
+    if shared is None:
+        yield from _archive_tsvs(archive, wanted)
+        return
+    state = hashlib.sha256(f"{archive.resolve()} {file_state(archive)}".encode()).hexdigest()[:16]
+    place = shared.folder.path / state
+    listing = place / "lists.json"  # path of each TSV, and of its copy if some corpus wants it
+    with shared.folder.lock:
+        copies: dict[str, str | None] = json.loads(listing.read_text(encoding="utf-8")) if listing.exists() else {}
+        lacking = not copies or any(copy is None and wanted(tsv) for tsv, copy in copies.items())
+        if lacking and shared.later:
+            copies = _copy_tsvs(archive, lambda tsv: wanted(tsv) or any(_is_wanted(tsv, *one) for one in shared.later), place)
+            listing.write_text(json.dumps(copies), encoding="utf-8")
+            lacking = False
+    if lacking:
+        yield from _archive_tsvs(archive, wanted)
+        return
+    for tsv, copy in copies.items():
+        yield tsv, Path(copy).open("rb") if copy is not None and wanted(tsv) else None  # noqa: SIM115
+
+
+def _copy_tsvs(archive: Path, wanted: Callable[[str], bool], place: Path) -> dict[str, str | None]:
+    """Copy wanted TSVs of an archive into an empty folder; returns each TSV's path and that of its copy, if it has one."""
+    shutil.rmtree(place, ignore_errors=True)  # of a run that was killed
+    place.mkdir(parents=True)
+    copies: dict[str, str | None] = {}
+    for tsv, file in _archive_tsvs(archive, wanted):
+        copies[tsv] = None
+        if file is not None:
+            path = place / f"{len(copies)}.tsv"
+            with file, path.open("wb") as copy:
+                shutil.copyfileobj(file, copy)
+            copies[tsv] = str(path)
+    return copies
 
 
 def _archive_tsvs(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, IO[bytes] | None]]:

@@ -18,7 +18,8 @@ import pandas as pd
 from filelock import FileLock
 from tqdm import tqdm
 
-from speakerprint.corpora.sources.common_voice import read_common_voice
+from speakerprint.corpora.sharing import file_state
+from speakerprint.corpora.sources.common_voice import SharedLists, read_common_voice
 from speakerprint.errors import InputError
 from speakerprint.params.sources import CommonVoiceSource, DataCollectiveSource
 
@@ -26,7 +27,7 @@ TRIES = 5  # in a row that bring nothing
 WAIT_S = 5.0  # between one try and the next
 
 
-def read_data_collective(source: DataCollectiveSource) -> Iterator[pd.DataFrame]:
+def read_data_collective(source: DataCollectiveSource, shared: SharedLists | None = None) -> Iterator[pd.DataFrame]:
     """The recordings of the dataset's archive, as read_common_voice yields them; it is fetched if it is not there yet.
 
     A download goes on where an earlier one broke off. Raises InputError if the key is missing or wrong, the dataset's terms are
@@ -35,7 +36,7 @@ def read_data_collective(source: DataCollectiveSource) -> Iterator[pd.DataFrame]
     """
     archive = obtain_archive(source.dataset)
     return read_common_voice(
-        CommonVoiceSource(kind="common_voice", root=str(archive), locales=source.locales, splits=source.splits)
+        CommonVoiceSource(kind="common_voice", root=str(archive), locales=source.locales, splits=source.splits), shared
     )
 
 
@@ -126,10 +127,17 @@ def _reason(error: BaseException | None) -> str:
 
 
 def _verify(archive: Path, checksum: str | None) -> None:
-    """Raise InputError if the archive has another checksum; the client itself compares none."""
+    """Raise InputError if the archive has another checksum; the client itself compares none.
+
+    One that was compared, and has not changed since, is not read again.
+    """
     expected = (checksum or "").lower().removeprefix("sha256:")
     if not re.fullmatch("[0-9a-f]{64}", expected):
         print(f"{archive}: the service gives no SHA-256 to compare it with", file=sys.stderr)
+        return
+    note = archive.with_name(f".{archive.name}.verified")
+    verified = f"{expected} {file_state(archive)}"
+    if note.exists() and note.read_text(encoding="utf-8") == verified:
         return
     digest = hashlib.sha256()
     with (
@@ -144,3 +152,4 @@ def _verify(archive: Path, checksum: str | None) -> None:
             f"{archive} has the SHA-256 {digest.hexdigest()}, expected {expected}: it came damaged, or "
             "the dataset has changed since; delete it and run `dvc repro` to fetch it again, or read it as kind: common_voice"
         )
+    note.write_text(verified, encoding="utf-8")
