@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import scipy.linalg
+import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from speakerprint.errors import InputError
-from speakerprint.training.discriminant import discriminant
+from speakerprint.training.discriminant import SpeakerScatter, discriminant
 
 
 def speakers_in_noise(speakers=12, each=20, width=6, seed=0):
@@ -61,3 +63,57 @@ def test_full_shrinkage_compares_with_the_same_variance_everywhere():
 def test_more_directions_than_statistics_are_refused():
     with pytest.raises(InputError, match="embedding_dim is 7, but only 6"):
         discriminant(*speakers_in_noise(), 7, 0.1)
+
+
+def by_the_formula(rows, codes, dim, shrinkage):
+    """All rows at once: standardised, centred by speaker, in two covariances."""
+    rows = rows.astype(np.float64)
+    mean, std = rows.mean(axis=0), rows.std(axis=0)
+    standard = (rows - mean) / std
+    several = np.bincount(codes)[codes] > 1
+    centres = np.stack([standard[codes == code].mean(axis=0) for code in codes])
+    deviations = (standard - centres)[several]
+    within = deviations.T @ deviations / (several.sum() - len(np.unique(codes[several])))
+    within = (1 - shrinkage) * within + shrinkage * np.trace(within) / len(within) * np.eye(len(within))
+    directions = scipy.linalg.eigh(standard.T @ standard / len(rows), within)[1]
+    return mean, std, directions[:, ::-1][:, :dim].T
+
+
+def added_in_pieces(rows, codes, sizes, scatter=None):
+    scatter = scatter or SpeakerScatter(np.bincount(codes), rows.shape[1])
+    for part in np.split(np.arange(len(rows)), np.cumsum(sizes)):
+        scatter.add(torch.from_numpy(rows[part]), torch.from_numpy(codes[part]))
+    return scatter
+
+
+@pytest.mark.parametrize("sizes", [[], [1, 2, 3, 100], [600] * 3])
+def test_a_stream_of_rows_gives_what_all_rows_at_once_give(sizes):
+    rows, codes = speakers_in_noise(speakers=90)
+    rows, codes = np.concatenate([rows + 30, rows[:3]]), np.concatenate([codes, [90, 91, 92]])
+    found = added_in_pieces(rows, codes, sizes).solve(3, 0.2)
+    for ours, theirs in zip(found, by_the_formula(rows, codes, 3, 0.2), strict=True):
+        signs = np.sign((ours * theirs).sum(axis=-1, keepdims=True)) if ours.ndim == 2 else 1
+        np.testing.assert_allclose(ours * signs, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_the_mean_of_each_speaker_comes_with_it():
+    rows, codes = speakers_in_noise()
+    means = added_in_pieces(rows, codes, [7]).means()
+    np.testing.assert_allclose(means, np.stack([rows[codes == code].mean(axis=0) for code in range(12)]), rtol=1e-6, atol=1e-6)
+
+
+def test_what_was_saved_goes_on_as_if_never_stopped():
+    rows, codes = speakers_in_noise()
+    first = added_in_pieces(rows[:100], codes[:100], [40], SpeakerScatter(np.bincount(codes), rows.shape[1]))
+    resumed = SpeakerScatter(np.bincount(codes), rows.shape[1])
+    resumed.load({name: values.clone() for name, values in first.state().items()})
+    added_in_pieces(rows[100:], codes[100:], [], resumed)
+    for one, other in zip(resumed.solve(3, 0.2), discriminant(rows, codes, 3, 0.2), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_memory_does_not_grow_with_the_rows():
+    scatter = SpeakerScatter([10_000, 10_000], 8)
+    for _ in range(100):
+        scatter.add(torch.randn(100, 8), torch.zeros(100, dtype=torch.int64))
+    assert sum(len(rows) for rows, _ in scatter._waiting) < 600

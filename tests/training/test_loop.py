@@ -332,6 +332,28 @@ def test_a_discriminant_projection_starts_from_what_tells_speakers_apart(run):
     assert eer("start") < 0.5 * eer("random")
 
 
+def test_a_killed_discriminant_analysis_goes_on_to_the_same_start(run, monkeypatch):
+    monkeypatch.setattr(training, "VALIDATION_BATCH", 8)
+    monkeypatch.setattr(training, "SAVE_EVERY_S", 0.0)
+    whole = run("whole", steps=1, head_learning_rate=1e-9)
+    rows, heard = training._start_rows, []
+
+    def killed(*arguments):
+        heard.append(arguments[-1])
+        if len(heard) == 4:
+            raise InterruptedError
+        return rows(*arguments)
+
+    monkeypatch.setattr(training, "_start_rows", killed)
+    with pytest.raises(InterruptedError):
+        run("killed", steps=1, head_learning_rate=1e-9)
+    resumed = run("killed", steps=1, head_learning_rate=1e-9)
+    assert heard[:4] == [0, 1, 2, 3] and heard[4] == 3 and sorted(heard[4:]) == list(range(3, max(heard) + 1))
+    for name, values in whole.items():
+        torch.testing.assert_close(resumed[name], values, rtol=1e-5, atol=1e-5)
+    assert not list(run.folder.glob("killed/**/discriminant-*"))
+
+
 def test_training_goes_on_from_a_trained_model(run):
     first = run("first", validation_speakers=0.0)
     start = training.initial_model(run.recipe.model, run.folder / "first/model").state_dict()

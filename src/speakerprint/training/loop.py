@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -42,7 +43,7 @@ from speakerprint.params.model import Model
 from speakerprint.params.sampling import Sampling
 from speakerprint.params.section import Section
 from speakerprint.params.train import Discriminant, Train
-from speakerprint.training.discriminant import discriminant
+from speakerprint.training.discriminant import SpeakerScatter
 from speakerprint.training.losses import (
     AngularMargin,
     TeacherMatch,
@@ -58,6 +59,7 @@ from speakerprint.training.views import augment, change_speed
 
 BYTES_PER_FRAME = N_MELS * 2  # float16
 LOG_EVERY_STEPS = 10
+SAVE_EVERY_S = 60.0  # of the discriminant analysis before training
 VALIDATION_BATCH = 64
 READERS = max(2, min(8, (os.cpu_count() or 1) // 2))  # processes that read what is not in memory
 IN_MEMORY_BYTES = 4 << 30  # features of corpora smaller than this are read once, larger ones as batches need them
@@ -567,44 +569,98 @@ def with_new_head(settings: Model, trained: SpeakerModel) -> SpeakerModel:
 
 
 @torch.inference_mode()
-def start_from_discriminant(objective: Objective, data: TrainingSet, noise: Noise | None, examples: Examples) -> None:
+def start_from_discriminant(
+    objective: Objective, data: TrainingSet, noise: Noise | None, examples: Examples, state: Path
+) -> None:
     """Set the projection to the linear discriminant analysis of the pooled statistics, and the speakers' centres to their means.
 
     The statistics are those of a central crop of each recording and of augmented ones, placed at random. Of a speaker at another
-    speed one recording is taken: enough to know where the centre is. Raises InputError if no speaker has two recordings.
+    speed one recording is taken: enough to know where the centre is. A centre is the embedding of the speaker's mean statistics.
+    The processes share the batches. What each has taken in is saved every SAVE_EVERY_S to ``state``, whose name gains the
+    process's number; a killed run goes on from there. Raises InputError if no speaker has two recordings.
     """
     model, recipe = objective.model.eval(), objective.recipe
-    settings, drawn = recipe.discriminant, recipe.augmentation.ntxent
-    n_frames, device = round(settings.crop_s * FRAMES_PER_SECOND), next(model.parameters()).device
-    rng = np.random.default_rng([recipe.train.seed, 2])
-    generator = torch.Generator(device).manual_seed(recipe.train.seed)
-    rows, speakers = [], []
+    assert isinstance(model.projection, DiscriminantProjection)
+    rank, processes = place()
+    state = state.with_name(f"{state.name}-{rank}-of-{processes}.pt")
+    batches = _start_batches(examples, recipe)
+    rows_of_speaker = np.bincount(
+        np.concatenate([examples.labels[chosen] for _, chosen in batches]), minlength=examples.n_speakers
+    )
+    scatter = SpeakerScatter(rows_of_speaker, len(model.projection.mean), next(model.parameters()).device)
+    done = _load_start(state, scatter)
+    saved = time.monotonic()
+    mine = range(rank, len(batches), processes)
+    with tqdm(
+        total=len(batches), initial=done, desc="discriminant analysis", unit="batch", disable=None if rank == 0 else True
+    ) as bar:
+        for number in mine[done // processes :]:
+            view, chosen = batches[number]
+            rows = _start_rows(objective, data, noise, examples, view, chosen, number)
+            scatter.add(rows, torch.from_numpy(examples.labels[chosen]))
+            bar.update(processes)
+            if time.monotonic() - saved > SAVE_EVERY_S:
+                _save_start(state, scatter, number + processes - rank)
+                saved = time.monotonic()
+    for values in scatter.state().values():
+        if processes > 1:
+            dist.all_reduce(values)
+    model.projection.start(*scatter.solve(recipe.model.embedding_dim, recipe.discriminant.shrinkage))
+    with torch.autocast(objective.angular_margin.centres.device.type, enabled=False):
+        means = scatter.means().to(objective.angular_margin.centres.device)
+        start_centres(objective, model.project(means), np.arange(len(means)))
+    state.unlink(missing_ok=True)
+    model.train()
+
+
+def _start_batches(examples: Examples, recipe: Recipe) -> list[tuple[int, np.ndarray]]:
+    """What the discriminant analysis hears: which view (0: the clip itself) of which examples, batch by batch."""
     _, first_of_speaker = np.unique(examples.labels, return_index=True)
     taken = np.union1d(np.flatnonzero(examples.speeds == 1), first_of_speaker)
-    order = rng.permutation(taken)  # so that the speech in the background is not the clip's neighbour
-    passes = tqdm(total=len(order) * (1 + settings.views), desc="discriminant analysis", unit="clip", disable=None)
-    for view in range(1 + settings.views):
-        for chosen in np.split(order, range(VALIDATION_BATCH, len(order), VALIDATION_BATCH)):
-            positions = rng.random(len(chosen)) if view else np.full(len(chosen), 0.5)
-            crops = [examples.crop(data, i, n_frames, position) for i, position in zip(chosen, positions, strict=True)]
-            padded, mask = pad_batch(crops)
-            features, lengths = torch.from_numpy(padded).to(device), torch.from_numpy(mask.sum(axis=1)).to(device)
-            if view:
-                heard = None if noise is None else noise.crops(len(chosen), features.shape[2], rng)
-                background = None if heard is None else torch.from_numpy(heard).to(device)
-                features = augment(
-                    features, lengths, drawn.kinds, drawn.kinds_per_view, recipe.augmentation, generator, background
-                )
-            rows.append(model.pool(*model.encode(features, None if mask.all() else lengths)).float().cpu().numpy())
-            speakers.append(examples.labels[chosen])
-            passes.update(len(chosen))
-    passes.close()
-    pooled, codes = np.concatenate(rows), np.concatenate(speakers)
-    assert isinstance(model.projection, DiscriminantProjection)
-    model.projection.start(*discriminant(pooled, codes, recipe.model.embedding_dim, settings.shrinkage))
-    with torch.autocast(device.type, enabled=False):
-        start_centres(objective, model.project(torch.from_numpy(pooled).to(device)), codes)
-    model.train()
+    # in random order, so that the speech in the background is not the clip's neighbour
+    order = np.random.default_rng([recipe.train.seed, 2]).permutation(taken)
+    parts = np.split(order, range(VALIDATION_BATCH, len(order), VALIDATION_BATCH))
+    return [(view, chosen) for view in range(1 + recipe.discriminant.views) for chosen in parts]
+
+
+def _start_rows(
+    objective: Objective, data: TrainingSet, noise: Noise | None, examples: Examples, view: int, chosen: np.ndarray, number: int
+) -> Tensor:
+    """The pooled statistics of a batch of crops, (batch, width) float32; what is drawn for it follows from its number."""
+    model, recipe = objective.model, objective.recipe
+    settings, drawn = recipe.discriminant, recipe.augmentation.ntxent
+    n_frames, device = round(settings.crop_s * FRAMES_PER_SECOND), next(model.parameters()).device
+    rng = np.random.default_rng([recipe.train.seed, 2, number])
+    positions = rng.random(len(chosen)) if view else np.full(len(chosen), 0.5)
+    crops = [examples.crop(data, i, n_frames, position) for i, position in zip(chosen, positions, strict=True)]
+    padded, mask = pad_batch(crops)
+    features, lengths = torch.from_numpy(padded).to(device), torch.from_numpy(mask.sum(axis=1)).to(device)
+    if view:
+        heard = None if noise is None else noise.crops(len(chosen), features.shape[2], rng)
+        background = None if heard is None else torch.from_numpy(heard).to(device)
+        generator = torch.Generator(device).manual_seed(recipe.train.seed * 1_000_003 + number)
+        features = augment(features, lengths, drawn.kinds, drawn.kinds_per_view, recipe.augmentation, generator, background)
+    return model.pool(*model.encode(features, None if mask.all() else lengths)).float()
+
+
+def _load_start(path: Path, scatter: SpeakerScatter) -> int:
+    """Take in what a killed run left; how many batches of all processes that is."""
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        return 0
+    except Exception as error:  # a file cut short: torch raises many kinds
+        print(f"{path} cannot be read ({error}): the discriminant analysis starts from the beginning")
+        return 0
+    scatter.load(saved)
+    return saved["done"]
+
+
+def _save_start(path: Path, scatter: SpeakerScatter, done: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    torch.save(scatter.state() | {"done": done}, part)
+    part.replace(path)
 
 
 @torch.inference_mode()
@@ -705,7 +761,7 @@ def train(
     elif recipe.model.projection == "discriminant":
         objective.to(accelerator.device)
         with accelerator.autocast():
-            start_from_discriminant(objective, data, noise, examples)
+            start_from_discriminant(objective, data, noise, examples, Path(checkpoints) / f"discriminant-{run[:16]}")
     if settings.start_weight and not start:
         start = copy_of_weights(model)
     start_folder = Path(checkpoints) / "start"
