@@ -27,8 +27,14 @@ from speakerprint.corpora.recordings import as_recordings, write_recordings
 from speakerprint.model.speaker_model import SpeakerModel, native_bf16
 from speakerprint.params.presets import read_recipe
 from speakerprint.params.whole import parse_params
-from speakerprint.training import loop as training
-from speakerprint.training.loop import CropBatches, Examples, Objective, Recipe, TrainingSet, make_optimiser, read_ahead
+from speakerprint.training import batches as reading
+from speakerprint.training import data as holding
+from speakerprint.training.batches import Batch, CropBatches, Reader, read_ahead
+from speakerprint.training.data import Examples, TrainingSet
+from speakerprint.training.objective import Objective
+from speakerprint.training.optimiser import make_optimiser
+from speakerprint.training.recipe import Recipe, without_recorded_noise
+from speakerprint.training.streams import Streams
 
 PROJECT = Path(__file__).parents[1]
 RECORDINGS = 6  # of each speaker
@@ -38,7 +44,7 @@ def default_recipe(**train: Any) -> Recipe:
     """recipes/default without recorded noise, with some keys of its section `train` changed."""
     params = parse_params(YAML(typ="safe").load(PROJECT / "params.yaml") | read_recipe("default"))
     sections = {name: getattr(params, name) for name in Recipe.__annotations__}
-    sections["augmentation"] = training.without_recorded_noise(params.augmentation)
+    sections["augmentation"] = without_recorded_noise(params.augmentation)
     return Recipe(**{**sections, "train": params.train.model_copy(update=train)})
 
 
@@ -58,9 +64,10 @@ def write_store(folder: Path, speakers: int) -> Path:
 
 
 def crops(folder: Path, recipe: Recipe, in_memory: bool) -> CropBatches:
-    training.IN_MEMORY_BYTES = 4 << 30 if in_memory else 0
+    holding.IN_MEMORY_BYTES = 4 << 30 if in_memory else 0
     data = TrainingSet({"benchmark": FeatureStore(folder)})
-    return CropBatches(data, None, Examples.at_speeds(data, np.arange(len(data.speaker_ids)), recipe.sampling.speeds), recipe, 1)
+    examples = Examples.at_speeds(data, np.arange(len(data.speaker_ids)), recipe.sampling.speeds)
+    return CropBatches(Reader(examples, None, Streams(recipe.train.seed)), recipe)
 
 
 class Loop:
@@ -72,7 +79,7 @@ class Loop:
         self.optimiser = make_optimiser(self.objective, recipe.train)
         self.bf16 = native_bf16()
         self.seconds = dict.fromkeys(("data", "augmentation", "forward", "backward", "optimiser"), 0.0)
-        augment = training.augment
+        augment = reading.augment
 
         def timed(*arguments: Any) -> torch.Tensor:
             started = time.perf_counter()
@@ -80,16 +87,16 @@ class Loop:
             self.seconds["augmentation"] += time.perf_counter() - started
             return augmented
 
-        training.augment = timed  # type: ignore[assignment]
+        reading.augment = timed  # type: ignore[assignment]
 
-    def step(self, feed: Iterator, number: int) -> float:
+    def step(self, feed: Iterator[Batch]) -> float:
         """Take a batch and learn from it: the seconds of both."""
         marks = [time.perf_counter()]
         augmented = self.seconds["augmentation"]
-        features, n_frames, labels, noise, taught, padded = next(feed)
+        batch = next(feed)
         marks.append(time.perf_counter())
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            loss = self.objective(features, n_frames, labels, noise, taught, 0, number, padded)["loss"]
+            loss = self.objective(batch, 0)["loss"]
         marks.append(time.perf_counter())
         loss.backward()
         marks.append(time.perf_counter())
@@ -107,7 +114,7 @@ def cost(batches: CropBatches, numbers: range) -> float:
     """Milliseconds of the CPU that a clip takes to be read, by one reader."""
     batches[0]
     started = time.process_time()
-    clips = sum(len(batches[number][2]) for number in numbers)
+    clips = sum(len(batches[number]) for number in numbers)
     return 1000 * (time.process_time() - started) / clips
 
 
@@ -124,17 +131,17 @@ def main() -> None:
         folder = write_store(Path(temporary), 4 * arguments.speakers)
         batches = {name: crops(folder, recipe, in_memory=name == "memory") for name in ("memory", "disk")}
         feeds = {"there already": cycle([batches["memory"][number] for number in numbers])}
-        feeds |= {name: read_ahead(one, numbers, device) for name, one in batches.items()}
-        loop = Loop(recipe, batches["disk"].examples.n_speakers)
+        feeds |= {name: read_ahead(one, numbers, name == "memory", device) for name, one in batches.items()}
+        loop = Loop(recipe, batches["disk"].reader.examples.n_speakers)
         for feed in feeds.values():
-            loop.step(feed, 0)  # the first of each starts its readers
+            loop.step(feed)  # the first of each starts its readers
         loop.seconds = dict.fromkeys(loop.seconds, 0.0)
         seconds: dict[str, list[float]] = {name: [] for name in feeds}
         waited: dict[str, float] = dict.fromkeys(feeds, 0.0)
-        for number in numbers[1:]:
+        for _ in numbers[1:]:
             for name, feed in feeds.items():
                 before = loop.seconds["data"]
-                seconds[name].append(loop.step(feed, number))
+                seconds[name].append(loop.step(feed))
                 waited[name] += loop.seconds["data"] - before
         table = pd.DataFrame({"seconds a step": {name: np.median(values) for name, values in seconds.items()}})
         table["of them waited"] = pd.Series(waited) / arguments.steps
@@ -145,10 +152,10 @@ def main() -> None:
         shares = pd.Series(loop.seconds) / sum(loop.seconds.values())
         print(f"\nshares of all steps: {', '.join(f'{name} {share:.1%}' for name, share in shares.items())}")
         if arguments.profile:
-            feed = read_ahead(batches["memory"], numbers, device)
+            feed = read_ahead(batches["memory"], numbers, True, device)
             with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-                for number in range(min(3, arguments.steps)):
-                    loop.step(feed, number)
+                for _ in range(min(3, arguments.steps)):
+                    loop.step(feed)
             print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=10, max_name_column_width=50))
 
 

@@ -28,7 +28,10 @@ from speakerprint.model.speaker_model import SpeakerModel, native_bf16
 from speakerprint.model.whisper import DIMS, MAX_FRAMES
 from speakerprint.params.presets import read_recipe
 from speakerprint.params.whole import parse_params
-from speakerprint.training.loop import Objective, Recipe, make_optimiser
+from speakerprint.training.batches import Batch
+from speakerprint.training.objective import Objective
+from speakerprint.training.optimiser import make_optimiser
+from speakerprint.training.recipe import Recipe
 
 CROP_FRAMES = 500
 
@@ -58,13 +61,14 @@ def make_step(model: nn.Module, recipe: Recipe, clips: Tensor, bf16: bool) -> Ca
     device = clips.device
     labels = torch.arange(len(clips), device=device) // 2
     n_frames = torch.full((len(clips),), clips.shape[2], device=device)
+    nothing = torch.empty(0, device=device)  # neither noise nor a teacher
+    batch = Batch(clips, n_frames, labels, torch.zeros_like(labels), nothing, nothing, view_seed=1, per_speaker=2, padded=False)
     objective = Objective(model, len(clips), recipe).to(device)  # type: ignore[arg-type]
     optimiser = make_optimiser(objective, recipe.train)
-    nothing = torch.empty(0, device=device)  # neither noise nor a teacher
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            loss = objective(clips, n_frames, labels, nothing, nothing, 0, 1, False)["loss"]
+            loss = objective(batch, 0)["loss"]
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()

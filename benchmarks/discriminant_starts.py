@@ -29,7 +29,7 @@ from speakerprint.model.speaker_model import SpeakerModel, native_bf16, windows
 from speakerprint.model.whisper import DIMS, ENCODER_PATH
 from speakerprint.params.whole import load_params
 from speakerprint.training.discriminant import discriminant
-from speakerprint.training.loop import initial_model
+from speakerprint.training.start import initial_model
 
 BATCH = 16
 SHORT_S = 2.0

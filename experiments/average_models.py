@@ -25,7 +25,7 @@ from speakerprint.audio.dimensions import FRAMES_PER_SECOND
 from speakerprint.corpora.feature_store import FeatureStore
 from speakerprint.errors import InputError
 from speakerprint.model.speaker_model import DiscriminantProjection, SpeakerModel
-from speakerprint.training.loop import embed_crops
+from speakerprint.training.validation import embed_crops
 
 CROPS = 1_000  # of training recordings, from which the turns are found
 SEED = 1

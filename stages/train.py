@@ -13,7 +13,8 @@ from speakerprint.params.model import Model
 from speakerprint.params.sampling import Sampling
 from speakerprint.params.section import read_section
 from speakerprint.params.train import Discriminant, Train
-from speakerprint.training.loop import Recipe, train
+from speakerprint.training.loop import train
+from speakerprint.training.recipe import Recipe
 from stages import run
 
 

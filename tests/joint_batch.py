@@ -1,4 +1,4 @@
-"""Losses and gradients of a batch, computed by all processes that are started; test_training compares them with those of one.
+"""Losses and gradients of a batch, computed by all processes that are started; test_objective compares them with those of one.
 
 accelerate launch --multi_gpu --num_processes 2 --mixed_precision no -m tests.joint_batch results.pt
 """
@@ -15,7 +15,9 @@ from torch import Tensor
 
 from speakerprint.model.speaker_model import SpeakerModel
 from speakerprint.params.whole import load_params
-from speakerprint.training.loop import Objective, Recipe
+from speakerprint.training.batches import Batch
+from speakerprint.training.objective import Objective
+from speakerprint.training.recipe import Recipe
 
 LOSSES = ("triplet", "ntxent", "supervised_contrastive", "angular_margin", "teacher_match", "teacher_similarity")
 CASES: dict[str, dict[str, Any]] = {
@@ -26,14 +28,16 @@ CASES: dict[str, dict[str, Any]] = {
     "in bfloat16": {"bf16": True},
 }
 LABELS = torch.arange(4).repeat_interleave(2)  # 4 speakers, 2 clips of each
+GENDERS = torch.tensor([0, 1, 0, 1]).repeat_interleave(2)
 TAUGHT = torch.nn.functional.normalize(torch.randn(8, 5, generator=torch.Generator().manual_seed(7)))
 
 
-def batch(number: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def batch(number: int) -> Batch:
     """Random clips, some of them shorter, without noise."""
     features = torch.randn(8, 80, 40, generator=torch.Generator().manual_seed(number))
     n_frames = torch.tensor([40, 33, 40, 21, 40, 40, 18, 40])
-    return features * (torch.arange(40) < n_frames[:, None])[:, None], n_frames, LABELS, torch.empty(0), TAUGHT
+    features = features * (torch.arange(40) < n_frames[:, None])[:, None]
+    return Batch(features, n_frames, LABELS, GENDERS, torch.empty(0), TAUGHT, view_seed=number, per_speaker=2, padded=True)
 
 
 def losses_and_gradients(
@@ -61,7 +65,7 @@ def losses_and_gradients(
     for number in range(batches):
         with accelerator.no_sync(wrapped) if number < batches - 1 else nullcontext():
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                terms = wrapped(*batch(number), 99, number, True)
+                terms = wrapped(batch(number), 99)
             if not number:
                 clips = torch.cat(embedded)
             accelerator.backward(terms["loss"] / batches)

@@ -11,7 +11,7 @@ from experiments import average_models
 from speakerprint.errors import InputError
 from speakerprint.model.speaker_model import SpeakerModel
 from tests.helpers import tiny_model
-from tests.training.test_loop import write_store
+from tests.training.runs import write_store
 
 CLIPS = [np.random.default_rng(seed).normal(size=(60 + seed, 80)).astype(np.float32) for seed in range(40)]
 

@@ -10,13 +10,13 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from joblib import Parallel, delayed, parallel_config
 
+from speakerprint.code_digest import code_digest
 from speakerprint.errors import InputError
 
 ENGINE = "SPEAKERPRINT_PARALLEL"
@@ -106,16 +106,8 @@ def _engine() -> Iterator[str]:
 
 
 def digest(inputs: Any) -> str:
-    """SHA-256 of what JSON takes, and of this package's code."""
-    return hashlib.sha256(json.dumps([_code(), inputs]).encode()).hexdigest()
-
-
-@cache
-def _code() -> str:
-    found = hashlib.sha256()
-    for module in sorted(Path(__file__).parents[1].rglob("*.py")):
-        found.update(module.read_bytes())
-    return found.hexdigest()
+    """SHA-256 of what JSON takes, and of the code that makes shards."""
+    return hashlib.sha256(json.dumps([code_digest("audio", "corpora", "params"), inputs]).encode()).hexdigest()
 
 
 def move_whole(made: Path, folder: str | Path) -> None:

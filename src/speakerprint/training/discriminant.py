@@ -1,99 +1,95 @@
-"""Linear discriminant analysis in a stream: the projection that tells speakers apart best, in closed form."""
+"""Linear discriminant analysis: the projection that tells speakers apart best, in closed form, from rows that are never kept."""
+
+from typing import Any
 
 import numpy as np
 import scipy.linalg
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
 from speakerprint.errors import InputError
 
-ROWS_AT_ONCE = 512  # are gathered before their second moments are taken: one large product instead of many small ones
 
+class Scatter:
+    """What linear discriminant analysis needs of rows, in float64: 16 bytes for each pair of columns, however many rows.
 
-class SpeakerScatter:
-    """Counts, sums and second moments of rows of known speakers, from which the analysis follows; no row is kept.
-
-    Memory: ``8 · width · (speakers + 2 · width)`` bytes on the device, however many rows there are.
+    rows, speakers: how many. sum (width,): of the rows. moments (width, width): the sum of the rows' products with themselves.
+    between (width, width): the same of each speaker's mean, as many times as the speaker has rows. So `moments - between` is the
+    scatter within speakers; a speaker with one row adds nothing to it.
     """
 
-    def __init__(self, rows_of_speaker: ArrayLike, width: int, device: torch.device | str = "cpu"):
-        """rows_of_speaker: (speakers,) how many rows of each are to come. width: numbers in a row."""
-        device = torch.device("cpu") if torch.device(device).type == "mps" else torch.device(device)  # which has no float64
-        self.several = torch.as_tensor(np.asarray(rows_of_speaker) > 1, device=device)
-        self.count = torch.zeros(len(self.several), dtype=torch.int64, device=device)
-        self.sums = torch.zeros(len(self.several), width, dtype=torch.float64, device=device)
-        # of speakers with one row, which do not count within speakers, and of the others
-        self.moments = torch.zeros(2, width, width, dtype=torch.float64, device=device)
-        self._waiting: list[tuple[Tensor, Tensor]] = []
+    def __init__(self, width: int, device: torch.device | str = "cpu"):
+        self.rows, self.speakers = 0, 0
+        self.sum = torch.zeros(width, dtype=torch.float64, device=device)
+        self.moments = torch.zeros(width, width, dtype=torch.float64, device=device)
+        self.between = torch.zeros_like(self.moments)
 
-    def add(self, rows: Tensor, speakers: Tensor) -> None:
-        """Take in rows (n, width) of speakers (n,), codes from 0."""
-        rows, speakers = rows.to(self.sums.device, torch.float64), speakers.to(self.sums.device)
-        self.count += torch.bincount(speakers, minlength=len(self.count))
-        self.sums.index_add_(0, speakers, rows)
-        self._waiting.append((rows, self.several[speakers]))
-        if sum(len(waiting) for waiting, _ in self._waiting) >= ROWS_AT_ONCE:
-            self._take_moments()
+    def add(self, rows: Tensor) -> None:
+        """Count rows, (n, width), in."""
+        rows = rows.double()
+        self.rows += len(rows)
+        self.sum += rows.sum(dim=0)
+        self.moments.addmm_(rows.T, rows)
 
-    def _take_moments(self) -> None:
-        if self._waiting:
-            rows, several = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
-            for moments, of_kind in zip(self.moments, (rows[~several], rows[several]), strict=True):
-                moments.addmm_(of_kind.T, of_kind)
-            self._waiting = []
+    def add_speakers(self, sums: Tensor, counts: Tensor) -> None:
+        """Count speakers in, once each: the sums of all their rows, (n, width), and how many rows these are, (n,)."""
+        scaled = sums.double() / counts.double().sqrt()[:, None]
+        self.speakers += len(sums)
+        self.between.addmm_(scaled.T, scaled)
 
-    def state(self) -> dict[str, Tensor]:
-        """What has been taken in so far, to save, to add up over processes, and for `load`."""
-        self._take_moments()
-        return {"count": self.count, "sums": self.sums, "moments": self.moments}
+    def state(self) -> dict[str, Any]:
+        """All of it, to be saved."""
+        return vars(self)
 
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Go on from a `state`."""
-        self._waiting = []
-        for name, values in self.state().items():
-            values.copy_(state[name])
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take what `state` gave, onto the device that this is on."""
+        for name, value in state.items():
+            setattr(self, name, value.to(self.sum.device) if isinstance(value, Tensor) else value)
 
-    def means(self) -> Tensor:
-        """The mean row of each speaker, (speakers, width) float32; 0 of one without rows."""
-        return (self.sums / self.count.clamp(min=1)[:, None]).float()
-
-    def solve(self, dim: int, shrinkage: float) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    def discriminant(self, dim: int, shrinkage: float) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         """The `dim` directions in which all rows vary most, compared with rows of one speaker.
 
         They solve the generalised eigenvalue problem of the total and the within-speaker covariance (Fukunaga: "Introduction to
         Statistical Pattern Recognition", 1990, section 10.2), scaled so that rows of one speaker vary by 1 in each: cosines of
         projected rows are cosines of whitened ones. The within-speaker covariance is shrunk towards a multiple of the identity by
-        the fraction `shrinkage`; speakers with one row do not count in it. (scikit-learn's estimator makes a covariance of each
-        speaker, which thousands of speakers of few rows do not have.)
+        the fraction `shrinkage`. (scikit-learn's estimator makes a covariance of each speaker, which thousands of speakers of few
+        rows do not have.)
 
         Returns the mean (width,) and the standard deviation (width,) that standardise rows, and the projection of standardised
         rows (dim, width). Raises InputError if no speaker has two rows, or dim > width.
         """
-        state = {name: values.cpu().numpy() for name, values in self.state().items()}
-        count, sums, (of_lone, of_several) = state["count"], state["sums"], state["moments"]
-        width, several = sums.shape[1], count > 1
+        width, degrees = len(self.sum), self.rows - self.speakers
         if dim > width:
             raise InputError(f"model.embedding_dim is {dim}, but only {width} statistics are pooled; lower it")
-        degrees = int(count[several].sum() - several.sum())
         if degrees == 0:
             raise InputError("no speaker has two recordings to compare; loosen the filter, or set model.projection to mlp")
-        mean = sums.sum(axis=0) / count.sum()
-        total = (of_lone + of_several) / count.sum() - np.outer(mean, mean)
-        std = np.maximum(np.sqrt(np.diag(total).clip(min=0)), 1e-6)
-        scaled = sums[several] / np.sqrt(count[several])[:, None]
-        within = (of_several - scaled.T @ scaled) / degrees / np.outer(std, std)
-        level = np.trace(within) / width
+        mean = self.sum / self.rows
+        total = self.moments / self.rows - mean.outer(mean)
+        std = total.diagonal().clamp(min=0).sqrt().clamp(min=1e-6)
+        total /= std.outer(std)
+        within = (self.moments - self.between) / degrees / std.outer(std)
+        level = within.trace() / width
         within *= 1 - shrinkage
-        within[np.diag_indices(width)] += shrinkage * level
-        _, directions = scipy.linalg.eigh(total / np.outer(std, std), within, subset_by_index=(width - dim, width - 1))
-        return mean.astype(np.float32), std.astype(np.float32), directions[:, ::-1].T.astype(np.float32)
+        within.diagonal().add_(shrinkage * level)
+        pair = total.cpu().numpy(), within.cpu().numpy()
+        del total, within
+        _, directions = scipy.linalg.eigh(*pair, subset_by_index=(width - dim, width - 1), overwrite_a=True, overwrite_b=True)
+        return (
+            mean.float().cpu().numpy(),
+            std.float().cpu().numpy(),
+            np.ascontiguousarray(directions[:, ::-1].T, dtype=np.float32),
+        )
 
 
 def discriminant(
     rows: NDArray[np.float32], speakers: NDArray[np.int64], dim: int, shrinkage: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """`SpeakerScatter.solve` of rows (n, width) that are all there, of speakers (n,), codes from 0."""
-    scatter = SpeakerScatter(np.bincount(speakers), rows.shape[1])
-    scatter.add(torch.from_numpy(np.asarray(rows)), torch.from_numpy(np.asarray(speakers)))
-    return scatter.solve(dim, shrinkage)
+    """Scatter.discriminant of rows that are all there: rows (n, width), speakers (n,) codes from 0."""
+    scatter = Scatter(rows.shape[1])
+    given, codes = torch.from_numpy(rows), torch.from_numpy(np.unique(speakers, return_inverse=True)[1])
+    counts = codes.bincount()
+    scatter.add(given)
+    sums = torch.zeros(len(counts), rows.shape[1], dtype=torch.float64)
+    scatter.add_speakers(sums.index_add_(0, codes, given.double()), counts)
+    return scatter.discriminant(dim, shrinkage)

@@ -1,0 +1,154 @@
+"""What is learned from: the recordings of several feature stores as one set, the noise beside them, and which are held out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from speakerprint.audio.dimensions import N_MELS
+from speakerprint.corpora.feature_store import FeatureStore
+from speakerprint.errors import InputError
+from speakerprint.params.train import Train
+from speakerprint.training.split import n_held_out
+from speakerprint.training.streams import Streams
+from speakerprint.training.teacher import read_teacher
+from speakerprint.training.views import change_speed
+
+BYTES_PER_FRAME = N_MELS * 2  # float16
+IN_MEMORY_BYTES = 4 << 30  # features of corpora smaller than this are read once, larger ones as batches need them
+GENDERS = ("female", "male")  # codes 0 and 1; 2 where it is not known
+
+
+class TrainingSet:
+    """The recordings of several feature stores as one; speakers of different corpora are different speakers.
+
+    speaker_ids (n,): `corpus/speaker`. genders (n,): codes as in GENDERS. locales (n,): str or None. taught (speeds, n, dim):
+    a teacher's embeddings, if there is one; without, dim is 0.
+    """
+
+    def __init__(self, stores: dict[str, FeatureStore]):
+        self.stores = list(stores.values())
+        self.ends = np.cumsum([len(store) for store in self.stores])
+        self.speaker_ids = np.concatenate(
+            [[f"{name}/{speaker}" for speaker in store.speaker_ids] for name, store in stores.items()]
+        )
+        self.corpora = np.repeat(list(stores), [len(store) for store in self.stores])
+        genders = np.concatenate([store.genders for store in self.stores])
+        self.genders = np.select([genders == gender for gender in GENDERS], range(len(GENDERS)), len(GENDERS))
+        self.locales = np.concatenate([store.recordings["locale"].to_numpy(dtype=object) for store in self.stores])
+        self.in_memory = sum(int(store.n_frames.sum()) for store in self.stores) * BYTES_PER_FRAME <= IN_MEMORY_BYTES
+        if self.in_memory:
+            for store in self.stores:
+                store.load()
+        self.taught = np.zeros((1, len(self.speaker_ids), 0), np.float32)
+
+    def take_teacher(self, folder: str | Path, speeds: list[float]) -> None:
+        """Load the teacher's embeddings in the folder into `taught`. Raises InputError as read_teacher does."""
+        ids = [store.recordings["recording_id"].tolist() for store in self.stores]
+        self.taught = read_teacher(folder, dict(zip(dict.fromkeys(self.corpora), ids, strict=True)), speeds)
+
+    def recordings_per_speaker(self) -> dict[str, np.ndarray]:
+        """How many recordings each speaker of each corpus has, (n_speakers,)."""
+        names = dict.fromkeys(self.corpora)
+        return {name: np.unique(self.speaker_ids[self.corpora == name], return_counts=True)[1] for name in names}
+
+    def crop(self, index: int, n_frames: int, position: float) -> np.ndarray:
+        """`n_frames` frames of a recording, (frames, 80); `position` in [0, 1] places them; shorter recordings come whole."""
+        which = int(np.searchsorted(self.ends, index, side="right"))
+        store, index = self.stores[which], int(index - (self.ends[which - 1] if which else 0))
+        start = round(position * max(0, int(store.n_frames[index]) - n_frames))
+        return store.frames(index, start, start + n_frames)
+
+
+class Noise:
+    """Recordings of noise, to be mixed into speech."""
+
+    def __init__(self, stores: dict[str, FeatureStore]):
+        self.data = TrainingSet(stores)
+
+    def crops(self, n: int, n_frames: int, rng: np.random.Generator) -> np.ndarray:
+        """Crops of recordings drawn at random, (n, 80, n_frames) float32; one that is too short is repeated."""
+        positions = zip(rng.integers(len(self.data.speaker_ids), size=n), rng.random(n), strict=True)
+        crops = [self.data.crop(int(index), n_frames, position) for index, position in positions]
+        return np.stack([np.resize(crop, (n_frames, crop.shape[1])).T for crop in crops]).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Recordings at one or several speeds, where a speaker at another speed is another speaker.
+
+    recordings (n,): indices of the training set. speeds (n,): how many times as fast each is played. labels (n,): its speaker.
+    taught (n, dim): the teacher's embedding of it at that speed, or 0; without a teacher, dim is 0.
+    """
+
+    data: TrainingSet
+    recordings: np.ndarray
+    speeds: np.ndarray
+    labels: np.ndarray
+    taught: np.ndarray
+
+    @classmethod
+    def at_speeds(cls, data: TrainingSet, recordings: np.ndarray, speeds: list[float]) -> "Examples":
+        """Each of the recordings at each of the speeds; labels count from 0, those of the first speed first."""
+        speakers, labels = np.unique(data.speaker_ids[recordings], return_inverse=True)
+        taught = np.broadcast_to(data.taught, (len(speeds), *data.taught.shape[1:]))
+        return cls(
+            data,
+            np.tile(recordings, len(speeds)),
+            np.repeat(np.array(speeds), len(recordings)),
+            np.concatenate([labels + len(speakers) * place for place in range(len(speeds))]),
+            taught[:, recordings].reshape(len(speeds) * len(recordings), taught.shape[-1]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.recordings)
+
+    @property
+    def n_speakers(self) -> int:
+        return int(self.labels.max()) + 1
+
+    @property
+    def genders(self) -> np.ndarray:
+        """Codes as in GENDERS, (n,)."""
+        return self.data.genders[self.recordings]
+
+    @property
+    def locales(self) -> np.ndarray:
+        """(n,) str or None."""
+        return self.data.locales[self.recordings]
+
+    def crop(self, example: int, n_frames: int, position: float) -> np.ndarray:
+        """`n_frames` frames of an example at its speed, (frames, 80), placed as TrainingSet.crop does."""
+        speed = float(self.speeds[example])
+        crop = self.data.crop(self.recordings[example], round(n_frames * speed), position)
+        return crop if speed == 1 else change_speed(crop, speed)
+
+
+def spread_over_speakers(speaker_ids: np.ndarray, limit: int) -> np.ndarray:
+    """Indices of at most `limit` recordings: the first of each speaker, then the second of each, and so on."""
+    _, labels = np.unique(speaker_ids, return_inverse=True)
+    order = np.argsort(labels, kind="stable")
+    counts = np.bincount(labels)
+    turn = np.empty(len(labels), dtype=np.int64)
+    turn[order] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.sort(np.lexsort((labels, turn))[:limit])
+
+
+def split_recordings(data: TrainingSet, settings: Train, streams: Streams) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the recordings to train on, and of those to validate on (none of their speakers is trained on).
+
+    At most `validation_max_recordings` are validated on, from no more than a quarter as many speakers.
+    Raises InputError if no two of the recordings to validate on are of one speaker.
+    """
+    speakers = np.unique(data.speaker_ids)
+    held_out = streams.held_out().permutation(speakers)[: n_held_out(len(speakers), settings.validation_speakers)]
+    training = np.flatnonzero(~np.isin(data.speaker_ids, held_out))
+    limit = settings.validation_max_recordings
+    validation = np.flatnonzero(np.isin(data.speaker_ids, held_out[: max(2, limit // 4)]))
+    validation = validation[spread_over_speakers(data.speaker_ids[validation], limit)]
+    if len(held_out) and len(np.unique(data.speaker_ids[validation])) == len(validation):
+        raise InputError(
+            f"the {len(validation)} recordings to validate on are of as many speakers, so no two are of one speaker; raise "
+            "filter.min_recordings_per_speaker or train.validation_max_recordings, or set train.validation_speakers to 0"
+        )
+    return training, validation
