@@ -23,6 +23,7 @@ LOSSES = ("triplet", "ntxent", "supervised_contrastive", "angular_margin", "teac
 CASES: dict[str, dict[str, Any]] = {
     **{name: {"losses": [name]} for name in LOSSES},
     "all": {},
+    "gendered": {"gendered": True},
     "with a frozen encoder": {"frozen": True},
     "accumulated over two batches": {"batches": 2},
     "in bfloat16": {"bf16": True},
@@ -41,14 +42,14 @@ def batch(number: int) -> Batch:
 
 
 def losses_and_gradients(
-    losses: list[str] | None = None, frozen: bool = False, batches: int = 1, bf16: bool = False
+    losses: list[str] | None = None, frozen: bool = False, batches: int = 1, bf16: bool = False, gendered: bool = False
 ) -> dict[str, Any]:
     """Of each loss its value, of each parameter its gradient, and the clips that each process has embedded."""
     params = load_params(Path(__file__).parents[1] / "params.yaml")
     weights = {f"{name}_weight": float(name in (losses or LOSSES)) for name in LOSSES}
     recipe = Recipe(
         model=params.model.model_copy(update={"layers": 1, "embedding_dim": 8}),
-        loss=params.loss.model_copy(update=weights),
+        loss=params.loss.model_copy(update=weights | {"gendered": gendered}),
         sampling=params.sampling,
         augmentation=params.augmentation,
         discriminant=params.discriminant,

@@ -196,3 +196,28 @@ def test_a_teacher_that_has_heard_nothing_costs_nothing(loss):
     value = loss(views, torch.zeros(4, 5, dtype=torch.float64))
     value.backward()
     assert value.item() == 0 and torch.equal(views.grad, torch.zeros_like(views))
+
+
+GENDERS = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 2, 2])
+
+
+def test_triplets_within_groups_are_the_groups_losses_weighted_by_their_anchors():
+    embeddings, labels = unit(10, 3, seed=5), torch.tensor([0, 0, 1, 1, 2, 2, 3, 3, 4, 4])
+    of_group = [batch_hard_triplet(embeddings[g == GENDERS], labels[g == GENDERS], 1.0).item() for g in range(3)]
+    assert of_group[2] == 0  # one speaker has no negative there, and its clips are no anchors
+    assert batch_hard_triplet(embeddings, labels, 1.0, GENDERS).item() == pytest.approx(sum(of_group) / 2, abs=1e-6)
+    assert batch_hard_triplet(embeddings, labels, 1.0, GENDERS * 0).item() == batch_hard_triplet(embeddings, labels, 1.0).item()
+    assert batch_hard_triplet(embeddings, labels, 1.0, GENDERS).item() < batch_hard_triplet(embeddings, labels, 1.0).item()
+
+
+def test_ntxent_within_groups_is_the_groups_losses_weighted_by_their_clips():
+    views = unit(2, 10, 3, seed=6)
+    of_group = [ntxent(views[:, g == GENDERS], 0.5).item() * (g == GENDERS).sum().item() for g in range(3)]
+    assert ntxent(views, 0.5, GENDERS).item() == pytest.approx(sum(of_group) / 10, abs=1e-6)
+    assert ntxent(views, 0.5, GENDERS * 0).item() == ntxent(views, 0.5).item()
+
+
+def test_a_clip_alone_in_its_group_has_no_loss_and_a_finite_gradient():
+    views, labels, groups = unit(2, 3, 4).requires_grad_(), torch.tensor([0, 1, 1]), torch.tensor([1, 0, 0])
+    (ntxent(views, 0.5, groups) + batch_hard_triplet(views[0], labels, 1.0, groups)).backward()
+    assert views.grad.isfinite().all() and not views.grad[:, 0].any() and views.grad[:, 1:].any()

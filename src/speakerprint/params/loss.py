@@ -10,6 +10,7 @@ class Loss(Section):
     triplet_margin: Positive
     ntxent_weight: NonNegative
     ntxent_temperature: Positive
+    gendered: bool
     supervised_contrastive_weight: NonNegative
     supervised_contrastive_temperature: Positive
     angular_margin_weight: NonNegative

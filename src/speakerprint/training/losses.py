@@ -16,38 +16,46 @@ def pairwise_distance(embeddings: Tensor) -> Tensor:
     return (2 - 2 * embeddings @ embeddings.T).clamp(min=1e-8).sqrt()
 
 
-def batch_hard_triplet(embeddings: Tensor, labels: Tensor, margin: float) -> Tensor:
+def batch_hard_triplet(embeddings: Tensor, labels: Tensor, margin: float, groups: Tensor | None = None) -> Tensor:
     """Mean over anchors of max(0, margin + distance to the farthest positive - distance to the nearest negative).
 
     Hermans, Beyer, Leibe: "In Defense of the Triplet Loss for Person Re-Identification", 2017, eq. 5. An anchor without a
     positive or without a negative in the batch does not count.
 
-    embeddings: (batch, dim) of unit length. labels: (batch,) int64. margin: Euclidean distance. Returns a scalar.
+    With groups, negatives are of the anchor's own group: the mean of the groups' losses, each counted as often as it has anchors.
+
+    embeddings: (batch, dim) of unit length. labels: (batch,) int64. margin: Euclidean distance. groups: (batch,) codes, equal for
+    clips of a speaker. Returns a scalar.
     """
     distance = pairwise_distance(embeddings)
     same = labels[:, None] == labels[None, :]
     positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     farthest_positive = distance.masked_fill(~positive, -torch.inf).amax(dim=1)
-    nearest_negative = distance.masked_fill(same, torch.inf).amin(dim=1)
-    valid = positive.any(dim=1) & ~same.all(dim=1)  # others are infinitely far below the margin
+    negative = ~same if groups is None else ~same & (groups[:, None] == groups[None, :])
+    nearest_negative = distance.masked_fill(~negative, torch.inf).amin(dim=1)
+    valid = positive.any(dim=1) & negative.any(dim=1)  # others are infinitely far below the margin
     return F.relu(margin + farthest_positive - nearest_negative).sum() / valid.sum().clamp(min=1)
 
 
-def ntxent(views: Tensor, temperature: float) -> Tensor:
+def ntxent(views: Tensor, temperature: float, groups: Tensor | None = None) -> Tensor:
     """Normalised temperature-scaled cross entropy between the views of each clip.
 
     Each ordered pair of views (a, p) of one clip adds -log(exp(a·p / t) / (exp(a·p / t) + sum over n of exp(a·n / t))), where
     n runs over all views of all other clips; the mean over pairs is returned. With two views this is eq. 1 of Chen et al.:
     "A Simple Framework for Contrastive Learning of Visual Representations", 2020.
 
-    views: (views, batch, dim) of unit length; the first view is usually the clip itself. Returns a scalar.
+    With groups, n runs over the clips of the own group: the mean of the groups' losses, each counted as often as it has clips.
+
+    views: (views, batch, dim) of unit length; the first is usually the clip itself. groups: (batch,) codes. Returns a scalar.
     """
     n_views, batch, _ = views.shape
     if n_views < 2 or batch < 2:
         return views.sum() * 0.0
     similarity = torch.einsum("vbd,wcd->vbwc", views, views) / temperature  # of view v of clip b and view w of clip c
-    same_clip = torch.eye(batch, dtype=torch.bool, device=views.device)[None, :, None, :]
-    negatives = similarity.masked_fill(same_clip, -torch.inf).flatten(2).logsumexp(dim=2)  # (views, batch)
+    left_out = torch.eye(batch, dtype=torch.bool, device=views.device)
+    if groups is not None:
+        left_out = left_out | (groups[:, None] != groups[None, :])
+    negatives = similarity.masked_fill(left_out[None, :, None, :], -torch.inf).flatten(2).logsumexp(dim=2)  # (views, batch)
     positives = torch.einsum("vbwb->vwb", similarity)  # (views, views, batch)
     loss = torch.logaddexp(positives, negatives[:, None, :]) - positives
     same_view = torch.eye(n_views, dtype=torch.bool, device=views.device)[:, :, None]

@@ -72,10 +72,11 @@ class Objective(nn.Module):
     def of_clips(self, embeddings: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The published recipe's losses that have a weight: triplet of the clips, NT-Xent of clips and views."""
         loss, terms = self.recipe.loss, {}
+        groups = batch.genders if loss.gendered else None
         if loss.triplet_weight:
-            terms["triplet"] = batch_hard_triplet(embeddings[0], batch.labels, loss.triplet_margin)
+            terms["triplet"] = batch_hard_triplet(embeddings[0], batch.labels, loss.triplet_margin, groups)
         if loss.ntxent_weight:
-            terms["ntxent"] = ntxent(embeddings, loss.ntxent_temperature)
+            terms["ntxent"] = ntxent(embeddings, loss.ntxent_temperature, groups)
         return terms
 
     def of_speakers(self, embeddings: Tensor, batch: Batch, step: int) -> dict[str, Tensor]:
