@@ -404,7 +404,10 @@ def test_clips_that_were_unpacked_are_not_read_again(selection, tmp_path, monkey
     monkeypatch.setattr("speakerprint.corpora.spool.read_clips", first_three)
     with pytest.raises(InterruptedError):
         resample_corpus(packed, tmp_path / "out", SETTINGS)
-    for path in (tmp_path / "out.unfinished/clips", tmp_path / "out.unfinished/index"):  # killed while it wrote the fourth
+    for path in (
+        tmp_path / "out.unfinished/spool/clips",
+        tmp_path / "out.unfinished/spool/index",
+    ):  # killed while it wrote the fourth
         path.write_bytes(path.read_bytes() + b"fourth")
     assert resample_corpus(packed, tmp_path / "out", SETTINGS) == report
     assert shards(tmp_path / "out") == shards(tmp_path / "expected")

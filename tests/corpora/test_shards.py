@@ -205,6 +205,23 @@ def test_any_number_of_processes_gives_the_same_bytes(corpus, expected, monkeypa
     assert both_stages("run") == expected
 
 
+class Workers:
+    """A Dask client of two workers, of which one sees another disk."""
+
+    def run(self, function, path):
+        return {"tcp://10.0.0.1:4000": function(path), "tcp://10.0.0.2:4000": function(f"/other-disk{path}")}
+
+    def scheduler_info(self, n_workers):
+        return {"workers": {f"tcp://10.0.0.{n}:4000": {"name": f"machine{n}"} for n in (1, 2)}}
+
+
+def test_a_dask_worker_that_does_not_see_the_disk_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=rf"1 of 2 Dask workers .* {tmp_path}: machine2 \(tcp://10\.0\.0\.2:4000\); they write"):
+        shards._refuse_blind_workers(Workers())
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(("engine", "package"), [("dask", "distributed"), ("ray", "ray")])
 def test_a_cluster_gives_the_same_bytes(corpus, expected, monkeypatch, engine, package):
     if find_spec(package) is None:

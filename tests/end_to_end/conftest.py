@@ -80,9 +80,10 @@ class Project:
         (self.folder / path).write_text(text.replace(old, new))
 
     def contents(self) -> dict[str, bytes]:
-        """What the stages left: every file of data/, models/ and metrics/ by its path."""
+        """What the stages left: every file of data/, models/ and metrics/ by its path, but for what a killed run resumes from."""
         files = (path for root in ("data", "models", "metrics") for path in (self.folder / root).rglob("*") if path.is_file())
-        return {str(path.relative_to(self.folder)): path.read_bytes() for path in files}
+        contents = {path.relative_to(self.folder).as_posix(): path.read_bytes() for path in files}
+        return {path: data for path, data in contents.items() if not path.startswith(("models/checkpoint", "data/unfinished"))}
 
 
 def stages_that_ran(output: str) -> set[str]:
@@ -121,6 +122,8 @@ def first_project(tmp_path_factory, pretrained_encoder) -> Project:
 def project(first_project) -> Iterator[Project]:
     """The same project for every test, which finds it as it was after its first run."""
     yield first_project
+    for outputs in ("data", "models", "metrics"):
+        shutil.rmtree(first_project.folder / outputs)
     first_project.run("git", "checkout", "-q", ".")
     first_project.run("git", "clean", "-q", "-d", "-f")
     first_project.run("dvc", "checkout", "-q", "--force")

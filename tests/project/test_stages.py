@@ -11,7 +11,7 @@ import pytest
 from speakerprint.errors import InputError
 from speakerprint.evaluation.trial_sets import AllPairs
 from speakerprint.params.whole import load_params
-from stages import evaluate, features, run, write_json
+from stages import evaluate, features, fresh, run, write_json
 from stages.train import main
 
 
@@ -54,6 +54,21 @@ def test_a_report_is_readable_json(tmp_path):
     write_json({"reason": "é", "bad": [1]}, tmp_path / "deep/report.json")
     text = (tmp_path / "deep/report.json").read_text(encoding="utf-8")
     assert json.loads(text) == {"reason": "é", "bad": [1]} and "é" in text and text.endswith("}\n")
+
+
+@pytest.mark.parametrize("link", ["hardlink_to", "symlink_to"])
+def test_a_report_is_not_written_through_a_link_into_the_cache(tmp_path, link):
+    (tmp_path / "cached").write_text("before")
+    getattr(tmp_path / "report.json", link)(tmp_path / "cached")
+    write_json({"bad": []}, tmp_path / "report.json")
+    assert (tmp_path / "cached").read_text() == "before"
+    assert json.loads((tmp_path / "report.json").read_text()) == {"bad": []}
+
+
+def test_a_folder_of_outputs_starts_empty(tmp_path):
+    (tmp_path / "plots/old").mkdir(parents=True)
+    assert not fresh(tmp_path / "plots").exists()
+    assert fresh(tmp_path / "deep/plots").parent.is_dir()
 
 
 def test_train_refuses_features_of_a_corpus_that_is_not_in_params(tmp_path, monkeypatch):

@@ -78,7 +78,7 @@ def resample_corpus(
     parts = unfinished / "parts"
     parts.mkdir(parents=True, exist_ok=True)
     chunks = [selection] if isinstance(selection, pd.DataFrame) else selection
-    spool = spool or Spool(SharedFolder(unfinished))
+    spool = spool or Spool(SharedFolder(unfinished / "spool"))
     keys, spans = spool.unpack(chunks)
     schema, root = _schema(), Path.cwd()
     paths = [parts / f"part-{number:05d}.parquet" for number in range(-(-len(spans) // SHARD_ROWS))]

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -89,7 +90,8 @@ def _engine() -> Iterator[str]:
 
             # the cluster that DASK_SCHEDULER_ADDRESS names, or one of this machine's cores
             address = dask.config.get("scheduler-address", None)
-            with Client(address) if address else Client(threads_per_worker=1), parallel_config("dask"):
+            with Client(address) if address else Client(threads_per_worker=1) as client, parallel_config("dask"):
+                _refuse_blind_workers(client)
                 yield "generator"
         elif name == "ray":
             from ray.util.joblib import register_ray
@@ -103,6 +105,19 @@ def _engine() -> Iterator[str]:
         if (error.name or "").split(".")[0] not in ("distributed", "dask", "ray"):
             raise
         raise InputError(f"{ENGINE} is {name!r}, which is not installed; pip install -r requirements-cluster.txt") from None
+
+
+def _refuse_blind_workers(client: Any) -> None:
+    """Raise InputError, with their names, if workers of a Dask client do not see a file that is made in this folder."""
+    with tempfile.NamedTemporaryFile(dir=Path.cwd(), prefix=".seen-by-workers-") as probe:
+        sees = client.run(os.path.exists, probe.name)  # of the standard library: what is asked need not be installed there
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    blind = [f"{workers[address]['name']} ({address})" for address, there in sees.items() if not there]
+    if blind:
+        raise InputError(
+            f"{len(blind)} of {len(sees)} Dask workers do not see {Path.cwd()}: {', '.join(blind)}; they write into it, so put "
+            "the project on a disk that all machines share, at the same path, or stop these workers"
+        )
 
 
 def digest(inputs: Any) -> str:
