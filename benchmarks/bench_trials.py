@@ -24,9 +24,7 @@ from speakerprint.evaluation.evaluate import evaluate
 from speakerprint.evaluation.trials import score_trials
 from speakerprint.params.evaluation import Evaluation
 
-SETTINGS = Evaluation(
-    corpora=[], batch_s=120.0, bootstrap_samples=1000, duration_edges_s=[2.0, 4.0, 6.0], projected_speakers=24, seed=1
-)
+SETTINGS = Evaluation(corpora=[], bootstrap_samples=1000, duration_edges_s=[2.0, 4.0, 6.0])
 
 
 class Corpus:

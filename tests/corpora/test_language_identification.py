@@ -27,7 +27,7 @@ from stages import filter as filter_stage
 from stages import identify_language
 
 PROJECT = Path(__file__).parents[2]
-SETTINGS = Language(clips=3, sure_probability=0.9, min_probability=0.5, batch=4)
+SETTINGS = Language(clips=3, min_probability=0.5)
 SURE_EN, LIKELY_EN, LIKELY_DE = 300, 1000, 3000  # Hz: what the listener takes for English of 0.95 or 0.6, German of 0.7
 TONES = {SURE_EN: ("en", 0.95), LIKELY_EN: ("en", 0.6), LIKELY_DE: ("de", 0.7)}
 
@@ -106,11 +106,12 @@ def test_a_video_is_heard_until_its_language_is_sure_and_its_clips_share_the_mea
     assert report == {"groups": 3, "clips": 6, "by_language": {"de": 1, "en": 2}, "bad": []}
 
 
-def test_the_batch_does_not_change_the_answers(tmp_path):
+def test_the_batch_does_not_change_the_answers(tmp_path, monkeypatch):
     tones = [LIKELY_EN, LIKELY_DE, SURE_EN, LIKELY_DE, LIKELY_EN]
     recordings = voxceleb(tmp_path / "vox", {f"id1/v{i}": tones[i:] + tones[:i] for i in range(5)})
-    one, _ = identify(recordings, tmp_path / "one", batch=1)
-    many, _ = identify(recordings, tmp_path / "many", batch=100)
+    many, _ = identify(recordings, tmp_path / "many")
+    monkeypatch.setattr(language_identification, "BATCH", 1)
+    one, _ = identify(recordings, tmp_path / "one")
     pd.testing.assert_frame_equal(one, many)
 
 
@@ -140,15 +141,16 @@ def test_what_is_longer_than_whisper_hears_at_once_is_heard_at_its_start(tmp_pat
 
 def test_a_killed_run_goes_on_where_it_was_and_ends_with_the_same_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(language_identification, "CHECKPOINT_CLIPS", 2)
+    monkeypatch.setattr(language_identification, "BATCH", 2)
     tones = [LIKELY_EN, LIKELY_DE, SURE_EN]
     recordings = voxceleb(tmp_path / "vox", {f"id1/v{i}": [tones[i % 3], tones[i % 2], SURE_EN] for i in range(7)})
     whole = Listener()
-    table, _ = identify(recordings, tmp_path / "whole", whole, batch=2)
+    table, _ = identify(recordings, tmp_path / "whole", whole)
     write_languages(table.reset_index(), tmp_path / "whole.parquet")
     killed, resumed = Listener(last_batch=5), Listener()
     with pytest.raises(KeyboardInterrupt):
-        identify(recordings, tmp_path / "killed", killed, batch=2)
-    table, _ = identify(recordings, tmp_path / "killed", resumed, batch=2)
+        identify(recordings, tmp_path / "killed", killed)
+    table, _ = identify(recordings, tmp_path / "killed", resumed)
     write_languages(table.reset_index(), tmp_path / "killed.parquet")
     assert killed.clips and resumed.clips and killed.clips + resumed.clips == whole.clips
     assert (tmp_path / "killed.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()

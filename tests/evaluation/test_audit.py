@@ -24,14 +24,8 @@ from speakerprint.params.audit import Audit
 SETTINGS = {
     "corpora": {},
     "model": "none",
-    "batch_s": 60.0,
     "odd_false_rejects": 0.001,
     "same_person_false_alarms": 1.0,
-    "duplicate_correlation": 0.75,
-    "min_level_dbfs": -60.0,
-    "max_clipped_fraction": 0.03,
-    "min_speech_s": 0.5,
-    "min_speech_fraction": 0.2,
 }
 
 

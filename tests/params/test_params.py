@@ -82,7 +82,7 @@ def test_valid_params_keep_their_values(tree):
         ("corpora.judge.filter.languages", ["eng"], "corpora.judge.filter.languages: 'eng' is no language that Whisper knows"),
         ("corpora.judge.filter.languages", ["en", "German"], "did you mean de? It takes codes"),
         ("corpora.judge.filter.languages", [], "corpora.judge.filter.languages: List should have at least 1 item"),
-        ("language.sure_probability", 90, "language.sure_probability: Input should be less than or equal to 1, found 90"),
+        ("language.min_probability", 90, "language.min_probability: Input should be less than or equal to 1, found 90"),
         ("evaluation.corpora", [], "evaluation.corpora is [], but the corpora with role: evaluate are ['judge']"),
         ("evaluation.corpora", ["judge", "learn"], "evaluation.corpora is ['judge', 'learn']"),
         ("evaluation.corpora", ["judge", "judge"], "evaluation.corpora is ['judge', 'judge']"),

@@ -28,6 +28,8 @@ from speakerprint.params.language import Language
 from speakerprint.params.language_names import LANGUAGE_NAMES
 
 LANGUAGES = list(LANGUAGE_NAMES)[:99]
+SURE_PROBABILITY = 0.9  # no further clip of a group is heard once a language is that probable
+BATCH = 16  # clips heard at once
 CHECKPOINT_CLIPS = 512  # heard between two files that a killed run goes on from
 HEARD = pa.schema(
     [
@@ -45,7 +47,7 @@ def identify_languages(
     """The language of each group of recordings, as a table (see `languages`), and a report.
 
     recordings: the schema of `recordings`, with ``group`` (see languages.groups_of). Of a group the first ``settings.clips`` are
-    heard, no more once the mean of their probabilities for a language reaches ``settings.sure_probability``.
+    heard, no more once the mean of their probabilities for a language reaches SURE_PROBABILITY.
     load: gives what hears; called if there is anything to hear.
     folder: where what was heard is remembered, so that nothing is heard twice, neither after a kill nor with other settings.
 
@@ -57,9 +59,9 @@ def identify_languages(
     total = np.zeros((len(groups), len(LANGUAGES)))
     n_heard = np.zeros(len(groups), np.int32)
     bad: list[dict[str, str]] = []
-    memory = _Memory(Path(folder), load, settings.batch)
+    memory = _Memory(Path(folder), load)
     for turn in range(settings.clips):
-        unsure = total.max(axis=1) < settings.sure_probability * np.maximum(n_heard, 1)
+        unsure = total.max(axis=1) < SURE_PROBABILITY * np.maximum(n_heard, 1)
         asked = (turns == turn) & unsure[number]
         clips = recordings[asked]
         heard = memory.hear(clips, f"languages, clip {turn + 1} of {settings.clips}")
@@ -86,8 +88,8 @@ def identify_languages(
 class _Memory:
     """What was heard: a row of HEARD for each clip, in numbered files in ``folder``, each whole or not there."""
 
-    def __init__(self, folder: Path, load: Callable[[], Hear], batch: int):
-        self._folder, self._batch = folder, batch
+    def __init__(self, folder: Path, load: Callable[[], Hear]):
+        self._folder = folder
         self._model = functools.cache(load)
         folder.mkdir(parents=True, exist_ok=True)
         parts = [pq.read_table(path) for path in sorted(folder.glob("*.parquet"))]
@@ -114,8 +116,8 @@ class _Memory:
             good = [(ids[index], result) for index, result in chunk if not isinstance(result, str)]
             good.sort(key=lambda clip: len(clip[1]))  # so that a batch needs little padding
             bar.update(len(chunk) - len(good))
-            for start in range(0, len(good), self._batch):
-                names, features = zip(*good[start : start + self._batch], strict=True)
+            for start in range(0, len(good), BATCH):
+                names, features = zip(*good[start : start + BATCH], strict=True)
                 rows |= {name: (row, None) for name, row in zip(names, self._model()(list(features)), strict=True)}
                 bar.update(len(names))
             yield pd.DataFrame([(name, *row) for name, row in rows.items()], columns=HEARD.names)

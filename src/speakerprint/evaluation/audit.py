@@ -31,6 +31,10 @@ KINDS = {  # in the order in which a recording gets its one reason to be left ou
     "odd": "mean score",
     "same_person": "mean score",
 }
+MIN_LEVEL_DBFS = -60.0  # dB below full scale (RMS); a quieter recording is near silent
+MIN_SPEECH_S, MIN_SPEECH_FRACTION = 0.5, 0.2  # that a recording should hold: seconds, and of its duration
+MAX_CLIPPED_FRACTION = 0.03  # of the samples near the peak; more are clipped
+DUPLICATE_CORRELATION = 0.75  # of log-mel features in time, from which two recordings are copies
 NEAR_PEAK = 0.9  # of the largest sample: speech is there for a moment, clipped speech for a while, whatever the gain since
 COPY_TOLERANCE_S = 0.2  # by which copies differ in duration: an encoder's padding
 FRAMES_POOLED, MELS_POOLED = 2, 4  # 20 ms and a tenth of an octave or so: finer grain is the codec's
@@ -266,7 +270,7 @@ def audit(
     speakers = recordings.groupby(["corpus", "speaker_id"]).ngroup().to_numpy()
     material = _Material(recordings, sounds, units, speakers, features)
     corpora = material.corpora
-    findings = list(_unusable(sounds, settings))
+    findings = list(_unusable(sounds))
     usable = np.setdiff1d(np.arange(len(units)), [one.recording for one in findings])
 
     scores = np.full(len(units), np.nan)
@@ -274,7 +278,7 @@ def audit(
     thresholds = {name: odd_threshold(scores[corpora == name], settings.odd_false_rejects) for name in dict.fromkeys(corpora)}
     # what recordings of one speaker should reach in any of the corpora
     lowest = min((known for known in thresholds.values() if not np.isnan(known)), default=-1.0)
-    findings += _copies(material, usable, scores, lowest, settings.duplicate_correlation)
+    findings += _copies(material, usable, scores, lowest)
 
     kept = np.setdiff1d(usable, [row for one in findings if one.kind.endswith("duplicate") for row in one.excluded])
     own_thresholds = np.array([thresholds[name] for name in corpora[kept]])
@@ -339,14 +343,14 @@ def _same_person(material: _Material, kept: NDArray[np.intp], alike: AlikeIds) -
         yield Finding("same_person", one, other, score, tuple(members[fewer].tolist()))
 
 
-def _unusable(sounds: Sequence[Sound], settings: AuditParams) -> Iterator[Finding]:
+def _unusable(sounds: Sequence[Sound]) -> Iterator[Finding]:
     found = []
     for row, sound in enumerate(sounds):
-        if sound.level_dbfs < settings.min_level_dbfs:
+        if sound.level_dbfs < MIN_LEVEL_DBFS:
             found.append(Finding("near_silent", row, None, max(sound.level_dbfs, -200.0), (row,)))
-        elif sound.speech_s < max(settings.min_speech_s, settings.min_speech_fraction * sound.duration_s):
+        elif sound.speech_s < max(MIN_SPEECH_S, MIN_SPEECH_FRACTION * sound.duration_s):
             found.append(Finding("little_speech", row, None, sound.speech_s, (row,)))
-        elif sound.clipped_fraction > settings.max_clipped_fraction:
+        elif sound.clipped_fraction > MAX_CLIPPED_FRACTION:
             found.append(Finding("clipped", row, None, sound.clipped_fraction, (row,)))
     yield from sorted(found, key=lambda one: -one.value if one.kind == "clipped" else one.value)
 
@@ -356,7 +360,6 @@ def _copies(
     usable: NDArray[np.intp],
     scores: NDArray[np.float64],
     candidate_score: float,
-    least_correlation: float,
 ) -> Iterator[Finding]:
     """Copies, each with what it is a copy of: of the two the one that fits its speaker less, by scores (n,), is the copy."""
     sounds, units, speakers = material.sounds, material.units, material.speakers
@@ -380,7 +383,7 @@ def _copies(
     near = []
     for one, other in candidates(units[rest], durations_s, candidate_score):
         pair = better_first((int(rest[one]), int(rest[other])))
-        if (value := correlation(cached(pair[0]), cached(pair[1]))) >= least_correlation:
+        if (value := correlation(cached(pair[0]), cached(pair[1]))) >= DUPLICATE_CORRELATION:
             near.append((value, *pair))
     for value, original, copy in sorted(near, reverse=True):
         if copy not in gone and original not in gone:

@@ -23,10 +23,13 @@ COMPARED = (
     *("eer", "eer_low", "eer_high", "start_eer", "log_mel_floor_eer", "min_dcf", "top_1", "top_5"),
     *("intra_speaker_distance", "inter_speaker_distance", "threshold_at_1pct_false_accepts", "recordings", "speakers"),
 )
+BATCH_S = 120.0  # of audio embedded at once, padding included
 SCORE_BINS = 120
 CONFUSIONS = 15
+PROJECTED_SPEAKERS = 24
 PROJECTED_RECORDINGS = 10  # of a speaker, at most: the exact t-SNE, which repeats itself bit for bit, takes quadratic time
 PERPLEXITY = 15.0
+SEED = 1  # of the bootstrap and the projection
 
 
 class Embedder(Protocol):
@@ -73,6 +76,7 @@ def evaluate(
     settings: EvaluationParams,
     trials: TrialSet | None = None,
     start: Embedder | None = None,
+    projected_speakers: int = PROJECTED_SPEAKERS,
 ) -> Evaluation:
     """Measure a model, and the log-mel statistics as a floor, on trials of a corpus: all pairs of its recordings, or those given.
 
@@ -86,12 +90,12 @@ def evaluate(
     floor, floor_curve = _figures(statistics, store.speaker_ids, scored, trials, settings), scored.curve()
     others = {"log_mel_floor_eer": floor["eer"], "log_mel_floor": floor}
     if start is not None:
-        of_start = embed_store(store, start, settings.batch_s)
+        of_start = embed_store(store, start)
         error = _error(of_start, trials.score(of_start), trials, settings)
         others |= {"start_eer": error["eer"], "start": error}
     del scored, statistics
 
-    embeddings = embed_store(store, model, settings.batch_s)
+    embeddings = embed_store(store, model)
     scored = trials.score(embeddings)
     intra, inter = scored.mean_distances()
     _, threshold = scored.equal_error_rate()
@@ -117,12 +121,12 @@ def evaluate(
         curve=scored.curve(),
         floor_curve=floor_curve,
         scores=ScoreHistogram(*scored.densities(SCORE_BINS), threshold),
-        projection=project(embeddings, store.speaker_ids, settings.projected_speakers, settings.seed),
+        projection=project(embeddings, store.speaker_ids, projected_speakers, SEED),
         confusions=confused_speakers(embeddings, store.speaker_ids, CONFUSIONS),
     )
 
 
-def embed_store(store: FeatureStore, model: Embedder, batch_s: float) -> NDArray[np.float32]:
+def embed_store(store: FeatureStore, model: Embedder, batch_s: float = BATCH_S) -> NDArray[np.float32]:
     """Embed each recording whole: (recordings, dim), in the store's order.
 
     A batch holds recordings of similar length, at most batch_s seconds of them, padding included, or a single one.
@@ -173,7 +177,7 @@ def _figures(
 
 def _error(embeddings: NDArray, scored: Trials, trials: TrialSet, settings: EvaluationParams) -> dict[str, float]:
     eer, _ = scored.equal_error_rate()  # first: it says what is missing where there is nothing to measure
-    low, high = trials.eer_interval(embeddings, scored, settings.bootstrap_samples, settings.seed)
+    low, high = trials.eer_interval(embeddings, scored, settings.bootstrap_samples, SEED)
     return {"eer": eer, "eer_low": low, "eer_high": high}
 
 

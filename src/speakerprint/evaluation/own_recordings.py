@@ -14,9 +14,7 @@ from speakerprint.params.evaluation import Evaluation as EvaluationParams
 from speakerprint.params.resample import Resample
 
 RESAMPLE = Resample(engine="soxr", encoding="flac", min_duration_s=0.1, max_bad_fraction=1.0)
-SETTINGS = EvaluationParams(  # those of params.yaml; of the projection, which is not shown, as little as there can be
-    corpora=[], batch_s=120.0, bootstrap_samples=1000, duration_edges_s=[2.0, 4.0, 6.0], projected_speakers=2, seed=1
-)
+SETTINGS = EvaluationParams(corpora=[], bootstrap_samples=1000, duration_edges_s=[2.0, 4.0, 6.0])  # those of params.yaml
 
 
 def evaluate_recordings(recordings: pd.DataFrame, model: Embedder) -> tuple[Evaluation, list[dict[str, Any]]]:
@@ -28,4 +26,5 @@ def evaluate_recordings(recordings: pd.DataFrame, model: Embedder) -> tuple[Eval
         audio, features = Path(folder, "audio"), Path(folder, "features")
         report = resample_corpus(recordings, audio, RESAMPLE)
         extract_corpus(audio, features)
-        return evaluate(FeatureStore(features), model, SETTINGS), report["bad"]
+        # of the projection, which is not shown, as little as there can be
+        return evaluate(FeatureStore(features), model, SETTINGS, projected_speakers=2), report["bad"]

@@ -47,7 +47,7 @@ def audit_corpora(names: Sequence[str], model: Embedder, settings: AuditParams) 
         heard = in_parallel(hear_encoded, (clip for clip, is_good in zip(clips, good, strict=True) if is_good))
         sounds += tqdm(heard, f"listen to {name}", len(store), unit="recording", disable=None)
         tables.append(store.recordings.assign(corpus=name))
-        embeddings.append(embed_store(store, model, settings.batch_s))
+        embeddings.append(embed_store(store, model))
         places += [(store, row) for row in range(len(store))]
     table = pd.concat(tables, ignore_index=True)
     return audit(table, sounds, np.concatenate(embeddings), lambda row: places[row][0].frames(places[row][1]), settings)

@@ -5,6 +5,4 @@ from speakerprint.params.section import Fraction, PositiveInt, Section
 
 class Language(Section):
     clips: PositiveInt
-    sure_probability: Fraction
     min_probability: Fraction
-    batch: PositiveInt
