@@ -5,7 +5,7 @@
     python -m benchmarks --quick                            # small sizes, few rounds: minutes
 
 Each benchmark has a process of its own; one that lacks a package, a file or room on the disk is left out, by name. With the peers
-in the table: `.peers/bin/python -m benchmarks` in the environment that benchmarks/peers.py describes.
+in the table: `.peers/bin/python -m benchmarks` in the environment that experiments/peers.py describes.
 """
 
 import argparse

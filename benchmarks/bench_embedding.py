@@ -6,7 +6,7 @@
 
 One recording is 7.7 s of synthetic speech, from waveform to embedding, each system with what it does before (Resemblyzer cuts
 silence; the reference recipe's model, with random weights, is given the recording padded to 30 s). The peers are set up as
-benchmarks/peers.py says, and are left out where they are not. Many recordings are WAV files of noise of 1 to 15 s: `embed_files`
+experiments/peers.py says, and are left out where they are not. Many recordings are WAV files of noise of 1 to 15 s: `embed_files`
 of all against one file at a time. Times are by the clock. A difference of cosine, from float32, is the largest over all pairs of
 20 recordings of 7.7 s.
 """
@@ -25,8 +25,8 @@ import soundfile
 import torch
 
 from benchmarks.bench_training_step import ReferenceModel
-from benchmarks.peers import REMEDY, load_campplus, load_resemblyzer
 from benchmarks.side_by_side import row, take_turns
+from experiments.peers import REMEDY, load_campplus, load_resemblyzer
 from speakerprint import SpeakerEmbedder
 from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
 from speakerprint.audio.resample import resample

@@ -2,12 +2,13 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from speakerprint.cli import main
-from speakerprint.model import export
+from speakerprint.model import averaging, export
 from speakerprint.model.speaker_model import SpeakerModel
 from tests.helpers import tiny_model
 
@@ -83,3 +84,32 @@ def test_what_the_user_can_mend_is_a_message_and_status_2(monkeypatch, capsys, t
     assert exit.value.code == 2
     assert (said := capsys.readouterr().err).startswith("error: ") and message in said
     assert not list(tmp_path.iterdir())
+
+
+def test_average_takes_all_stores_of_the_project_and_says_how_near_the_models_are(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = []
+    monkeypatch.setattr(averaging, "average_folders", lambda *given: asked.append(given) or [1.0, 0.75])
+    for corpus in ("b_train", "a_train"):
+        (tmp_path / "data/features/train" / corpus).mkdir(parents=True)
+        (tmp_path / "data/features/train" / corpus / "recordings.parquet").touch()
+    printed = run("average", "models/a", "models/b", "--share", "0.7", "--share", "0.3", "--output", "average")
+    assert printed.splitlines()[1:] == [
+        "models/b: once turned, its embeddings are at a mean cosine of 0.750",
+        "average: the mean of 2 models",
+    ]
+    stores = [Path(f"data/features/train/{corpus}") for corpus in ("a_train", "b_train")]
+    assert asked == [([Path("models/a"), Path("models/b")], stores, Path("average"), [0.7, 0.3])]
+
+
+def test_publish_takes_the_thresholds_from_a_corpus_metrics_and_details(run, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (folder / "params.yaml").touch()
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics/dev.json").write_text('{"threshold_at_1pct_false_accepts": 0.5}')
+    (tmp_path / "metrics/dev.details.json").write_text('{"threshold_at_0_1pct_false_accepts": 0.75}')
+    assert run("publish", folder, "mine", "--thresholds", "metrics/dev.json").startswith("mine: config.json, model.safetensors")
+    assert json.loads(Path("mine/config.json").read_text())["thresholds"] == {"0.01": 0.5, "0.001": 0.75}
+    assert "0.500 at 1.0% false accepts, 0.750 at 0.1% false accepts (chosen on dev)" in " ".join(
+        run("info", "--model", "mine").split()
+    )

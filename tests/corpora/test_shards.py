@@ -225,7 +225,7 @@ def test_a_dask_worker_that_does_not_see_the_disk_is_named(tmp_path, monkeypatch
 @pytest.mark.parametrize(("engine", "package"), [("dask", "distributed"), ("ray", "ray")])
 def test_a_cluster_gives_the_same_bytes(corpus, expected, monkeypatch, engine, package):
     if find_spec(package) is None:
-        pytest.skip(f"{package} is not installed; pip install -r requirements-cluster.txt")
+        pytest.skip(f"{package} is not installed; pip install -c constraints.txt -e '.[cluster]'")
     monkeypatch.setenv("SPEAKERPRINT_PARALLEL", engine)
     monkeypatch.setenv("RAY_ADDRESS", "local")  # one of its own, whatever else runs here
     monkeypatch.setenv("PYTHONPATH", f"{PROJECT / 'src'}{os.pathsep}{PROJECT}")  # as docs/machines.md says; of tests, too
@@ -243,5 +243,5 @@ def test_an_engine_that_is_not_installed_is_refused(corpus, monkeypatch):
     monkeypatch.setenv("SPEAKERPRINT_PARALLEL", "ray")
     for name in {"ray", *(name for name in sys.modules if name.startswith("ray."))}:
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(InputError, match=r"'ray', which is not installed; pip install -r requirements-cluster\.txt"):
+    with pytest.raises(InputError, match=r"'ray', which is not installed; pip install -c constraints\.txt -e '\.\[cluster\]'"):
         list(make_shards([], corpus / "markers"))

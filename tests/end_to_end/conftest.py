@@ -106,7 +106,7 @@ def first_project(tmp_path_factory, pretrained_encoder) -> Project:
     """The project's files with the tiny corpus, reproduced once and committed."""
     project = Project(tmp_path_factory.mktemp("project"))
     for name in tracked_files():
-        if name != "dvc.lock" and not name.startswith(("metrics/", "docs/", "tests/", "benchmarks/")):
+        if name != "dvc.lock" and not name.startswith(("metrics/", "docs/", "tests/", "benchmarks/", "experiments/")):
             target = project.folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target)

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 from ruamel.yaml import YAML
 
-from benchmarks.audit_faults import plant, said
+from experiments.audit_faults import plant, said
 from speakerprint.audio.decode import decode
 from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
 from speakerprint.audio.resample import encode, resample

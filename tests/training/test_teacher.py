@@ -53,7 +53,9 @@ def test_a_teacher_that_has_heard_nothing_at_the_speeds_is_refused(tmp_path):
 
 
 def test_a_missing_file_is_named_with_the_remedy(tmp_path):
-    with pytest.raises(InputError, match=r"one\.parquet does not exist; make it with `python -m benchmarks\.teacher`"):
+    with pytest.raises(
+        InputError, match=r"one\.parquet does not exist; make it with `python -m experiments\.teacher_embeddings`"
+    ):
         read_teacher(tmp_path, {"one": ["a"]})
 
 

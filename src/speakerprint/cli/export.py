@@ -1,4 +1,4 @@
-"""A model for elsewhere, and what is known of one."""
+"""Models: the mean of several, one to ship, one for elsewhere, and what is known of one."""
 
 import logging
 from enum import StrEnum
@@ -53,6 +53,62 @@ def export_command(
     typer.echo(f"{output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
     if push:
         typer.echo(push_to_hub(output, push))
+
+
+@app.command()
+def average(
+    models: Annotated[
+        list[Path], typer.Argument(help="folders of models trained from one start; embeddings are like the first's")
+    ],
+    output: Annotated[Path, typer.Option(help="the folder of the model that is made")],
+    features: Annotated[
+        list[Path] | None,
+        typer.Option(help="a feature store that they learned from; repeat for more; without it, all of data/features/train"),
+    ] = None,
+    share: Annotated[list[float] | None, typer.Option(help="how much a model counts, in their order; in sum 1")] = None,
+) -> None:
+    """Make one model of several that were trained from one start: their mean, as large and as quick as each of them.
+
+    Evaluate it then: models of different starts, or too far from theirs, have no useful mean.
+
+    Examples:
+
+    - `speakerprint average models/a models/b --output models/average`
+    - `speakerprint average models/a models/b --share 0.7 --share 0.3 --output models/average`
+    """
+    check_output(output)
+
+    from speakerprint.model.averaging import average_folders
+
+    stores = features or sorted(path.parent for path in Path("data/features/train").glob("*/recordings.parquet"))
+    if not stores:
+        raise InputError("data/features/train has no feature stores; run `dvc repro features`, or name some with --features")
+    for folder, near in zip(models, average_folders(models, stores, output, share), strict=True):
+        typer.echo(f"{folder}: once turned, its embeddings are at a mean cosine of {near:.3f}")
+    typer.echo(f"{output}: the mean of {len(models)} models")
+
+
+@app.command("publish")
+def publish_command(
+    model: Annotated[Path, typer.Argument(help="the folder of a trained model")],
+    output: Annotated[Path, typer.Argument(help="the folder to write")],
+    thresholds: Annotated[
+        Path, typer.Option(help="metrics/CORPUS.json of a corpus whose speakers are neither trained nor reported on")
+    ],
+) -> None:
+    """Make a trained model ready to ship: half the size, with thresholds and the commit that made it in its config.json.
+
+    Examples:
+
+    - `speakerprint publish models/speakerprint models/mine --thresholds metrics/folder_dev.json`
+    """
+    check_output(output)
+
+    from speakerprint.evaluation.metrics_files import thresholds_of
+    from speakerprint.model.publishing import publish
+
+    publish(model, output, thresholds_of(thresholds), thresholds.stem)
+    typer.echo(f"{output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
 
 
 @app.command()

@@ -104,7 +104,9 @@ def _engine() -> Iterator[str]:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in ("distributed", "dask", "ray"):
             raise
-        raise InputError(f"{ENGINE} is {name!r}, which is not installed; pip install -r requirements-cluster.txt") from None
+        raise InputError(
+            f"{ENGINE} is {name!r}, which is not installed; pip install -c constraints.txt -e '.[cluster]'"
+        ) from None
 
 
 def _refuse_blind_workers(client: Any) -> None:

@@ -13,6 +13,8 @@ from speakerprint.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
+THRESHOLDS = {"0.01": "threshold_at_1pct_false_accepts", "0.001": "threshold_at_0_1pct_false_accepts"}
+
 
 def read_metrics(path: str | Path, stage: str) -> dict[str, Any]:
     """What a stage, such as ``filter@demo_dev``, left in a JSON file.
@@ -37,6 +39,17 @@ def read_evaluation(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     stage = f"evaluate@{path.stem}"
     return read_metrics(path, stage) | read_metrics(path.with_suffix(".details.json"), stage)
+
+
+def thresholds_of(path: str | Path) -> dict[str, float]:
+    """The thresholds that `evaluate` found on a corpus, by false-accept rate, of metrics/CORPUS.json and the details beside it.
+
+    Raises InputError as `read_metrics` does, and for a file of anything else.
+    """
+    figures = read_evaluation(path)
+    if missing := [key for key in THRESHOLDS.values() if key not in figures]:
+        raise InputError(f"{path} has no {missing[0]}; name what `evaluate` writes: metrics/CORPUS.json")
+    return {rate: figures[key] for rate, key in THRESHOLDS.items()}
 
 
 def side_by_side(corpora: Sequence[str], details: bool) -> "pd.DataFrame":

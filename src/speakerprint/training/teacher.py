@@ -2,8 +2,8 @@
 
 ``data/given/teacher/<corpus>.parquet`` has a row for each recording of a training corpus that the teacher has heard, and for
 each speed that it has heard it at. Its columns: ``recording_id``, ``speed`` (times as fast as recorded; without it, 1) and
-``embedding``, a list of numbers, as many in every row. Any system can be the teacher; ``benchmarks/teacher.py`` writes those of
-the ones that it knows.
+``embedding``, a list of numbers, as many in every row. Any system can be the teacher; experiments/teacher_embeddings.py writes
+those of the ones that it knows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,10 @@ from speakerprint.errors import InputError
 
 TEACHER_PATH = Path("data/given/teacher")  # in the pipeline
 SCHEMA = pa.schema([("recording_id", pa.string()), ("speed", pa.float64()), ("embedding", pa.list_(pa.float32()))])
-REMEDY = "make it with `python -m benchmarks.teacher`, or set loss.teacher_match_weight and loss.teacher_similarity_weight to 0"
+REMEDY = (
+    "make it with `python -m experiments.teacher_embeddings`, or set loss.teacher_match_weight and "
+    "loss.teacher_similarity_weight to 0"
+)
 
 
 def write_teacher(

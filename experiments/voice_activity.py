@@ -1,7 +1,7 @@
 """EER with and without trimming silence, on recordings as they are and with silence added to them.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.bench_voice_activity data/audio/french_validation
-    OMP_NUM_THREADS=1 python -m benchmarks.bench_voice_activity data/audio/french_validation --per-speaker 7
+    OMP_NUM_THREADS=1 python -m experiments.voice_activity data/audio/french_validation
+    OMP_NUM_THREADS=1 python -m experiments.voice_activity data/audio/french_validation --per-speaker 7
 
 The folder is one that `resample` made. Each recording gets up to 4 s of silence at either end, as long as a generator seeded with
 its id says: digital silence, or white noise at -50 dBFS over the whole. Recordings that are digital silence, or that trimming

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks.discriminant_starts import Projection, Tried, central, columns, some_layers, statistics
+from experiments.discriminant_starts import Projection, Tried, central, columns, some_layers, statistics
 from speakerprint.corpora.feature_store import FeatureStore, create_store, write_shard
 from speakerprint.corpora.recordings import as_recordings, write_recordings
 from speakerprint.evaluation.trials import pairs_within, score_trials

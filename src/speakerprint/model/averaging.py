@@ -1,17 +1,13 @@
 """Average models that were trained from one start, in different ways, into one model: as large and as quick as each of them.
 
-    python experiments/average_models.py models/a models/b --features data/features/train/*_train --out models/average
-
-Each weight becomes the mean of theirs, equally or as `--shares` says (Wortsman et al.: "Model soups: averaging weights of
+Each weight becomes the mean of theirs, equally or by shares (Wortsman et al.: "Model soups: averaging weights of
 multiple fine-tuned models improves accuracy without increasing inference time", 2022). What one model calls its first number
 another may call its fifth, or a mixture of several: before the mean, each model's projection is turned so that its embeddings of
 training recordings come to lie on the first model's (orthogonal Procrustes). Then evaluate: models of different starts, or too
 far from theirs, have no useful mean.
 """
 
-import argparse
 import shutil
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -25,18 +21,37 @@ from speakerprint.audio.dimensions import FRAMES_PER_SECOND
 from speakerprint.corpora.feature_store import FeatureStore
 from speakerprint.errors import InputError
 from speakerprint.model.speaker_model import DiscriminantProjection, SpeakerModel
-from speakerprint.training.validation import embed_crops
 
 CROPS = 1_000  # of training recordings, from which the turns are found
 SEED = 1
 
 
-def training_crops(folders: Sequence[Path], n_frames: int) -> list[NDArray[np.float16]]:
+def average_folders(
+    folders: Sequence[Path], features: Sequence[Path], out: Path, shares: Sequence[float] | None = None
+) -> list[float]:
+    """Write the mean of the models in some folders into another; features: the feature stores of corpora they learned from.
+
+    shares: how much each model counts, in sum 1; equally without them. Returns how near each model's embeddings are, once turned,
+    to the first one's: the mean cosine, which is 1 for the first. Raises InputError as `average` does, for a folder without a
+    model, and for shares of another number or sum.
+    """
+    if shares and (len(shares) != len(folders) or abs(sum(shares) - 1) > 1e-6):
+        raise InputError(f"shares {', '.join(map(str, shares))}; expected {len(folders)} whose sum is 1, one for each model")
+    models = [SpeakerModel.load(folder) for folder in folders]
+    crops = training_crops(features, round(models[0].settings.window_s * FRAMES_PER_SECOND))
+    embeddings = [model.embed_frames(crops) for model in tqdm(models, "embed", unit="model", disable=None)]
+    average(models, embeddings, shares).save(out, run="average of " + ", ".join(map(str, folders)))
+    shutil.copy(folders[0] / "params.yaml", out)
+    turned = [own @ orthogonal_procrustes(own, embeddings[0])[0] for own in embeddings]
+    return [float((own * embeddings[0]).sum(axis=1).mean()) for own in turned]
+
+
+def training_crops(folders: Sequence[Path], n_frames: int) -> list[NDArray[np.float32]]:
     """The first frames, at most `n_frames`, of CROPS recordings of the stores, drawn at random: each (frames, 80)."""
     rng, stores = np.random.default_rng(SEED), [FeatureStore(folder) for folder in folders]
     every = [(store, index) for store in stores for index in range(len(store))]
     chosen = rng.choice(len(every), min(CROPS, len(every)), replace=False)
-    return [store.frames(index, 0, n_frames) for store, index in (every[i] for i in chosen)]
+    return [store.frames(index, 0, n_frames).astype(np.float32) for store, index in (every[i] for i in chosen)]
 
 
 def raw_projection(model: SpeakerModel) -> tuple[torch.Tensor, torch.Tensor]:
@@ -74,7 +89,8 @@ def average(
     turned = [raw_projection(first)]
     for model, own in zip(others, embeddings[1:], strict=True):
         turn = torch.from_numpy(orthogonal_procrustes(own.astype(np.float64), embeddings[0].astype(np.float64))[0])
-        turned.append(tuple(turn.T @ part for part in raw_projection(model)))
+        weights, bias = raw_projection(model)
+        turned.append((turn.T @ weights, turn.T @ bias))
     weights, bias = (of_all(parts) for parts in zip(*turned, strict=True))
     centre, spread = (states[0][f"projection.{name}"].double() for name in ("mean", "std"))
     mean |= {"projection.mean": centre, "projection.std": spread}
@@ -82,31 +98,3 @@ def average(
     result = SpeakerModel(first.settings)
     result.load_state_dict({name: tensor.to(states[0][name].dtype) for name, tensor in mean.items()})
     return result.eval()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", type=Path, help="folders; embeddings will be like the first one's")
-    parser.add_argument("--features", nargs="+", type=Path, required=True, help="feature stores of training corpora")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the model that is made")
-    parser.add_argument("--shares", nargs="+", type=float, help="how much each model counts, in sum 1; default: equally")
-    given = parser.parse_args()
-    if given.shares and (len(given.shares) != len(given.models) or abs(sum(given.shares) - 1) > 1e-6):
-        parser.error(f"--shares: expected {len(given.models)} numbers whose sum is 1, one for each model")
-    try:
-        models = [SpeakerModel.load(folder) for folder in given.models]
-        crops = training_crops(given.features, round(models[0].settings.window_s * FRAMES_PER_SECOND))
-        embeddings = [
-            embed_crops(model, tqdm(crops, str(folder), disable=None)) for model, folder in zip(models, given.models, strict=True)
-        ]
-        for folder, own in zip(given.models[1:], embeddings[1:], strict=True):
-            turned = own @ orthogonal_procrustes(own, embeddings[0])[0]
-            print(f"{folder}: once turned, its embeddings are at a mean cosine of {(turned * embeddings[0]).sum(1).mean():.3f}")
-        average(models, embeddings, given.shares).save(given.out, run="average of " + ", ".join(map(str, given.models)))
-        shutil.copy(given.models[0] / "params.yaml", given.out)
-    except (InputError, OSError) as error:
-        sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,9 @@
 """What a peer hears in the training recordings, for the teacher's losses: data/given/teacher/CORPUS.parquet of each corpus.
 
-    OMP_NUM_THREADS=1 .peers/bin/python -m benchmarks.teacher french_train english_train    # ten recordings a second
-    OMP_NUM_THREADS=1 .peers/bin/python -m benchmarks.teacher french_train --speeds 0.9 1.0 1.1    # for sampling.speeds
+    OMP_NUM_THREADS=1 .peers/bin/python -m experiments.teacher_embeddings french_train english_train    # ten recordings a second
+    OMP_NUM_THREADS=1 .peers/bin/python -m experiments.teacher_embeddings french_train --speeds 0.9 1 1.1    # for sampling.speeds
 
-The clips are what the `resample` stage wrote; the environment is that of benchmarks/peers.py, whose docstring says how to set it
+The clips are what the `resample` stage wrote; the environment is that of experiments/peers.py, whose docstring says how to set it
 up. A corpus whose file is there is left as it is: delete the file to embed it again.
 """
 
@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.conditions import Waveform
-from benchmarks.peers import REMEDY, peers
+from experiments.conditions import Waveform
+from experiments.peers import REMEDY, peers
 from speakerprint.audio.decode import decode
 from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
 from speakerprint.audio.resample import resample

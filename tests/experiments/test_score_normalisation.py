@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.score_normalisation import normalised, speaker_means, vectors
+from experiments.score_normalisation import normalised, speaker_means, vectors
 from speakerprint.evaluation.trials import LEVELS_PER_UNIT, Scores, Trials, score_trials
 from speakerprint.inference.vectors import unit_vectors
 

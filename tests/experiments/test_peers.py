@@ -1,4 +1,4 @@
-"""benchmarks/peers.py without the peers: its figures, its cache, its tables, and a run with the log-mel floor."""
+"""experiments/peers.py without the peers: its figures, its cache, its tables, and a run with the log-mel floor."""
 
 import json
 import sys
@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import peers
-from benchmarks.conditions import all_conditions
-from benchmarks.peers import Curve, Embeddings, Figures, Row, System, eer_interval_of_pairs, markdown, measure, weighted_eer
+from experiments import peers
+from experiments.conditions import all_conditions
+from experiments.peers import Curve, Embeddings, Figures, Row, System, eer_interval_of_pairs, markdown, measure, weighted_eer
 from speakerprint.errors import InputError
 from speakerprint.evaluation.trials import all_pairs, eer_interval, pairs_within, score_trials
 

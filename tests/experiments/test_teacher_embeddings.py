@@ -1,4 +1,4 @@
-"""benchmarks/teacher.py with the one peer that needs no package: the log-mel floor."""
+"""experiments/teacher_embeddings.py with the one peer that needs no package: the log-mel floor."""
 
 import sys
 
@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks import teacher
-from benchmarks.peers import log_mel_statistics
+from experiments import teacher_embeddings as teacher
+from experiments.peers import log_mel_statistics
 from speakerprint.audio.decode import decode
 from speakerprint.audio.resample import resample
 from speakerprint.corpora.resampling import read_audio
@@ -59,7 +59,7 @@ def test_each_recording_is_heard_at_each_of_the_speeds_asked_for(ask, audio):
     ("arguments", "message"),
     [
         (["strange", "--system", "log-mel floor"], "strange"),
-        (["report", "--wheels", "nowhere"], r"set up \.peers as the docstring of benchmarks/peers\.py says"),
+        (["report", "--wheels", "nowhere"], r"set up \.peers as the docstring of experiments/peers\.py says"),
     ],
 )
 def test_what_cannot_be_had_is_named_and_leaves_no_file(ask, tmp_path, arguments, message):

@@ -1,8 +1,8 @@
 """EER on French report speakers against the CPU time that training took, as a picture of the table in docs/results.md.
 
-    python -m benchmarks.error_against_time docs/pictures/error_against_time.png
+    python -m experiments.error_against_time docs/pictures/error_against_time.png
 
-The errors are what `benchmarks.peers` measured (benchmarks/peers.json), of models named as in docs/results.md, which has the
+The errors are what `experiments.peers` measured (experiments/peers.json), of models named as in docs/results.md, which has the
 commands that made them and says how long each took.
 """
 
@@ -20,7 +20,7 @@ MINUTES = {  # recipe -> system -> CPU minutes
 LEVELS = {"log-mel floor": "log-mel floor", "resemblyzer": "Resemblyzer", "cam++": "CAM++"}  # nothing was trained here for these
 
 
-def main(path: str, measured: Path = Path("benchmarks/peers.json")) -> None:
+def main(path: str, measured: Path = Path("experiments/peers.json")) -> None:
     rows: list[dict[str, Any]] = json.loads(measured.read_text(encoding="utf-8"))
     french = {
         row["system"]: tuple(100 * row[key] for key in ("eer", "eer_low", "eer_high"))

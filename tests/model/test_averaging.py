@@ -1,14 +1,12 @@
-"""experiments/average_models.py: the mean of models is theirs, whatever each calls its first number."""
-
-import sys
+"""The mean of models is theirs, whatever each calls its first number."""
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import ortho_group
 
-from experiments import average_models
 from speakerprint.errors import InputError
+from speakerprint.model.averaging import average, average_folders
 from speakerprint.model.speaker_model import SpeakerModel
 from tests.helpers import tiny_model
 from tests.training.runs import write_store
@@ -43,7 +41,7 @@ def test_models_that_hear_the_same_in_other_numbers_have_themselves_as_their_mea
     other, turn = turned(first)
     embeddings = [one.embed_frames(CLIPS) for one in (first, other)]
     np.testing.assert_allclose(embeddings[1], embeddings[0] @ turn.T, atol=1e-4)
-    np.testing.assert_allclose(average_models.average([first, other], embeddings).embed_frames(CLIPS), embeddings[0], atol=1e-4)
+    np.testing.assert_allclose(average([first, other], embeddings).embed_frames(CLIPS), embeddings[0], atol=1e-4)
 
 
 @pytest.mark.parametrize(("shares", "share"), [(None, 0.5), ([0.75, 0.25], 0.75)])
@@ -53,7 +51,7 @@ def test_every_weight_is_the_mean_of_theirs(shares, share):
         for weight in other.encoder.parameters():
             weight += 0.01
     same = np.eye(12, dtype=np.float32)
-    result = average_models.average([first, other], [same, same], shares).state_dict()
+    result = average([first, other], [same, same], shares).state_dict()
     for name, weight in first.state_dict().items():
         expected = share * weight + (1 - share) * other.state_dict()[name]
         np.testing.assert_allclose(result[name], expected, atol=1e-6, err_msg=name)
@@ -71,32 +69,21 @@ def test_every_weight_is_the_mean_of_theirs(shares, share):
 def test_models_that_have_no_mean_are_refused(settings, message):
     models = [model(**settings), model() if "embedding_dim" in settings else model(**settings)]
     with pytest.raises(InputError, match=message):
-        average_models.average(models, [np.eye(12)] * 2)
+        average(models, [np.eye(12)] * 2)
 
 
-def test_the_script_writes_a_model_that_loads(tmp_path, monkeypatch, capsys):
+def test_the_mean_of_folders_is_a_model_that_loads(tmp_path):
     write_store(tmp_path / "features")
-    for name in "ab":
-        model().save(tmp_path / name, run=name)
-        (tmp_path / name / "params.yaml").write_text(f"# {name}\n")
-    arguments = [
-        str(tmp_path / "a"),
-        str(tmp_path / "b"),
-        "--features",
-        str(tmp_path / "features"),
-        "--out",
-        str(tmp_path / "average"),
-    ]
-    monkeypatch.setattr(sys, "argv", ["average_models", *arguments])
-    average_models.main()
-    assert "mean cosine of 1.000" in capsys.readouterr().out
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        model().save(folder, run=folder.name)
+        (folder / "params.yaml").write_text(f"# {folder.name}\n")
+    near = average_folders(folders, [tmp_path / "features"], tmp_path / "average")
+    assert near == pytest.approx([1, 1])
+    assert (tmp_path / "average/params.yaml").read_text() == "# a\n"
     loaded = SpeakerModel.load(tmp_path / "average")
     np.testing.assert_allclose(loaded.embed_frames(CLIPS), model().embed_frames(CLIPS), atol=1e-4)
-    monkeypatch.setattr(sys, "argv", ["average_models", *arguments, "--shares", "0.7", "0.2"])
-    with pytest.raises(SystemExit):
-        average_models.main()
-    assert "--shares: expected 2 numbers whose sum is 1" in capsys.readouterr().err
-    arguments[1] = str(tmp_path / "nowhere")
-    monkeypatch.setattr(sys, "argv", ["average_models", *arguments])
-    with pytest.raises(SystemExit, match=r"no model in .*nowhere"):
-        average_models.main()
+    with pytest.raises(InputError, match=r"shares 0\.7, 0\.2; expected 2 whose sum is 1"):
+        average_folders(folders, [tmp_path / "features"], tmp_path / "average", [0.7, 0.2])
+    with pytest.raises(InputError, match=r"no model in .*nowhere"):
+        average_folders([folders[0], tmp_path / "nowhere"], [tmp_path / "features"], tmp_path / "average")

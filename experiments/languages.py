@@ -1,7 +1,7 @@
 """How well Whisper base names the language of clips that are labelled: top-1, English against the rest, clips per second.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.bench_languages ~/data/cv-corpus-6.1
-    OMP_NUM_THREADS=1 python -m benchmarks.bench_languages ~/data/cv-corpus-6.1 --english 10 --others 3 --silence 0 1 3 30
+    OMP_NUM_THREADS=1 python -m experiments.languages ~/data/cv-corpus-6.1
+    OMP_NUM_THREADS=1 python -m experiments.languages ~/data/cv-corpus-6.1 --english 10 --others 3 --silence 0 1 3 30
 
 The folder is a Common Voice release (its validated.tsv): so many clips of English and of each other locale are taken, of the
 speakers with most of them, at most three of each. --silence is how many seconds of it follow each clip: 0 is the clip alone, 30

@@ -1,6 +1,6 @@
 """Adaptive symmetric score normalisation, and centring, by a cohort of training recordings, against plain cosines: a table.
 
-    python -m benchmarks.score_normalisation data/features/evaluate/{french,locales,speechocean}_validation \
+    python -m experiments.score_normalisation data/features/evaluate/{french,locales,speechocean}_validation \
         --cohort data/features/train/*_train [--seconds 2]
 
 A cosine s of recordings a and b becomes ((s - m_a) / d_a + (s - m_b) / d_b) / 2, where m_a and d_a are mean and standard
@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from benchmarks.peers import Figures, measure
+from experiments.peers import Figures, measure
 from speakerprint.audio.dimensions import FRAMES_PER_SECOND
 from speakerprint.corpora.feature_store import FeatureStore
 from speakerprint.inference.embedder import find_model

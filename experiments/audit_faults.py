@@ -1,6 +1,6 @@
 """Plant faults in a corpus and count what the audit finds of them.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.audit_faults data/audio/french_report --repeats 5
+    OMP_NUM_THREADS=1 python -m experiments.audit_faults data/audio/french_report --repeats 5
 
 The folder is one that `resample` made. Each time, of every kind of fault, as many recordings as `--faults` says get it:
 

@@ -1,4 +1,4 @@
-"""The conditions of benchmarks/peers.py."""
+"""The conditions of experiments/peers.py."""
 
 import dataclasses
 
@@ -8,8 +8,8 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import conditions
-from benchmarks.conditions import REPORT_NOISES, add_noise, all_conditions, crop, draw_noise, opus, read_noises, telephone
+from experiments import conditions
+from experiments.conditions import REPORT_NOISES, add_noise, all_conditions, crop, draw_noise, opus, read_noises, telephone
 from speakerprint.errors import InputError
 
 RATE_HZ = 16_000

@@ -1,6 +1,6 @@
 r"""What decides the closed-form start: linear discriminant analysis of a frozen encoder's statistics, in many settings at once.
 
-    python -m benchmarks.discriminant_starts data/features/evaluate/{french,locales,speechocean}_validation \
+    python -m experiments.discriminant_starts data/features/evaluate/{french,locales,speechocean}_validation \
         --train data/features/train/*_train
 
 `train` with train.steps=0, discriminant.views=0, sampling.speeds=[1.0] and train.validation_speakers=0 gives the same
