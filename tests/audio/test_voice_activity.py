@@ -4,12 +4,14 @@ import sys
 
 import numpy as np
 import pytest
-import torch
+import silero_vad
 
 from speakerprint import SpeakerEmbedder
+from speakerprint.audio import voice_activity
 from speakerprint.audio.resample import resample
-from speakerprint.audio.voice_activity import NoSpeech, _detector, speech_spans, trim_silence
+from speakerprint.audio.voice_activity import NoSpeech, spans_of, speech_probabilities, speech_spans, trim_silence
 from speakerprint.corpora.sources.espeak import ESPEAK_SAMPLE_RATE_HZ, speak
+from speakerprint.errors import InputError
 
 NOISE = np.random.default_rng(0).normal(scale=0.001, size=32_000).astype(np.float32)
 
@@ -51,17 +53,32 @@ def test_an_embedder_that_requires_speech_refuses_noise_and_hears_all_of_a_recor
     np.testing.assert_array_equal(strict.embed(padded, 16_000), lenient.embed(padded, 16_000))
 
 
-def test_looking_for_speech_leaves_torchs_threads_alone(monkeypatch):
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        _detector.cache_clear()
-        for module in ("silero_vad", "silero_vad.model"):
-            monkeypatch.delitem(sys.modules, module, raising=False)  # it is on import that it would change them
-        speech_spans(NOISE)
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+@pytest.mark.parametrize("mood", [-0.2, 0.0, 0.2])
+def test_spans_are_cut_from_probabilities_as_silero_cuts_them(mood):
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        n_chunks = rng.integers(1, 200)
+        smooth = np.convolve(rng.random(n_chunks + 4), np.ones(5) / 5, "valid")
+        probabilities = np.clip(smooth + rng.normal(mood, 0.2, n_chunks), 0, 1).astype(np.float32)
+        n_samples = int(n_chunks * 512 - rng.integers(512))
+        theirs = silero_vad.utils_vad.get_speech_timestamps_from_probs(probabilities, audio_length_samples=n_samples)
+        assert spans_of(probabilities, n_samples) == [(span["start"], span["end"]) for span in theirs]
+
+
+def test_the_network_is_silero_vads_own(sentence):
+    samples = np.concatenate([NOISE, sentence])
+    theirs = silero_vad.load_silero_vad(sequence=True).audio_forward(samples)
+    np.testing.assert_allclose(speech_probabilities(samples), theirs, atol=1e-5)
+
+
+def test_a_damaged_network_is_refused(monkeypatch, tmp_path):
+    (tmp_path / voice_activity.PACKAGE / "data").mkdir(parents=True)
+    (tmp_path / voice_activity.PACKAGE / "__init__.py").touch()
+    (tmp_path / voice_activity.PACKAGE / voice_activity.FILE).write_bytes(b"damaged")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, voice_activity.PACKAGE, raising=False)
+    with pytest.raises(InputError, match=r"op15\.onnx is missing, damaged or of another version; pip install --force-reinstall"):
+        voice_activity._detector.__wrapped__()
 
 
 def test_an_embedder_that_trims_hears_the_sentence_and_not_the_silence_around_it(sentence):
