@@ -5,14 +5,19 @@ much more likely it is if both recordings are of one speaker than if they are no
 false-accept rate.
 """
 
+import hashlib
+import json
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
-from scipy.special import expit, logit
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from speakerprint.errors import InputError
+
+Score = Annotated[float, Field(ge=-1.0, le=1.0)]
+Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Threshold(BaseModel):
@@ -21,12 +26,12 @@ class Threshold(BaseModel):
     ``nontarget_trials`` is how many non-target trials reach it: a threshold that rests on a handful is a guess.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    score: float
-    low: float
-    high: float
-    miss_rate: float
+    score: Score
+    low: Score
+    high: Score
+    miss_rate: Rate
     nontarget_trials: int
 
 
@@ -39,22 +44,22 @@ class Calibration(BaseModel):
     Scores are cosines of the embeddings of one model: ``model_id``, if it is known.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     model_id: str | None
     recordings: int
     speakers: int
     target_trials: int
     nontarget_trials: int
-    slope: float
+    slope: Annotated[float, Field(gt=0.0)]
     offset: float
     cllr: float
     held_out_cllr: float | None
     min_cllr: float
-    eer: float
-    eer_low: float
-    eer_high: float
-    thresholds: dict[float, Threshold]
+    eer: Rate
+    eer_low: Rate
+    eer_high: Rate
+    thresholds: dict[Annotated[float, Field(gt=0.0, lt=1.0)], Threshold]
 
     def llr(self, scores: ArrayLike) -> NDArray[np.float64]:
         """Natural log-likelihood ratios of scores, of the same shape: above 0 speaks for one speaker."""
@@ -62,7 +67,9 @@ class Calibration(BaseModel):
 
     def posterior(self, scores: ArrayLike, prior: float) -> NDArray[np.float64]:
         """Probability of one speaker, for scores of any shape, where it was ``prior`` before they were known."""
-        return expit(self.llr(scores) + logit(prior))
+        with np.errstate(divide="ignore"):  # of a prior of 0 or 1
+            log_odds = self.llr(scores) + np.log(prior) - np.log1p(-prior)
+        return np.exp(-np.logaddexp(0, -log_odds))
 
     def threshold(self, false_accept_rate: float) -> float:
         """The score to reach for one of the false-accept rates in ``thresholds``. Raises InputError for another one."""
@@ -77,18 +84,29 @@ class Calibration(BaseModel):
             raise InputError(f"the calibration is of model {self.model_id}, not of {model_id}; calibrate the model that is used")
 
     def save(self, path: str | Path) -> None:
-        """Write the calibration as JSON."""
-        Path(path).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        """Write the calibration as JSON, with a digest that `load` checks."""
+        tree = self.model_dump(mode="json")
+        Path(path).write_text(json.dumps(tree | {"digest": _digest(tree)}, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> "Calibration":
-        """Read what `save` wrote. Raises InputError if it is something else."""
+        """Read what `save` wrote. Raises InputError if it is something else, or was changed since."""
+        remedy = "`speakerprint calibrate` makes one"
         try:
-            return cls.model_validate_json(Path(path).read_bytes())
+            tree = json.loads(Path(path).read_bytes())
+            digest = tree.pop("digest", None) if isinstance(tree, dict) else None
+            found = cls.model_validate(tree)
         except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}); `speakerprint calibrate` makes one") from None
+            raise InputError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
         except ValidationError as error:
             where = ".".join(map(str, error.errors()[0]["loc"])) or "the file"
-            raise InputError(
-                f"{path} is not a calibration ({where}: {error.errors()[0]['msg']}); `speakerprint calibrate` makes one"
-            ) from None
+            raise InputError(f"{path} is not a calibration ({where}: {error.errors()[0]['msg']}); {remedy}") from None
+        except ValueError as error:
+            raise InputError(f"{path} is not a calibration ({error}); {remedy}") from None
+        if digest != _digest(tree):
+            raise InputError(f"{path} was changed or damaged since it was written, or is of an earlier version; {remedy}")
+        return found
+
+
+def _digest(tree: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
