@@ -2,9 +2,9 @@
 
 from functools import partial
 
+import fastcluster
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.cluster.hierarchy import fcluster, linkage
 
 from speakerprint.errors import InputError
 from speakerprint.inference.vectors import BLOCK_ROWS, unit_vectors
@@ -36,7 +36,7 @@ def cluster(
         raise InputError(f"{n} recordings cannot be of {n_speakers} speakers; expected a number from 1 to {n}")
     if n == 1:
         return np.zeros(1, dtype=np.intp)
-    merges = linkage(_cosine_distances(units), "average")
+    merges = fastcluster.linkage(_cosine_distances(units), "average", preserve_input=False)
     if n_speakers is not None:
         return _cut(merges, n - n_speakers)
     lowest_cosines = np.linspace(*threshold, CUTS) if isinstance(threshold, tuple) else [threshold]
@@ -110,6 +110,12 @@ def _cosine_distances(units: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _cut(merges: NDArray[np.float64], count: int) -> NDArray[np.intp]:
     """Labels after the first so many merges, by falling size of clusters."""
-    found = fcluster(merges, count - 0.5, "monocrit", monocrit=np.arange(len(merges), dtype=np.float64))
+    n = len(merges) + 1
+    within = list(range(n + count))  # the cluster that one is part of: n + i is what merge i makes
+    for number, (one, other) in enumerate(merges[:count, :2].astype(int).tolist(), start=n):
+        within[one] = within[other] = number
+    for number in reversed(range(n + count)):
+        within[number] = within[within[number]]
+    found = np.array(within[:n])
     _, first, labels, sizes = np.unique(found, return_index=True, return_inverse=True, return_counts=True)
     return np.argsort(np.lexsort((first, -sizes)))[labels]

@@ -4,14 +4,17 @@ A gallery is a folder. ``gallery.sqlite`` is the truth: every speaker, every enr
 one transaction, durable when `Gallery.enrol` returns; any number of processes may write and read at the same time (on a local
 disk: the database's write-ahead log does not work over a network), and one that is killed leaves nothing half done.
 
-``index-….faiss``, in galleries of more than UNINDEXED recordings, is a cache that the database names, with its digest: copies of
-the embeddings at two bits a number, all of which a search compares (product quantisation with tables that fit in registers:
-André, Kermarrec and Le Scouarnec, arXiv 1704.07355; after a random rotation, so that all numbers weigh alike). Recordings
-enrolled since are compared one by one, until they are so many that the index is extended. What it finds is looked up in the
-database, where removed recordings are no longer found, and scored with the embeddings there. Lost or damaged, it is made again.
+``index-….faiss``, in galleries of more than UNINDEXED recordings and where faiss is installed, is a cache that the database
+names, with its digest: copies of the embeddings at two bits a number, all of which a search compares (product quantisation with
+tables that fit in registers: André, Kermarrec and Le Scouarnec, arXiv 1704.07355; after a random rotation, so that all numbers
+weigh alike). Recordings enrolled since are compared one by one, until they are so many that the index is extended. What it
+finds is looked up in the database, where removed recordings are no longer found, and scored with the embeddings there. Lost or
+damaged, it is made again.
 """
 
+import functools
 import hashlib
+import importlib
 import json
 import os
 import sqlite3
@@ -22,9 +25,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
-import faiss
 import numpy as np
 from filelock import FileLock
 from numpy.typing import ArrayLike, NDArray
@@ -34,11 +36,13 @@ from speakerprint.errors import InputError
 from speakerprint.inference.vectors import unit_vectors
 
 if TYPE_CHECKING:
+    import faiss
+
     from speakerprint.inference.embedder import SpeakerEmbedder
 
 DATABASE = "gallery.sqlite"
 FORMAT = 1
-UNINDEXED = 20_000  # as many embeddings of 256 numbers are compared one by one in some 2 ms
+UNINDEXED = 100_000  # as many embeddings of 128 numbers are compared one by one in some 10 ms
 RESCORED = 400  # recordings looked up beyond those asked for, as two bits a number are rough: by benchmarks/bench_gallery.py
 IDENTIFIED_AMONG = 100  # the nearest recordings, whose speakers are compared
 STALE_FRACTION = 0.1  # of the indexed recordings removed since: the index is made again
@@ -74,6 +78,15 @@ CREATE TABLE recordings (
     UNIQUE (speaker, name)
 );
 """
+
+
+@functools.cache
+def _faiss() -> Any:
+    """The module, or None where it is not installed."""
+    try:
+        return importlib.import_module("faiss")
+    except ModuleNotFoundError:
+        return None
 
 
 class Match(NamedTuple):
@@ -123,7 +136,7 @@ class _Vectors(NamedTuple):
     """The recordings of a state, ready to be searched: the index of the first, and a matrix of those enrolled since."""
 
     state: _State
-    indexed: faiss.Index | None
+    indexed: "faiss.Index | None"
     ids: NDArray[np.int64]
     embeddings: NDArray[np.float32]
 
@@ -293,6 +306,8 @@ class Gallery:
 
         Searches do so when more than UNINDEXED recordings are not in it. After a large enrolment this does it ahead of them.
         """
+        if not _faiss():
+            return
         with FileLock(self.folder / "index.lock"):  # the system lets go of it if this process is killed
             with self._transaction() as db:
                 state = self._state(db)
@@ -357,7 +372,8 @@ class Gallery:
 
     def _state(self, db: sqlite3.Connection) -> _State:
         columns = ", ".join(_State._fields[:-1])
-        return _State(*db.execute(f"SELECT {columns}, (SELECT coalesce(max(id), 0) FROM recordings) FROM gallery").fetchone())
+        state = _State(*db.execute(f"SELECT {columns}, (SELECT coalesce(max(id), 0) FROM recordings) FROM gallery").fetchone())
+        return state if _faiss() else state._replace(index_file=None, index_sha256=None, index_size=0, index_last=0)
 
     def _load(self, db: sqlite3.Connection) -> _Vectors | None:
         """The vectors of the state that a transaction sees; None if the index has to be brought up to date first."""
@@ -399,10 +415,12 @@ class Gallery:
         return ids[best], np.array([row[2] for row in rows], dtype=np.int64)[best], scores[best]
 
     def _many_after(self, db: sqlite3.Connection, last: int) -> bool:
+        if not _faiss():
+            return False
         sql = "SELECT count(*) FROM (SELECT 1 FROM recordings WHERE id > ? LIMIT ?)"
         return bool(db.execute(sql, (last, UNINDEXED + 1)).fetchone()[0] > UNINDEXED)
 
-    def _load_index(self, state: _State) -> faiss.Index | None:
+    def _load_index(self, state: _State) -> "faiss.Index | None":
         """The index that the database names; None if there is none, it is damaged, or stale."""
         if state.index_file is None or state.stale:
             return None
@@ -413,18 +431,19 @@ class Gallery:
             return None
         if hashlib.sha256(content).hexdigest() != state.index_sha256:
             return None
-        return faiss.deserialize_index(np.frombuffer(content, dtype=np.uint8))
+        return _faiss().deserialize_index(np.frombuffer(content, dtype=np.uint8))
 
-    def _new_index(self) -> faiss.Index:
+    def _new_index(self) -> "faiss.Index":
         """An empty index, whose code is learned from recordings drawn from the whole gallery."""
         pairs = -(-self.embedding_dim // 2)  # of numbers, four bits each
+        faiss = _faiss()
         index = faiss.index_factory(self.embedding_dim, f"IDMap,RR{2 * pairs},PQ{pairs}x4fs", faiss.METRIC_INNER_PRODUCT)
         sql = "SELECT id, embedding FROM recordings WHERE id % max(1, (SELECT max(id) FROM recordings) / ?) = 0"
         with self._transaction() as db:
             index.train(self._arrays(db.execute(sql, (LEARNED_FROM,)).fetchall())[1])
         return index
 
-    def _add_after(self, last: int, index: faiss.Index) -> int:
+    def _add_after(self, last: int, index: "faiss.Index") -> int:
         """Add all recordings after an id to an index, and return the last one's."""
         sql = "SELECT id, embedding FROM recordings WHERE id > ? ORDER BY id LIMIT ?"
         with tqdm(desc="index", unit="recording", disable=None) as progress:
@@ -438,9 +457,9 @@ class Gallery:
                 progress.update(len(ids))
 
     @staticmethod
-    def _save_index(index: faiss.Index, path: Path) -> str:
+    def _save_index(index: "faiss.Index", path: Path) -> str:
         """Write an index to disk for good, and return its digest."""
-        content = faiss.serialize_index(index).tobytes()
+        content = _faiss().serialize_index(index).tobytes()
         with path.open("wb") as file:
             file.write(content)
             file.flush()
