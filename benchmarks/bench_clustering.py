@@ -53,7 +53,7 @@ def quality(folders: list[Path]) -> None:
     one, tenth = embedder.thresholds[0.01], embedder.thresholds[0.001]
     choices = {"1 %": one, "0.1 %": tenth, "range": threshold_range(embedder.thresholds)}
     stores = [FeatureStore(folder) for folder in folders]
-    parts = [(embed_store(store, embedder.model, BATCH_S), store.speaker_ids.astype(str)) for store in stores]
+    parts = [(embed_store(store, embedder, BATCH_S), store.speaker_ids.astype(str)) for store in stores]
     corpora = [(folder.name, *part) for folder, part in zip(folders, parts, strict=True)]
     if len(corpora) > 1:
         corpora.append(("all together", *(np.concatenate(part) for part in zip(*parts, strict=True))))

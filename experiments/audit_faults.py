@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="times, each from another seed")
     parser.add_argument("--seed", type=int, default=0, help="the first of them")
     arguments = parser.parse_args()
-    model = SpeakerEmbedder.load(arguments.model).model
+    model = SpeakerEmbedder.load(arguments.model)
     settings = load_params().audit
 
     def listen(samples: NDArray[np.float32]) -> Heard:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from experiments.peers import Figures, measure
 from speakerprint.audio.dimensions import FRAMES_PER_SECOND
 from speakerprint.corpora.feature_store import FeatureStore
-from speakerprint.inference.embedder import find_model
+from speakerprint.inference.model_folder import find_model
 from speakerprint.inference.vectors import unit_vectors
 from speakerprint.model.speaker_model import Bfloat16Model, SpeakerModel, native_bf16
 

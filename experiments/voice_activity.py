@@ -42,7 +42,7 @@ def main() -> None:
     recordings, clips = read_audio(arguments.audio)
     chosen = recordings.groupby("speaker_id").cumcount() < arguments.per_speaker
     untouched = SpeakerEmbedder.load(arguments.model)
-    embedders = {"untouched": untouched, "trimmed": SpeakerEmbedder(untouched.model, trim_silence=True)}
+    embedders = {"untouched": untouched, "trimmed": SpeakerEmbedder(untouched.network, trim_silence=True)}
     speakers, refused, rows = [], 0, []
     for recording, clip, keep in zip(recordings.itertuples(), clips, chosen, strict=True):
         if not keep:

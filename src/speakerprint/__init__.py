@@ -3,28 +3,31 @@
 >>> import speakerprint
 >>> embedder = speakerprint.load()
 >>> embedder.embed(waveform, sample_rate_hz=48_000).shape
-(256,)
+(128,)
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from speakerprint.errors import InputError
+
 if TYPE_CHECKING:
     from speakerprint.evaluation.calibrate import calibrate
     from speakerprint.inference.calibration import Calibration
     from speakerprint.inference.clustering import cluster
-    from speakerprint.inference.embedder import SpeakerEmbedder
+    from speakerprint.inference.embedder import SpeakerEmbedder, Verification, Window
     from speakerprint.inference.gallery import Gallery
 
     load = SpeakerEmbedder.load
 
-__all__ = ["Calibration", "Gallery", "SpeakerEmbedder", "calibrate", "cluster", "load"]
-__version__ = "0.1.0"
+__all__ = ["Calibration", "Gallery", "InputError", "SpeakerEmbedder", "Verification", "Window", "calibrate", "cluster", "load"]
 
-_MODULES = {  # imported on first use, so that a data stage does not wait for torch
+_MODULES = {  # imported on first use, so that nobody waits for what they do not use
     "Calibration": "inference.calibration",
     "Gallery": "inference.gallery",
     "SpeakerEmbedder": "inference.embedder",
+    "Verification": "inference.embedder",
+    "Window": "inference.embedder",
     "calibrate": "evaluation.calibrate",
     "cluster": "inference.clustering",
 }
@@ -33,6 +36,12 @@ _MODULES = {  # imported on first use, so that a data stage does not wait for to
 def __getattr__(name: str) -> Any:
     if name == "load":
         return __getattr__("SpeakerEmbedder").load
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("speakerprint")
     if name in _MODULES:
         return getattr(importlib.import_module(f"speakerprint.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from speakerprint.cli import main
+from speakerprint.inference.model_folder import describe, read_config, write_config
 from speakerprint.model import averaging, export
 from speakerprint.model.speaker_model import SpeakerModel
 from tests.helpers import tiny_model
@@ -17,10 +18,8 @@ from tests.helpers import tiny_model
 def folder(tmp_path):
     torch.manual_seed(0)
     settings = tiny_model(pooling="mean", embedding_dim=8, window_s=2.5)
-    SpeakerModel(settings).save(tmp_path / "model", "5eed")
-    config = json.loads((tmp_path / "model/config.json").read_text())
     made = {"thresholds": {"0.01": 0.25}, "thresholds_from": "french", "commit": "c0ffee"}
-    (tmp_path / "model/config.json").write_text(json.dumps(config | made))
+    SpeakerModel(settings).save(tmp_path / "model", "5eed", **made)
     return tmp_path / "model"
 
 
@@ -42,9 +41,8 @@ def test_info_says_what_the_model_is_and_where_it_came_from(run, folder):
     for said in ("2.5 s", "8 numbers", "0.250 at 1.0% false accepts (chosen on french)", "commit c0ffee, run 5eed", "not stated"):
         assert said in " ".join(printed.split())
     found = json.loads(run("info", "--model", folder, "--json"))
-    assert found == export.describe(folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"run": "of [/b] models"}))
+    assert found == describe(folder)
+    write_config(folder, read_config(folder) | {"run": "of [/b] models"})
     assert "run of [/b] models" in " ".join(run("info", "--model", folder).split())
 
 
@@ -55,7 +53,7 @@ def test_export_writes_onnx_and_says_how_near_it_is(run, folder, tmp_path, monke
 
     monkeypatch.setattr(export, "export_onnx", export_onnx)  # which has its own tests, and takes its time
     printed = run("export", "--format", "onnx", "--output", tmp_path / "it.onnx", "--model", folder)
-    assert printed == f"{tmp_path}/it.onnx: 1.2 MB, within 3e-07 of the model under ONNX Runtime\n"
+    assert printed == f"{tmp_path}/it.onnx: 1.2 MB, within 3e-07 of the embedder's embeddings\n"
 
 
 def test_export_writes_a_folder_and_pushes_it_where_asked(run, folder, tmp_path, monkeypatch):
@@ -63,7 +61,7 @@ def test_export_writes_a_folder_and_pushes_it_where_asked(run, folder, tmp_path,
     arguments = ["export", "--format", "huggingface", "--output", tmp_path / "hub", "--model", folder]
     printed = run(*arguments, "--license", "cc0-1.0", "--push", "a/b")
     files, address = printed.splitlines()
-    assert files == f"{tmp_path}/hub: README.md, config.json, model.safetensors"
+    assert files == f"{tmp_path}/hub: README.md, config.json, model.onnx, model.safetensors"
     assert address == "https://hub.example/a/b from hub"
     assert json.loads(run("info", "--model", tmp_path / "hub", "--json"))["license"] == "cc0-1.0"
 

@@ -1,6 +1,5 @@
 """The public API."""
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,6 +11,8 @@ import speakerprint
 from speakerprint import SpeakerEmbedder, calibrate
 from speakerprint.audio.resample import resample
 from speakerprint.errors import InputError
+from speakerprint.inference import network
+from speakerprint.inference.model_folder import SHIPPED
 from speakerprint.model.speaker_model import SpeakerModel
 from tests.helpers import tiny_model
 
@@ -20,7 +21,7 @@ from tests.helpers import tiny_model
 def embedder(tmp_path) -> SpeakerEmbedder:
     torch.manual_seed(0)
     SpeakerModel(tiny_model()).save(tmp_path / "model", "a run")
-    return SpeakerEmbedder.load(tmp_path / "model", precision="float32")
+    return SpeakerEmbedder.load(tmp_path / "model")
 
 
 def tone(seconds=1.0, sample_rate_hz=16_000, seed=0):
@@ -36,11 +37,13 @@ def test_an_embedding_is_a_unit_vector(embedder):
 
 
 def test_the_id_of_a_model_says_what_embeds(embedder, tmp_path):
-    again = SpeakerEmbedder.load(tmp_path / "model")
-    assert again.model_id == embedder.model_id and len(embedder.model_id) == 16
+    model = SpeakerModel.load(tmp_path / "model")
+    model.save(tmp_path / "again", "another run", thresholds={0.01: 0.3})
+    assert SpeakerEmbedder.load(tmp_path / "again").model_id == embedder.model_id and len(embedder.model_id) == 16
     with torch.no_grad():
-        again.model.projection[2].bias[0] += 1e-3
-    assert SpeakerEmbedder(again.model).model_id != embedder.model_id
+        next(model.projection.parameters()).view(-1)[0] += 1e-3
+    model.save(tmp_path / "changed", "a run")
+    assert SpeakerEmbedder.load(tmp_path / "changed").model_id != embedder.model_id
 
 
 def test_stereo_and_integers_are_the_same_recording(embedder):
@@ -106,35 +109,50 @@ def test_threads_share_an_embedder(embedder):
     np.testing.assert_array_equal(together, 3 * alone)
 
 
-@pytest.mark.parametrize("batch_on_cpu", [1, 2, 4])
-def test_files_give_what_they_give_alone_in_bfloat16_too(tmp_path, embedder, monkeypatch, batch_on_cpu):
-    monkeypatch.setattr(speakerprint.inference.embedder, "BATCH_ON_CPU", batch_on_cpu)
-    waves = [tone(seconds, seed=i) for i, seconds in enumerate([2.0, 0.5, 1.0, 1.5, 0.7])]
+@pytest.mark.parametrize("at_once", [1, 2, 4])
+def test_files_give_what_they_give_alone(tmp_path, embedder, monkeypatch, at_once):
+    monkeypatch.setattr(network, "WINDOWS_AT_ONCE", {"cpu": at_once})
+    monkeypatch.setattr(speakerprint.inference.embedder, "FILES_AT_ONCE", 3)
+    waves = [tone(seconds, seed=i) for i, seconds in enumerate([2.0, 0.5, 1.0, 1.0, 0.7])]
     for i, wave in enumerate(waves):
         soundfile.write(tmp_path / f"{i}.wav", wave, 16_000, subtype="FLOAT")
-    rounded = SpeakerEmbedder.load(tmp_path / "model", precision="bfloat16")
-    found = rounded.embed_files([tmp_path / f"{i}.wav" for i in range(5)])
-    np.testing.assert_allclose(found, [rounded.embed(wave, 16_000) for wave in waves], atol=1e-3)
-    assert 0 < np.abs(found - [embedder.embed(wave, 16_000) for wave in waves]).max() < 0.01  # another precision, the same voice
+    found = SpeakerEmbedder.load(tmp_path / "model").embed_files([tmp_path / f"{i}.wav" for i in range(5)])
+    np.testing.assert_allclose(found, [embedder.embed(wave, 16_000) for wave in waves], atol=1e-5)
 
 
-@pytest.mark.parametrize(("native", "same_as"), [(True, "bfloat16"), (False, "float32")])
-def test_a_processor_that_computes_in_bfloat16_does_so_unless_told_otherwise(embedder, tmp_path, monkeypatch, native, same_as):
-    monkeypatch.setattr(speakerprint.inference.embedder, "native_bf16", lambda device_type: native)
-    by_default, told = (SpeakerEmbedder.load(tmp_path / "model", precision=one) for one in ("auto", same_as))
-    np.testing.assert_array_equal(by_default.embed(tone(), 16_000), told.embed(tone(), 16_000))
-    assert (by_default.embed(tone(), 16_000) != embedder.embed(tone(), 16_000)).any() == native
+@pytest.mark.parametrize("layer_combination", ["concatenate", "last"])
+@pytest.mark.parametrize("pooling", ["mean", "attentive_statistics"])
+@pytest.mark.parametrize("projection", ["discriminant", "mlp"])
+@pytest.mark.parametrize("half", [False, True])
+def test_onnx_runtime_embeds_any_model_and_any_length_as_torch_does(tmp_path, layer_combination, pooling, projection, half):
+    torch.manual_seed(0)
+    kind = {"layer_combination": layer_combination, "pooling": pooling, "projection": projection}
+    SpeakerModel(tiny_model(layers=2, window_s=0.5, **kind)).save(tmp_path, "a run", half=half)
+    clips = [np.random.default_rng(n).normal(size=(n, 80)).astype(np.float32) for n in (1, 2, 49, 50, 51, 100, 130)]
+    found, expected = SpeakerEmbedder.load(tmp_path).embed_frames(clips), SpeakerModel.load(tmp_path).embed_frames(clips)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-3)
 
 
-def test_the_precision_leaves_the_model_and_its_id_as_they_are(embedder, tmp_path):
-    rounded = SpeakerEmbedder.load(tmp_path / "model", precision="bfloat16")
-    assert rounded.model_id == embedder.model_id
-    assert {tensor.dtype for tensor in rounded.model.state_dict().values() if tensor.is_floating_point()} == {torch.float32}
+def test_the_shipped_model_gives_the_scores_that_torch_gives():
+    clips = [np.random.default_rng(n).normal(size=(n, 80)).astype(np.float32) for n in (100, 399, 401, 1000)]
+    found, expected = SpeakerEmbedder.load().embed_frames(clips), SpeakerModel.load(SHIPPED).embed_frames(clips)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-3)
 
 
-def test_another_precision_is_refused(embedder):
-    with pytest.raises(InputError, match="the precision is 'int4', expected one of auto, float32, bfloat16"):
-        SpeakerEmbedder(embedder.model, precision="int4")
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [("tpu", "the device is 'tpu', expected one of auto, cpu, cuda"), ("cuda", "has no CUDA; .* pip install onnxruntime-gpu")],
+)
+def test_a_device_that_is_not_there_is_refused_with_the_remedy(embedder, tmp_path, device, message):
+    with pytest.raises(InputError, match=message):
+        SpeakerEmbedder.load(tmp_path / "model", device)
+
+
+def test_auto_is_the_cpu_where_there_is_no_gpu(embedder, tmp_path):
+    found = SpeakerEmbedder.load(tmp_path / "model", "auto").embed(tone(), 16_000)
+    np.testing.assert_array_equal(found, embedder.embed(tone(), 16_000))
 
 
 def in_chunks(wave, size):
@@ -249,20 +267,5 @@ def test_a_calibration_brings_its_own_threshold_and_what_the_score_is_worth(embe
 
 
 def test_thresholds_come_with_the_model(tmp_path, embedder):
-    config = json.loads((tmp_path / "model/config.json").read_text())
-    (tmp_path / "model/config.json").write_text(json.dumps({**config, "thresholds": {"0.01": 0.4}}))
-    assert SpeakerEmbedder.load(tmp_path / "model").thresholds == {0.01: 0.4}
-
-
-@pytest.mark.parametrize("thresholds", [[0.4], {"often": 0.4}, {"0.01": None}, {"0.01": "high"}])
-def test_thresholds_that_are_none_are_named(tmp_path, embedder, thresholds):
-    config = json.loads((tmp_path / "model/config.json").read_text())
-    (tmp_path / "model/config.json").write_text(json.dumps({**config, "thresholds": thresholds}))
-    with pytest.raises(InputError, match=r"config\.json: thresholds are to be a score for each false-accept rate"):
-        SpeakerEmbedder.load(tmp_path / "model")
-
-
-def test_without_the_shipped_model_the_folder_has_to_be_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(speakerprint.inference.embedder, "SHIPPED", tmp_path / "none")
-    with pytest.raises(InputError, match="name the folder of a model"):
-        SpeakerEmbedder.load()
+    SpeakerModel.load(tmp_path / "model").save(tmp_path / "judged", "a run", thresholds={"0.01": 0.4})
+    assert SpeakerEmbedder.load(tmp_path / "judged").thresholds == {0.01: 0.4}

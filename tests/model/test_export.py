@@ -16,8 +16,8 @@ from speakerprint.audio.log_mel import log_mel
 from speakerprint.audio.resample import resample
 from speakerprint.corpora.sources.espeak import ESPEAK_SAMPLE_RATE_HZ, speak
 from speakerprint.errors import InputError
-from speakerprint.inference.embedder import SHIPPED
-from speakerprint.model.export import WaveformModel, describe, export_huggingface, export_onnx, push
+from speakerprint.inference.model_folder import SHIPPED, describe
+from speakerprint.model.export import export_huggingface, export_onnx, push
 from speakerprint.model.speaker_model import SpeakerModel
 from tests.helpers import tiny_model
 
@@ -45,12 +45,13 @@ def own_model(tmp_path):
 @pytest.fixture(scope="module", params=["shipped", "other"])
 def exported(request, tmp_path_factory):
     torch.manual_seed(0)
-    model, thresholds = SpeakerModel(OTHER), {0.01: 0.5}
-    if request.param == "shipped":
-        model, thresholds = SpeakerModel.load(SHIPPED), SpeakerEmbedder.load().thresholds
-    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    assert export_onnx(SpeakerEmbedder(model, thresholds), path) < 1e-4
-    return SpeakerEmbedder(model, thresholds, precision="float32"), path
+    folder = SHIPPED
+    if request.param == "other":
+        folder = tmp_path_factory.mktemp("model")
+        SpeakerModel(OTHER).save(folder, "a run", thresholds={0.01: 0.5})
+    embedder, path = SpeakerEmbedder.load(folder), tmp_path_factory.mktemp("onnx") / "model.onnx"
+    assert export_onnx(embedder, path) < 1e-4
+    return embedder, path
 
 
 def test_onnx_runtime_embeds_speech_of_any_length_as_the_model_does(exported, speech):
@@ -78,12 +79,12 @@ def test_the_file_is_valid_and_says_whose_embeddings_it_gives(exported):
 
 @pytest.mark.parametrize("n", [1_600, 1_601, 1_759, 16_000, 48_123])
 @pytest.mark.parametrize("loudest_at_the_end", [False, True])
-def test_its_features_are_those_of_the_library(n, loudest_at_the_end):
+def test_its_features_are_those_of_the_library(exported, n, loudest_at_the_end):
+    embedder, path = exported
     waveform = np.random.default_rng(n).normal(scale=0.01, size=n).astype(np.float32)
     waveform[-40:] *= 100 if loudest_at_the_end else 0
-    with torch.inference_mode():
-        found = WaveformModel(SpeakerModel(OTHER)).log_mel(torch.from_numpy(waveform[None]))
-    np.testing.assert_allclose(found[0].T, log_mel(waveform), atol=1e-4)
+    (found,) = onnxruntime.InferenceSession(path).run(None, {"waveform": waveform[None]})
+    np.testing.assert_allclose(found, embedder.embed_frames([log_mel(waveform)]), atol=1e-4)
 
 
 # --- the Hugging Face hub -----------------------------------------------------------------------------------------------
@@ -131,7 +132,7 @@ def test_a_model_is_described_by_what_its_folder_says(own_model):
     model = SpeakerModel(OTHER)
     assert (found["layers"], found["embedding_dim"], found["window_s"]) == (1, 12, 30.0)
     assert found["parameters"] == sum(parameter.numel() for parameter in model.parameters())
-    assert found["bytes"] == (own_model / "model.safetensors").stat().st_size
+    assert found["bytes"] == sum((own_model / f"model.{kind}").stat().st_size for kind in ("safetensors", "onnx"))
     assert (found["run"], found["commit"], found["thresholds"]) == ("a run", None, {})
     assert describe()["commit"] == json.loads((SHIPPED / "config.json").read_text())["commit"]
     assert describe()["license"] == "apache-2.0"
@@ -149,10 +150,12 @@ def hub(tmp_path, monkeypatch):
         (tmp_path / "hub" / repo_id).mkdir(parents=True, exist_ok=exist_ok)
         return f"https://hub.example/{repo_id}"
 
-    def snapshot_download(repo_id, *, allow_patterns):
+    def snapshot_download(repo_id, *, revision, allow_patterns):
         if not (tmp_path / "hub" / repo_id).is_dir():
             raise FileNotFoundError("404")
-        assert {"config.json", "model.safetensors"} <= set(allow_patterns)
+        assert {"config.json", "model.onnx", "model.safetensors"} <= set(allow_patterns)
+        if revision not in (None, "v2"):
+            raise FileNotFoundError(f"no revision {revision}")
         return str(tmp_path / "hub" / repo_id)
 
     monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload_folder)
@@ -166,6 +169,9 @@ def test_what_is_pushed_to_the_hub_is_loaded_from_it_by_name(own_model, tmp_path
     export_huggingface(own_model, tmp_path / "out")
     assert push(tmp_path / "out", "somebody/voices") == "https://hub.example/somebody/voices"
     assert speakerprint.load("somebody/voices").model_id == SpeakerEmbedder.load(own_model).model_id
+    assert speakerprint.load("somebody/voices@v2").model_id == SpeakerEmbedder.load(own_model).model_id
+    with pytest.raises(InputError, match="no revision v3"):
+        speakerprint.load("somebody/voices@v3")
 
 
 @pytest.mark.usefixtures("hub")
@@ -200,4 +206,4 @@ def test_from_the_real_hub_a_repository_is_downloaded_and_found_to_hold_another_
         speakerprint.load("hf-internal-testing/tiny-random-WhisperModel")
     if "can be had" in str(caught.value):
         pytest.skip(str(caught.value))
-    assert "has format None, expected 'speakerprint-1'" in str(caught.value)
+    assert "has format None, expected 'speakerprint-2'" in str(caught.value)

@@ -177,7 +177,7 @@ def evaluate_command(
     from speakerprint import SpeakerEmbedder
     from speakerprint.evaluation.own_recordings import evaluate_recordings
 
-    found, left_out = evaluate_recordings(table, SpeakerEmbedder.load(model).model)
+    found, left_out = evaluate_recordings(table, SpeakerEmbedder.load(model))
     for bad in left_out:
         typer.echo(f"warning: {bad['location']} is left out: {bad['reason']}", err=True)
     figures = found.metrics | found.details

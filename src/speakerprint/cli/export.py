@@ -1,6 +1,5 @@
 """Models: the mean of several, one to ship, one for elsewhere, and what is known of one."""
 
-import logging
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -42,9 +41,8 @@ def export_command(
         from speakerprint import SpeakerEmbedder
         from speakerprint.model.export import export_onnx
 
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision, which nothing here needs, is missing
         difference = export_onnx(SpeakerEmbedder.load(model), output)
-        typer.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB, within {difference:.0e} of the model under ONNX Runtime")
+        typer.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB, within {difference:.0e} of the embedder's embeddings")
         return
     from speakerprint.model.export import export_huggingface
     from speakerprint.model.export import push as push_to_hub
@@ -120,7 +118,7 @@ def info(model: ModelFolder = None, as_json: AsJson = False) -> None:
     - `speakerprint info`
     - `speakerprint info --model models/speakerprint --json`
     """
-    from speakerprint.model.export import describe
+    from speakerprint.inference.model_folder import describe
 
     found = describe(model)
     if as_json:
@@ -138,7 +136,7 @@ def info(model: ModelFolder = None, as_json: AsJson = False) -> None:
         "encoder layers": found["layers"],
         "embedding": f"{found['embedding_dim']} numbers",
         "window": f"{found['window_s']:g} s",
-        "parameters": f"{found['parameters']:,}",
+        "parameters": f"{found['parameters']:,}" if found["parameters"] else "not stated",
         "size": f"{found['bytes'] / 1e6:.1f} MB",
         "thresholds": f"{thresholds} (chosen on {found['thresholds_from']})" if thresholds else "none",
         "made by": made.format(**found),

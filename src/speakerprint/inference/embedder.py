@@ -1,19 +1,13 @@
 """The public way to use a trained model: waveforms and files in, embeddings out."""
 
-import hashlib
-import json
 import math
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import soxr
-import torch
 from tqdm import tqdm
 
 from speakerprint.audio.decode import decode
@@ -22,18 +16,16 @@ from speakerprint.audio.log_mel import log_mel
 from speakerprint.audio.resample import resample
 from speakerprint.audio.voice_activity import NoSpeech, require_speech, trim_silence
 from speakerprint.errors import InputError
-from speakerprint.model.speaker_model import Bfloat16Model, SpeakerModel, native_bf16
+from speakerprint.inference.model_folder import find_model
+from speakerprint.inference.network import Network
+from speakerprint.runtime import Device
 
 if TYPE_CHECKING:
     from speakerprint.inference.calibration import Calibration
 
 MIN_DURATION_S = 0.1
 LOUDEST = 2.0**31  # of samples that are no integers: those of 32 bits, unscaled; the power of far louder ones overflows
-BATCH, BATCH_ON_CPU = 16, 4  # recordings; of more, what lies between the layers does not fit into a processor's cache
-SHIPPED = Path(__file__).parents[1] / "models/speakerprint-base"  # in the package
-MODEL_FILES = ["README.md", "config.json", "model.safetensors", "params.yaml"]
-Precision = Literal["auto", "float32", "bfloat16"]
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name
+FILES_AT_ONCE = 256  # decoded, then embedded: what memory holds
 
 
 class Verification(NamedTuple):
@@ -59,30 +51,6 @@ class Window(NamedTuple):
     embedding: np.ndarray
 
 
-def find_model(name_or_folder: str | Path | None = None) -> Path:
-    """The folder of a model: by default the shipped one, of `owner/name` its copy from the Hugging Face hub, else as given.
-
-    What stands in a folder that exists, such as `models/mine`, is never looked for on the hub. Raises InputError where the
-    shipped model is not there, or the hub does not give the model.
-    """
-    if name_or_folder is None:
-        if not SHIPPED.is_dir():
-            raise InputError(f"the shipped model is in the repository, and {SHIPPED} is not there; name the folder of a model")
-        return SHIPPED
-    folder = Path(name_or_folder)
-    if folder.parent.is_dir() or not HUB_ID.fullmatch(folder.as_posix()):
-        return folder
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(folder.as_posix(), allow_patterns=MODEL_FILES))
-    except Exception as error:  # of the hub client's HTTP library, whichever that is
-        raise InputError(
-            f"there is no folder {folder}, and no such model can be had from the Hugging Face hub: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-
-
 class SpeakerEmbedder:
     """Speaker embeddings from a trained model.
 
@@ -93,68 +61,43 @@ class SpeakerEmbedder:
     Threads may share one.
     """
 
-    def __init__(
-        self,
-        model: SpeakerModel,
-        thresholds: dict[float, float] | None = None,
-        trim_silence: bool = False,
-        require_speech: bool = False,
-        precision: Precision = "auto",
-    ):
-        """thresholds: the score to reach for each false-accept rate, where the model has been given some.
-
-        require_speech: refuse a recording with less than 0.5 s of speech (see voice_activity). trim_silence: that, and embed the
-        part from the first speech to the last. precision: what the encoder computes in; auto is bfloat16 on a processor that
-        does so itself, float32 elsewhere. Raises InputError for another precision.
-        """
-        if precision not in get_args(Precision):
-            raise InputError(f"the precision is {precision!r}, expected one of {', '.join(get_args(Precision))}")
-        device_type = model.device.type
-        if precision == "auto":
-            precision = "bfloat16" if device_type == "cpu" and native_bf16(device_type) else "float32"
-        self.model = model.eval()  # as it was trained: of it is the id, and it is what is exported and evaluated
-        self._embeds_with = Bfloat16Model(model) if precision == "bfloat16" else self.model
-        self.thresholds = thresholds or {}
+    def __init__(self, network: Network, trim_silence: bool = False, require_speech: bool = False):
+        """require_speech: refuse a recording with less than 0.5 s of speech (see voice_activity). trim_silence: that, and embed
+        the part from the first speech to the last."""
+        self.network = network
+        self.thresholds = dict(network.model.thresholds)  # the score to reach for each false-accept rate
         self.trim_silence, self.require_speech = trim_silence, require_speech
-
-    @cached_property
-    def model_id(self) -> str:
-        """Digest of what decides an embedding, settings and weights: 16 hex digits. Embeddings of two ids are never compared."""
-        digest = hashlib.sha256(json.dumps(self.model.settings.model_dump(), sort_keys=True).encode())
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(f"{name} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
 
     @classmethod
     def load(
         cls,
         name_or_folder: str | Path | None = None,
-        device: str | torch.device = "cpu",
+        device: Device = "cpu",
         trim_silence: bool = False,
         require_speech: bool = False,
-        precision: Precision = "auto",
     ) -> "SpeakerEmbedder":
         """Load a model folder as `train` writes it, `owner/name` from the Hugging Face hub, or by default the shipped model.
 
-        trim_silence, require_speech, precision: as of the constructor. Raises InputError if there is none.
+        `owner/name@revision` is that commit, tag or branch. device: "cpu", "cuda", or "auto", which is a GPU where ONNX Runtime
+        can use one. trim_silence, require_speech: as of the constructor.
+        Raises InputError if there is no such model, it is damaged, or the device is not there.
         """
-        folder = find_model(name_or_folder)
-        model = SpeakerModel.load(folder).to(device)
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        try:
-            thresholds = {float(rate): float(score) for rate, score in config.get("thresholds", {}).items()}
-        except (AttributeError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{folder}/config.json: thresholds are to be a score for each false-accept rate, as "
-                f'{{"0.01": 0.4}} ({error}); mend them or make the model again'
-            ) from None
-        return cls(model, thresholds, trim_silence, require_speech, precision)
+        return cls(Network(find_model(name_or_folder), device), trim_silence, require_speech)
+
+    @property
+    def model_id(self) -> str:
+        """Digest of what decides an embedding, settings and weights: 16 hex digits. Embeddings of two ids are never compared."""
+        return self.network.model.model_id
 
     @property
     def embedding_dim(self) -> int:
         """Length of an embedding."""
-        return self.model.settings.embedding_dim
+        return self.network.model.embedding_dim
+
+    def __repr__(self) -> str:
+        return (
+            f"SpeakerEmbedder({str(self.network.model.path)!r}, model_id={self.model_id!r}, embedding_dim={self.embedding_dim})"
+        )
 
     def embed(self, waveform: np.ndarray, sample_rate_hz: int) -> np.ndarray:
         """Embed one recording.
@@ -164,22 +107,24 @@ class SpeakerEmbedder:
         Raises InputError for a recording under 0.1 s, digital silence, values that are not finite, another shape, or a rate
         that is not positive.
         """
-        return self._embeds_with.embed_frames([log_mel(self._prepare(waveform, sample_rate_hz, "waveform"))])[0]
+        return self.embed_frames([log_mel(self._prepare(waveform, sample_rate_hz, "waveform"))])[0]
+
+    def embed_frames(self, clips: Sequence[np.ndarray]) -> np.ndarray:
+        """Embed log-mel features, each (frames, 80), as `log_mel` gives them: (clips, embedding_dim) float32 of unit length."""
+        return self.network.embed_frames(clips)
 
     def embed_files(self, paths: Sequence[str | Path]) -> np.ndarray:
-        """Embed audio files of any format that libsndfile or PyAV reads, in batches of similar length.
+        """Embed audio files of any format that libsndfile or PyAV reads, windows of one length together.
 
         Returns (len(paths), embedding_dim) float32, in the order of the paths.
         Raises InputError naming the file that is missing, cannot be decoded, is silent, or is too short.
         """
-        with ThreadPoolExecutor() as pool:
-            frames = list(tqdm(pool.map(self._read, paths), "decode", len(paths), unit="file", disable=None))
-        embeddings = np.empty((len(frames), self.embedding_dim), dtype=np.float32)
-        by_length = np.argsort([len(clip) for clip in frames], kind="stable")
-        size = BATCH_ON_CPU if self.model.device.type == "cpu" else BATCH
-        for start in tqdm(range(0, len(frames), size), desc="embed", unit="batch", disable=None):
-            chosen = by_length[start : start + size]
-            embeddings[chosen] = self._embeds_with.embed_frames([frames[index] for index in chosen])
+        embeddings = np.empty((len(paths), self.embedding_dim), dtype=np.float32)
+        with ThreadPoolExecutor() as pool, tqdm(desc="embed", total=len(paths), unit="file", disable=None) as progress:
+            for start in range(0, len(paths), FILES_AT_ONCE):
+                frames = list(pool.map(self._read, paths[start : start + FILES_AT_ONCE]))
+                embeddings[start : start + len(frames)] = self.embed_frames(frames)
+                progress.update(len(frames))
         return embeddings
 
     def threshold(self, false_accept_rate: float, calibration: "Calibration | None" = None) -> float:
@@ -223,7 +168,7 @@ class SpeakerEmbedder:
         and not the first. A window that is silent (see `embed`) is left out.
         Raises InputError for a step that is not within (0, window_s], and for chunks or a recording that `embed` refuses.
         """
-        window_s = self.model.settings.window_s if window_s is None else window_s
+        window_s = self.network.model.window_s if window_s is None else window_s
         step_s = window_s / 2 if step_s is None else step_s
         length, step = round(window_s * SAMPLE_RATE_HZ), round(step_s * SAMPLE_RATE_HZ)
         if not 0 < step <= length:
@@ -292,6 +237,8 @@ def _mono(waveform: np.ndarray, sample_rate_hz: int, name: str) -> np.ndarray:
 
 def _resampled(chunks: Iterable[np.ndarray], sample_rate_hz: int) -> Iterator[np.ndarray]:
     """A stream's chunks at 16 kHz, without a seam between them."""
+    import soxr
+
     resampler = None
     for chunk in chunks:
         samples = _mono(chunk, sample_rate_hz, "chunk")

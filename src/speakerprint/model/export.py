@@ -3,20 +3,19 @@
 import json
 import re
 import shutil
-import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from transformers import WhisperFeatureExtractor
+import onnx
 
-from speakerprint.audio.dimensions import FRAMES_PER_SECOND, N_MELS, SAMPLE_RATE_HZ
+from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
 from speakerprint.errors import InputError
-from speakerprint.inference.embedder import MIN_DURATION_S, MODEL_FILES, SHIPPED, SpeakerEmbedder, find_model
-from speakerprint.model.speaker_model import SpeakerModel
+from speakerprint.inference.embedder import MIN_DURATION_S, SpeakerEmbedder
+from speakerprint.inference.model_folder import FORMAT, MODEL_FILES, WEIGHTS, find_model, read_config, read_model, stated_licence
+from speakerprint.model.onnx_graph import build_waveform_graph
+from speakerprint.params.model import Model
+from speakerprint.runtime import open_session
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
@@ -45,130 +44,53 @@ To be written by who trained it: on which recordings, how well it tells speakers
 """
 
 
-class WaveformModel(nn.Module):
-    """`SpeakerEmbedder.embed` as one graph, log-mel features and windows included, for recordings of one length."""
+def export_onnx(embedder: SpeakerEmbedder, path: str | Path) -> float:
+    """Write an ONNX graph from `waveform`, (batch, samples) float32 at 16 kHz, to `embedding`, (batch, embedding_dim).
 
-    kernels: Tensor
-    mel: Tensor
-
-    def __init__(self, model: SpeakerModel):
-        super().__init__()
-        self.model = model.eval()
-        self.window = round(model.settings.window_s * FRAMES_PER_SECOND)
-        extractor = WhisperFeatureExtractor(feature_size=N_MELS)
-        self.n_fft, self.hop = extractor.n_fft, extractor.hop_length
-        # a Fourier transform of each frame, as a convolution: every runtime has that, and few a fast one of 400 samples
-        sample, frequency = np.arange(self.n_fft), np.arange(self.n_fft // 2 + 1)[:, None]
-        phase = 2 * np.pi * (sample * frequency % self.n_fft) / self.n_fft
-        hann = 0.5 - 0.5 * np.cos(2 * np.pi * sample / self.n_fft)
-        kernels = np.concatenate([hann * np.cos(phase), hann * np.sin(phase)])[:, None]
-        self.register_buffer("kernels", torch.from_numpy(kernels.astype(np.float32)))
-        self.register_buffer("mel", torch.from_numpy(extractor.mel_filters.T.astype(np.float32)))
-
-    def log_mel(self, waveform: Tensor) -> Tensor:
-        """`features.log_mel` of (batch, samples): (batch, 80, frames), frames = ceil(samples / 160)."""
-        n_frames = (waveform.shape[1] + self.hop - 1) // self.hop
-        before = waveform[:, 1 : self.n_fft // 2 + 1].flip(1)  # its reflection; what follows it is silence
-        framed = F.pad(torch.cat([before, waveform], dim=1), (0, self.n_fft + self.n_fft // 2))
-        real, imaginary = F.conv1d(framed[:, None], self.kernels, stride=self.hop)[:, :, :-1].chunk(2, dim=1)
-        log = (self.mel @ (real.square() + imaginary.square())).clamp(min=1e-10).log10()
-        loudest = log.amax(dim=(1, 2), keepdim=True)
-        return (torch.maximum(log, loudest - 8.0)[:, :, :n_frames] + 4.0) / 4.0
-
-    def forward(self, waveform: Tensor) -> Tensor:
-        """Embed (batch, samples) at 16 kHz, at least 0.1 s: (batch, embedding_dim) of unit length."""
-        features = self.log_mel(waveform)
-        n_frames = features.shape[2]
-        count = (n_frames + self.window - 1) // self.window
-        length = torch.sym_min(n_frames, self.window)
-        step = (n_frames - length) / torch.sym_max(count - 1, 1)
-        starts = (torch.arange(count, dtype=torch.float64) * step).round().long()
-        parts = features[:, :, starts[:, None] + torch.arange(length)]  # (batch, mels, count, length)
-        embeddings = self.model(parts.transpose(1, 2).flatten(0, 1))
-        return F.normalize(embeddings.unflatten(0, (waveform.shape[0], count)).sum(dim=1))
-
-
-def _largest_difference(path: Path, model: SpeakerModel) -> float:
-    """Between ONNX Runtime's embeddings and the model's, of noise around the lengths where the number of windows changes."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    embedder = SpeakerEmbedder(model, precision="float32")
-    window = round(model.settings.window_s * SAMPLE_RATE_HZ)
-    rng = np.random.default_rng(0)
+    Both sizes are free; the recordings of a batch have one length, at least 0.1 s. Weights, features and windows are in it;
+    to resample, to mix to mono and to refuse silence is left to the caller.
+    Returns the largest difference between an entry of its embeddings and the embedder's, of noise of some lengths.
+    """
+    model, path = embedder.network.model, Path(path)
+    graph = build_waveform_graph(Model.model_validate(model.config["model"]), model.path / WEIGHTS)
+    onnx.load_external_data_for_model(graph, str(model.path))
+    for tensor in graph.graph.initializer:
+        tensor.ClearField("data_location")
+        tensor.ClearField("external_data")
+    onnx.helper.set_model_props(graph, {"model_id": model.model_id, "thresholds": json.dumps(embedder.thresholds)})
+    onnx.save(graph, path)
+    session = open_session(path)
+    window, rng = round(model.window_s * SAMPLE_RATE_HZ), np.random.default_rng(0)
     clips = [rng.normal(scale=0.1, size=n).astype(np.float32) for n in (SHORTEST, window, window + 1, 3 * window + 1000)]
     found = [session.run(None, {"waveform": clip[None]})[0][0] for clip in clips]
     return max(float(np.abs(a - embedder.embed(clip, SAMPLE_RATE_HZ)).max()) for a, clip in zip(found, clips, strict=True))
 
 
-def export_onnx(embedder: SpeakerEmbedder, path: str | Path) -> float:
-    """Write an ONNX graph from `waveform`, (batch, samples) float32 at 16 kHz, to `embedding`, (batch, embedding_dim).
-
-    It computes in float32, whatever the embedder does.
-    Both sizes are free; the recordings of a batch have one length, at least 0.1 s. Features and windows are in the graph; to
-    resample, to mix to mono and to refuse silence is left to the caller. Returns the largest difference between an entry of its
-    embeddings under ONNX Runtime and the model's, of noise of some lengths.
-    """
-    graph = WaveformModel(embedder.model).eval()
-    example = torch.zeros(2, 2 * round(embedder.model.settings.window_s * SAMPLE_RATE_HZ) + 1)
-    sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("samples", min=SHORTEST)}
-    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch's of itself
-        program = torch.onnx.export(
-            graph,
-            (example,),
-            input_names=["waveform"],
-            output_names=["embedding"],
-            dynamic_shapes={"waveform": sizes},
-            dynamo=True,
-            verbose=False,
-        )
-    assert program is not None
-    program.model.metadata_props["model_id"] = embedder.model_id
-    program.model.metadata_props["thresholds"] = json.dumps(embedder.thresholds)
-    program.save(path)
-    return _largest_difference(Path(path), embedder.model)
-
-
 # --- the Hugging Face hub -------------------------------------------------------------------------------------------
 
 
-def describe(name_or_folder: str | Path | None = None) -> dict[str, Any]:
-    """What is known of a model, see `SpeakerEmbedder.load`: id, shape, size, thresholds, licence, and what it came from."""
-    folder = find_model(name_or_folder)
-    embedder = SpeakerEmbedder.load(folder)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    settings = embedder.model.settings
-    return {
-        "model_id": embedder.model_id,
-        "folder": str(folder),
-        "layers": settings.layers,
-        "embedding_dim": settings.embedding_dim,
-        "window_s": settings.window_s,
-        "parameters": sum(parameter.numel() for parameter in embedder.model.parameters()),
-        "bytes": (folder / "model.safetensors").stat().st_size,
-        "thresholds": config.get("thresholds", {}),
-        "thresholds_from": config.get("thresholds_from"),
-        "commit": config.get("commit"),
-        "run": config["run"],
-        "license": _card(folder, None).data.get("license"),
-    }
-
-
 def export_huggingface(name_or_folder: str | Path | None, out: str | Path, license: str | None = None) -> None:
-    """Write a model as the folder that the hub shows and `SpeakerEmbedder.load` reads: config, weights, and a model card.
+    """Write a model as the folder that the hub shows and `SpeakerEmbedder.load` reads: config, weights, graph, and a model card.
 
     The card is the model's own README.md, or a short one; it gets the metadata that the hub searches by where it has none, and
-    loses its links to files of this repository. license: an SPDX id in lower case, by default what the card says.
-    Raises InputError if there is no such model, or `out` is a folder that holds something.
+    loses its links to files of this repository. license: an SPDX id in lower case, by default what the card says. A folder of an
+    earlier version is made one of this version, where torch is installed.
+    Raises InputError if there is no such model, it is damaged, or `out` is a folder that holds something.
     """
     folder, out = find_model(name_or_folder), Path(out)
-    SpeakerModel.load(folder)  # whole and of this version
+    earlier = read_config(folder).get("format") != FORMAT
+    if not earlier:
+        read_model(folder)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists and is not an empty folder; remove it, or name another")
     out.mkdir(parents=True, exist_ok=True)
     for name in MODEL_FILES:
         if (folder / name).is_file():
             shutil.copy(folder / name, out)
+    if earlier:
+        from speakerprint.model.migration import renew
+
+        renew(out)
     (out / "README.md").write_text(str(_card(folder, license)), encoding="utf-8")
 
 
@@ -198,7 +120,6 @@ def _card(folder: Path, license: str | None) -> "ModelCard":
     text = path.read_text(encoding="utf-8") if path.is_file() else CARD.format(name=folder.resolve().name)
     card = ModelCard(text if text.startswith("---") else f"---\n{{}}\n---\n\n{text}")
     card.text = OWN_LINK.sub(r"\1", card.text)
-    stated = card.data.get("license") or ("apache-2.0" if folder == SHIPPED else None)
-    for key, value in {**METADATA, **card.data.to_dict(), "license": license or stated}.items():
+    for key, value in {**METADATA, **card.data.to_dict(), "license": license or stated_licence(folder)}.items():
         setattr(card.data, key, value)
     return card

@@ -5,9 +5,11 @@ Shapes: log-mel features (batch, 80, frames) at 100 frames a second; the encoder
 the positions that exist.
 """
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +19,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from speakerprint.audio.dimensions import FRAMES_PER_SECOND, MAX_FRAMES
-from speakerprint.audio.log_mel import pad_batch
+from speakerprint.audio.dimensions import FRAMES_PER_SECOND, MAX_FRAMES, N_MELS
+from speakerprint.audio.log_mel import pad_batch, windows
 from speakerprint.errors import InputError
-from speakerprint.model.migration import FORMAT, migrate
+from speakerprint.inference.model_folder import FORMAT, WEIGHTS, read_config, read_model, write_config
+from speakerprint.inference.network import Network
+from speakerprint.model.migration import migrate
+from speakerprint.model.onnx_graph import write_onnx
 from speakerprint.model.whisper import DIMS, WhisperEncoder
 from speakerprint.params.model import Model
 
+TOLERANCE = 1e-4  # of an embedding's entries under ONNX Runtime
 FRAMES_AT_ONCE = 16 * MAX_FRAMES  # what a batch holds at most, however long the recordings are
 
 
@@ -36,15 +42,6 @@ def native_bf16(device_type: str | None = None) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     able = torch.cpu.get_capabilities()
     return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-
-
-def windows(clip: np.ndarray, n_frames: int) -> list[np.ndarray]:
-    """The fewest windows of `n_frames` frames that cover a clip, (frames, 80), spread evenly; a short clip is its own window."""
-    count = -(-len(clip) // n_frames)
-    if count <= 1:
-        return [clip]
-    starts = np.linspace(0, len(clip) - n_frames, count).round().astype(int)
-    return [clip[start : start + n_frames] for start in starts]
 
 
 def concatenate_layers(hidden: list[Tensor]) -> Tensor:
@@ -196,31 +193,62 @@ class SpeakerModel(nn.Module):
         )
         return F.normalize(sums).cpu().numpy()
 
-    def save(self, folder: str | Path, run: str) -> None:
-        """Write `model.safetensors` and `config.json` into the folder; `run` is the digest of what made it (see training)."""
+    def save(self, folder: str | Path, run: str, half: bool = False, **about: Any) -> None:
+        """Write a model folder: weights, the graph that inference runs, and `config.json` with the digests of both.
+
+        run: the digest of what made it (see training). half: weights in float16. about: whatever else `config.json` is to say.
+        Raises InputError for weights that are not finite, in float16 where that is asked for, and where ONNX Runtime's embeddings
+        of noise are not this model's.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / "model.safetensors")
-        config = {"format": FORMAT, "model": self.settings.model_dump(), "run": run}
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        if half:
+            weights = {name: tensor.half() for name, tensor in weights.items()}
+        if lost := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+            raise InputError(f"{lost[0]} has values that {'float16 cannot hold' if half else 'are not finite'}; train it again")
+        save_file(weights, folder / WEIGHTS)
+        write_onnx(self.settings, folder)
+        settings, parameters = self.settings.model_dump(), sum(parameter.numel() for parameter in self.parameters())
+        identity = {"model": settings, "model_id": model_id(settings, weights), "parameters": parameters}
+        write_config(folder, identity | {"run": run} | about)
+        difference = largest_difference(folder)
+        if not difference < TOLERANCE:
+            raise InputError(f"ONNX Runtime's embeddings of {folder} are {difference:.1e} from the model's, expected {TOLERANCE}")
 
     @classmethod
     def load(cls, folder: str | Path) -> "SpeakerModel":
-        """Load what `save` wrote, in `eval` mode. Raises InputError if the folder holds no such model."""
+        """Load what `save` wrote, in `eval` mode. Raises InputError if the folder holds no such model, or it is damaged."""
         folder = Path(folder)
+        config = read_config(folder)
+        if config.get("format") == FORMAT:
+            read_model(folder)  # those of before have no digests
         try:
-            config, weights = migrate(
-                json.loads((folder / "config.json").read_text(encoding="utf-8")),
-                load_file(folder / "model.safetensors"),
-                str(folder),
-            )
+            config, weights = migrate(config, load_file(folder / WEIGHTS), str(folder))
             model = cls(Model.model_validate(config["model"]))
             model.load_state_dict(weights)
         except FileNotFoundError as error:
             raise InputError(f"no model in {folder}: {error.filename} is missing; train one with `dvc repro`") from None
-        except (json.JSONDecodeError, KeyError, ValidationError, SafetensorError, RuntimeError) as error:
+        except (KeyError, ValidationError, SafetensorError, RuntimeError) as error:
             raise InputError(f"the model in {folder} is damaged or of another version ({error}); make it again") from None
         return model.eval()
+
+
+def model_id(settings: dict[str, Any], weights: dict[str, Tensor]) -> str:
+    """Digest of what decides an embedding: 16 hex digits. Embeddings of two ids are never compared."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.float().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def largest_difference(folder: str | Path) -> float:
+    """Between an entry of ONNX Runtime's embeddings and torch's, of a model folder and noise of some lengths."""
+    network, model = Network(folder), SpeakerModel.load(folder)
+    rng = np.random.default_rng(0)
+    clips = [rng.normal(size=(n_frames, N_MELS)).astype(np.float32) for n_frames in (1, 10, 101)]
+    return float(np.abs(network.embed_frames(clips) - model.embed_frames(clips)).max())
 
 
 class Bfloat16Model(SpeakerModel):

@@ -111,9 +111,7 @@ def read_corpus(corpus: str, embedder: SpeakerEmbedder) -> Voices:
 
     metrics = Path(f"metrics/{corpus}.json")
     evaluation = read_metrics(metrics, f"evaluate@{corpus}") if metrics.is_file() else None
-    return Voices(
-        corpus, ids, store.speaker_ids.astype(str), embed_store(store, embedder.model, toolkit.BATCH_S), audio, evaluation
-    )
+    return Voices(corpus, ids, store.speaker_ids.astype(str), embed_store(store, embedder, toolkit.BATCH_S), audio, evaluation)
 
 
 # --- what the page shows ------------------------------------------------------------------------------------------------

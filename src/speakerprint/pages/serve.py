@@ -38,7 +38,7 @@ MultiPartParser.spool_max_size = MAX_REQUEST_BYTES  # else uploads of more than 
 def reference_scores(corpus: str, embedder: SpeakerEmbedder) -> dict[str, Any]:
     """How an evaluation corpus of the project scores, for the page; a model without thresholds is given those of its trials."""
     store = FeatureStore(f"data/features/evaluate/{corpus}")
-    trials = score_trials(embed_store(store, embedder.model, BATCH_S), store.speaker_ids)
+    trials = score_trials(embed_store(store, embedder, BATCH_S), store.speaker_ids)
     if not embedder.thresholds:
         embedder.thresholds = {rate: trials.threshold_at(rate) for rate in FALSE_ACCEPT_RATES}
     return {"corpus": corpus, **score_histogram(trials)}

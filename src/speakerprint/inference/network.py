@@ -1,0 +1,59 @@
+"""A model's network at work: log-mel features in, embeddings out, by ONNX Runtime."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speakerprint.audio.dimensions import FRAMES_PER_SECOND
+from speakerprint.audio.log_mel import windows
+from speakerprint.errors import InputError
+from speakerprint.inference.model_folder import GRAPH, ModelFolder, read_model
+from speakerprint.runtime import Device, open_session
+
+WINDOWS_AT_ONCE = {"cpu": 4, "cuda": 64}  # of more, what lies between the layers does not fit into a processor's cache
+
+
+class Network:
+    """The network of a model folder. Threads may share one."""
+
+    def __init__(self, folder: str | Path, device: Device = "cpu"):
+        """device: auto is a GPU where ONNX Runtime can use one. Raises InputError as `read_model` and `open_session` do."""
+        self.model: ModelFolder = read_model(folder)
+        self._session = open_session(self.model.path / GRAPH, device)
+        self._at_once = WINDOWS_AT_ONCE["cuda" if "CUDAExecutionProvider" in self._session.get_providers() else "cpu"]
+
+    def embed_frames(self, clips: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Embed recordings of any length.
+
+        A recording longer than the model's window is heard in windows of that length, spread evenly over it, overlapping if need
+        be; its embedding is the direction of their mean. (Whisper adds to each frame where it stands: beyond the length of the
+        crops that a model was trained on, it would hear what it has never heard.) Windows of one length are run together, so
+        nothing is padded.
+
+        clips: each (frames, 80) log-mel features. Returns (clips, embedding_dim) float32 of unit length.
+        Raises InputError where the network's answer is no number.
+        """
+        parts, owner = [], []
+        for index, clip in enumerate(clips):
+            own = windows(clip, round(self.model.window_s * FRAMES_PER_SECOND))
+            parts += own
+            owner += [index] * len(own)
+        sums = np.zeros((len(clips), self.model.embedding_dim), np.float32)
+        for chosen in self._batches([len(part) for part in parts]):
+            features = np.stack([parts[index].T for index in chosen])
+            (rows,) = self._session.run(["embedding"], {"features": np.ascontiguousarray(features, dtype=np.float32)})
+            np.add.at(sums, [owner[index] for index in chosen], rows)
+        lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+        if not (np.isfinite(lengths) & (lengths > 0)).all():
+            raise InputError(f"the model in {self.model.path} gives embeddings that are not finite; get or make it again")
+        return sums / lengths
+
+    def _batches(self, lengths: list[int]) -> list[list[int]]:
+        """Indices of parts of one length, at most so many at once."""
+        of_length: dict[int, list[int]] = {}
+        for index, length in enumerate(lengths):
+            of_length.setdefault(length, []).append(index)
+        step = self._at_once
+        return [group[start : start + step] for group in of_length.values() for start in range(0, len(group), step)]
