@@ -23,7 +23,7 @@ from speakerprint.training.discriminant import Scatter
 from speakerprint.training.objective import Objective, place
 from speakerprint.training.validation import EMBEDDED_AT_ONCE, embed_crops
 
-GROUP_SPEAKERS = 64  # whose sums are kept at once, and among whom the speech in a view's background is found
+GROUP_SPEAKERS = 32  # whose sums are kept at once, and among whom the speech in a view's background is found
 SAVE_EVERY_S = 60.0
 
 
@@ -117,8 +117,9 @@ class DiscriminantStart:
 
     def __init__(self, objective: Objective, batches: StartBatches, folder: str | Path, run: str):
         self.objective, self.model, self.recipe = objective, objective.model, objective.recipe
-        self.batches, self.run, self.processes = batches, run, place()
-        self.numbers = [n for n, group in enumerate(batches.groups) if group % self.processes[1] == self.processes[0]]
+        self.batches, self.run = batches, run
+        self.process, self.processes = place()
+        self.numbers = [n for n, group in enumerate(batches.groups) if group % self.processes == self.process]
         device = self.model.device
         self.where = device if device.type != "mps" else torch.device("cpu")  # where there is float64
         self.width = self.model.pooling.out_width
@@ -126,7 +127,7 @@ class DiscriminantStart:
         self.sums = torch.zeros(GROUP_SPEAKERS, self.width, dtype=torch.float64, device=self.where)
         self.counts = torch.zeros(GROUP_SPEAKERS, dtype=torch.float64, device=self.where)
         self.done = 0  # of the numbers
-        self.state_path, self.means_path = (Path(folder) / f"start-{self.processes[0]}.{kind}" for kind in ("pt", "means"))
+        self.state_path, self.means_path = (Path(folder) / f"start-{self.process}.{kind}" for kind in ("pt", "means"))
 
     def find(self, accelerator: Accelerator) -> None:
         """Set the objective's projection and centres. Raises InputError if no speaker has two recordings."""
@@ -146,7 +147,7 @@ class DiscriminantStart:
         left = self.numbers[self.done :]
         saved = time.monotonic()
         sizes = [len(self.batches.chosen[number]) for number in self.numbers]
-        quiet = None if self.processes[0] == 0 else True
+        quiet = None if self.process == 0 else True
         bar = tqdm(total=sum(sizes), initial=sum(sizes[: self.done]), desc="discriminant analysis", unit="clip", disable=quiet)
         feed = read_ahead(self.batches, left, self.batches.reader.examples.data.in_memory, device)
         for number, batch in zip(left, feed, strict=True):
@@ -185,7 +186,7 @@ class DiscriminantStart:
 
     def share(self) -> None:
         """Add up what the processes have accumulated."""
-        if self.processes[1] == 1:
+        if self.processes == 1:
             return
         scatter = self.scatter
         counts = torch.tensor([scatter.rows, scatter.speakers], device=self.where)
@@ -197,9 +198,9 @@ class DiscriminantStart:
         """Start the projection from the discriminant analysis, which the first process does for all."""
         projection = self.model.projection
         assert isinstance(projection, DiscriminantProjection)
-        if self.processes[0] == 0:
+        if self.process == 0:
             projection.start(*self.scatter.discriminant(self.recipe.model.embedding_dim, self.recipe.discriminant.shrinkage))
-        if self.processes[1] > 1:
+        if self.processes > 1:
             for part in (*projection.parameters(), *projection.buffers()):
                 dist.broadcast(part, src=0)
 
@@ -219,7 +220,7 @@ class DiscriminantStart:
         self.state_path.parent.mkdir(parents=True, exist_ok=True)
         part = self.state_path.with_suffix(".part")
         kept = {"sums": self.sums, "counts": self.counts, "done": self.done, "scatter": self.scatter.state()}
-        torch.save({"run": self.run, "processes": self.processes[1], **kept}, part)
+        torch.save({"run": self.run, "processes": self.processes, **kept}, part)
         part.replace(self.state_path)
 
     def resume(self) -> None:
@@ -228,7 +229,8 @@ class DiscriminantStart:
             state: dict[str, Any] = torch.load(self.state_path, map_location="cpu", weights_only=True)
         except Exception:  # no file, or one cut short: torch raises many kinds
             return
-        if (state["run"], state["processes"]) != (self.run, self.processes[1]):
+        means_are_there = self.means_path.exists() or not state["scatter"]["speakers"]
+        if (state["run"], state["processes"]) != (self.run, self.processes) or not means_are_there:
             return
         self.sums, self.counts = (state[name].to(self.where) for name in ("sums", "counts"))
         self.done = state["done"]
