@@ -149,7 +149,7 @@ def test_what_was_changed_in_between_is_made_anew(corpus, monkeypatch, change):
         elif change == "a setting":
             settings = SETTINGS.model_copy(update={"engine": "resampy"})
         elif change == "the code":
-            monkeypatch.setattr(shards, "_code", lambda: "another version")
+            monkeypatch.setattr(shards, "code_digest", lambda *packages: "another version")
         else:
             selection = selection.iloc[:4]
         resample_corpus(selection, "run/audio", settings)
