@@ -201,12 +201,12 @@ class SpeakerModel(nn.Module):
         of noise are not this model's.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         if half:
             weights = {name: tensor.half() for name, tensor in weights.items()}
         if lost := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
             raise InputError(f"{lost[0]} has values that {'float16 cannot hold' if half else 'are not finite'}; train it again")
+        folder.mkdir(parents=True, exist_ok=True)
         save_file(weights, folder / WEIGHTS)
         write_onnx(self.settings, folder)
         settings, parameters = self.settings.model_dump(), sum(parameter.numel() for parameter in self.parameters())
