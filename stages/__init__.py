@@ -80,10 +80,7 @@ def put_back_outputs() -> None:
 
 
 def still_to_come(stage: str) -> list[str]:
-    """The corpora for which DVC will run a stage of this name after the one that it runs now; none for a stage run by hand.
-
-    What DVC has in its run cache it brings back, and does not run.
-    """
+    """The corpora for which DVC will run a stage of this name after the one that it runs now; none for a stage run by hand."""
     name = os.environ.get("DVC_STAGE")
     if name is None:
         return []
@@ -95,13 +92,17 @@ def still_to_come(stage: str) -> list[str]:
 
 
 def _will_run(repo: "Repo", stage: "Stage") -> bool:
+    """Whether DVC, once it comes to a stage, runs its command: what dvc.lock or the run cache has is brought back instead."""
     from dvc.dependency.base import DependencyDoesNotExistError
     from dvc.stage.cache import RunCacheNotFoundError
+    from dvc_data.hashfile.hash_info import HashInfo
 
-    if not stage.changed_stage() and stage.deps_cached() and all(out.exists for out in stage.outs):
-        return False
+    if not stage.changed_stage() and stage.deps_cached():
+        return not stage.outs_cached()
     try:
         stage.save_deps()
+        for out in stage.outs:  # what dvc.lock knows of them was made from other dependencies
+            out.hash_info = HashInfo()
         repo.stage_cache.restore(stage, dry=True)
     except (RunCacheNotFoundError, DependencyDoesNotExistError):
         return True

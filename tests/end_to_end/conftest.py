@@ -124,6 +124,6 @@ def project(first_project) -> Iterator[Project]:
     yield first_project
     for outputs in ("data", "models", "metrics"):
         shutil.rmtree(first_project.folder / outputs)
-    first_project.run("git", "checkout", "-q", ".")
+    first_project.run("git", "reset", "-q", "--hard")
     first_project.run("git", "clean", "-q", "-d", "-f")
     first_project.run("dvc", "checkout", "-q", "--force")
