@@ -39,7 +39,8 @@ def write_clips(folder: Path, n_clips: int) -> None:
         speaker, random = draw_speaker(1, "benchmark", number), np.random.default_rng(number)
         text = " ".join(random.permutation(WORDS))
         spoken = speak(f"{text}. {text}.", speaker.voice, rate_wpm=170, pitch=speaker.pitch, pitch_range=speaker.pitch_range)
-        scene = record(soxr.resample(spoken, ESPEAK_SAMPLE_RATE_HZ, SCENE_SAMPLE_RATE_HZ), speaker.tilt_db, random)
+        dry = soxr.resample(spoken, ESPEAK_SAMPLE_RATE_HZ, SCENE_SAMPLE_RATE_HZ)
+        scene = record(dry, speaker.tilt_db, np.zeros_like(dry), random)
         clip = np.resize(soxr.resample(scene, SCENE_SAMPLE_RATE_HZ, SAMPLE_RATE_HZ), SECONDS * SAMPLE_RATE_HZ)
         path = folder / f"clip{number:05d}.mp3"
         soundfile.write(path, clip, SAMPLE_RATE_HZ, bitrate_mode="VARIABLE", compression_level=0.9)

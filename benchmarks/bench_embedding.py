@@ -29,12 +29,14 @@ from benchmarks.side_by_side import row, take_turns
 from experiments.peers import REMEDY, load_campplus, load_resemblyzer
 from speakerprint import SpeakerEmbedder
 from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
+from speakerprint.audio.log_mel import log_mel
 from speakerprint.audio.resample import resample
 from speakerprint.corpora.feature_store import FeatureStore
 from speakerprint.corpora.sources.espeak import ESPEAK_SAMPLE_RATE_HZ, draw_speaker, speak
 from speakerprint.errors import InputError
 from speakerprint.evaluation.trials import equal_error_rate
-from speakerprint.model.speaker_model import Bfloat16Model
+from speakerprint.inference.embedder import find_model
+from speakerprint.model.speaker_model import Bfloat16Model, SpeakerModel
 
 DURATION_S = 7.7
 TEXT = "Seven small ships sailed past the old harbour while the keeper of the light was still asleep in his chair. "
@@ -82,10 +84,10 @@ def load_reference() -> Embed:
 
 
 def one_recording(embedder: SpeakerEmbedder, rounds: int, threads: int, wheels: Path) -> list[dict[str, Any]]:
-    in_float32 = SpeakerEmbedder.load(precision="float32")
+    in_torch = SpeakerModel.load(find_model())
     systems: dict[str, Embed] = {
         "ours": partial(embedder.embed, sample_rate_hz=SAMPLE_RATE_HZ),
-        "float32": partial(in_float32.embed, sample_rate_hz=SAMPLE_RATE_HZ),
+        "float32": lambda samples: in_torch.embed_frames([log_mel(samples)])[0],
     }
     loaders: dict[str, Callable[[], Embed]] = {
         "ONNX Runtime": partial(load_onnx, embedder, threads),
@@ -133,11 +135,11 @@ def many_recordings(embedder: SpeakerEmbedder, n_recordings: int, rounds: int) -
 
 def cost_of_bfloat16(folder: Path) -> pd.DataFrame:
     """The shipped model's errors, in %, over all pairs of a corpus's features in each precision, and how much changes."""
-    store, embedder = FeatureStore(folder), SpeakerEmbedder.load()
+    store, embedder, in_torch = FeatureStore(folder), SpeakerEmbedder.load(), SpeakerModel.load(find_model())
     pairs = np.triu_indices(len(store), 1)
     same = (store.speaker_ids[:, None] == store.speaker_ids)[pairs]
     columns, scores = {}, []
-    for name, model in {"float32": embedder.model, "bfloat16": Bfloat16Model(embedder.model)}.items():
+    for name, model in {"float32": in_torch, "bfloat16": Bfloat16Model(in_torch)}.items():
         embeddings = np.concatenate([model.embed_frames([store.frames(i).astype(np.float32)]) for i in range(len(store))])
         scores.append((embeddings @ embeddings.T)[pairs])
         columns[name] = {"EER": 100 * equal_error_rate(embeddings, store.speaker_ids)}

@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    exact, embedder = (SpeakerEmbedder.load(arguments.model, precision=one) for one in ("float32", "auto"))
+    exact = embedder = SpeakerEmbedder.load(arguments.model)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         export_onnx(embedder, path)

@@ -99,9 +99,10 @@ def test_cluster_does_as_it_is_told(speakerprint, voices, capsys, options, label
 
 def test_cluster_merges_down_to_the_threshold_of_a_calibration(speakerprint, recordings, tmp_path, capsys):
     speakerprint("calibrate", str(recordings), "--output", str(tmp_path / "own.json"), "--false-accept-rate", "0.2")
-    saved = json.loads((tmp_path / "own.json").read_text())
-    saved["thresholds"]["0.2"]["score"] = 0.99999
-    (tmp_path / "own.json").write_text(json.dumps(saved))
+    own = Calibration.load(tmp_path / "own.json")
+    own.model_copy(update={"thresholds": {0.2: own.thresholds[0.2].model_copy(update={"score": 0.99999})}}).save(
+        tmp_path / "own.json"
+    )
     capsys.readouterr()
     options = ["--calibration", str(tmp_path / "own.json"), "--json"]
     speakerprint("cluster", "anna/1.wav", "anna/2.wav", "--false-accept-rate", "0.2", *options)
@@ -120,8 +121,8 @@ def test_evaluate_gives_the_figures_of_the_pipeline(speakerprint, tmp_path, caps
             soundfile.write(tmp_path / "recordings" / speaker / f"{i}.wav", tone, 16_000)
     soundfile.write(tmp_path / "recordings/anna/silent.wav", np.zeros(16_000), 16_000)
     (tmp_path / "recordings/speakers.csv").write_text("speaker_id,gender,locale\nanna,female,de\nbert,male,de\n")
-    mean_of_each_band = type("Model", (), {"embed_frames": lambda self, clips: np.stack([clip.mean(axis=0) for clip in clips])})
-    monkeypatch.setattr(speakerprint.embedder, "model", mean_of_each_band(), raising=False)
+    mean_of_each_band = staticmethod(lambda clips: np.stack([clip.mean(axis=0) for clip in clips]))
+    monkeypatch.setattr(speakerprint.embedder, "embed_frames", mean_of_each_band, raising=False)
     with joblib.parallel_config(backend="threading"):  # workers would take seconds to start
         speakerprint("evaluate", str(tmp_path / "recordings"), "--output", str(tmp_path / "metrics.json"))
     said = capsys.readouterr()
@@ -160,8 +161,8 @@ def test_what_the_user_can_mend_is_a_message_and_status_2(speakerprint, tmp_path
     (tmp_path / "columns.csv").write_text("who,path\nanna,a.wav\n")
     (tmp_path / "twice.csv").write_text("speaker,path\nanna,a.wav\nbert,a.wav\n")
     (tmp_path / "none.csv").write_text("speaker,path\n")
-    zero = dict.fromkeys(Calibration.model_fields, 0) | {"model_id": "another", "thresholds": {}}
-    (tmp_path / "other.json").write_text(json.dumps(zero))
+    zero = dict.fromkeys(Calibration.model_fields, 0) | {"model_id": "another", "slope": 1.0, "thresholds": {}}
+    Calibration.model_validate(zero).save(tmp_path / "other.json")
     with pytest.raises(SystemExit) as exit:
         speakerprint(*arguments)
     assert exit.value.code == 2
