@@ -251,7 +251,7 @@ def test_an_experiment_changes_the_key_keeps_the_comments_and_shows_in_the_diff(
 
 
 def test_corpora_of_one_archive_read_it_once_for_lists_and_once_for_clips(project, tmp_path):
-    """Three corpora, each of other speakers of one release; every time an archive is opened is noted."""
+    """Three corpora of one release, by other votes; every time an archive is opened is noted."""
     shutil.copy(project.folder / "data/recordings/demo_train/cv-corpus-demo.tar.gz", tmp_path)
     yaml = YAML(typ="safe")
     params = yaml.load((project.folder / "params.yaml").read_text())
