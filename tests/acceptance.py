@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 EXPERIMENT = ("dvc", "exp", "run", "-S", "loss.ntxent_weight=0.5")
+ENOUGH = 0.85  # of the start's EER; the trials are the same, so the two rise and fall together
 MAY_RUN = {"check", "train", "evaluate@demo_dev"}  # `check` reads params.yaml whole, and nothing reruns because it did
 
 
@@ -32,7 +33,7 @@ def main() -> None:
     metrics = json.loads(Path("metrics/demo_dev.json").read_text(encoding="utf-8"))
     trained, high, start, floor = (metrics[name] for name in ("eer", "eer_high", "start_eer", "log_mel_floor_eer"))
     print(f"EER on demo_dev: trained {trained:.2%} (up to {high:.2%}), its start {start:.2%}, log-mel floor {floor:.2%}")
-    refuse_unless(high < start, "the trained model must be better than its start, by more than chance")
+    refuse_unless(trained < ENOUGH * start, f"the trained model's EER must be below {ENOUGH:.0%} of its start's")
     refuse_unless(trained < floor, "the trained model must be better than the floor")
 
     ran = set(re.findall(r"Running stage '([^']+)'", said(*EXPERIMENT)))
