@@ -70,7 +70,7 @@ def main() -> None:
     arguments = parser.parse_args()
     model = SpeakerModel.load(find_model(arguments.model))
     if native_bf16("cpu"):
-        model = Bfloat16Model(model)  # as recordings are embedded by default
+        model = Bfloat16Model(model)
 
     cohort = {}
     for folder in arguments.cohort:
