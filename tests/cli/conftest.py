@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from speakerprint.cli import main
+from speakerprint.cli import main, options
 from speakerprint.errors import InputError
 from speakerprint.inference.embedder import SpeakerEmbedder, Verification
 
@@ -20,7 +20,7 @@ class FakeEmbedder:
     threshold = SpeakerEmbedder.threshold
 
     @classmethod
-    def load(cls, folder, trim_silence=False, require_speech=False):
+    def load(cls, folder, device, trim_silence=False, require_speech=False):
         cls.trims_silence, cls.requires_speech = trim_silence, require_speech
         if folder is not None and folder.name != "speakerprint":
             raise InputError(f"{folder} holds no model; run `dvc repro`")
@@ -32,6 +32,12 @@ class FakeEmbedder:
 
     def embed_files(self, paths):
         return np.array([[len(str(path)), 1 / 3] for path in paths], dtype=np.float32)
+
+
+@pytest.fixture(autouse=True)
+def every_recording_is_there(monkeypatch):
+    """What a fake embedder hears needs no file."""
+    monkeypatch.setattr(options, "is_there", lambda name: name != "missing.wav")
 
 
 @pytest.fixture

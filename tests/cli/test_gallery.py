@@ -21,7 +21,7 @@ class Compass:
     threshold = SpeakerEmbedder.threshold
 
     @classmethod
-    def load(cls, folder, require_speech):
+    def load(cls, folder, device, require_speech):
         assert require_speech
         return cls() if folder is None else North()
 

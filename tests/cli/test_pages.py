@@ -16,7 +16,7 @@ def run(monkeypatch, tmp_path):
     """Runs a command in an empty folder, with an embedder that costs nothing; returns its exit status and the models loaded."""
     loaded = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(SpeakerEmbedder, "load", lambda folder=None, **_: (loaded.append(folder), ToneEmbedder())[1])
+    monkeypatch.setattr(SpeakerEmbedder, "load", lambda folder=None, *_, **__: (loaded.append(folder), ToneEmbedder())[1])
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["speakerprint", *map(str, arguments)])

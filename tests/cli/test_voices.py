@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from speakerprint.inference.embedder import SpeakerEmbedder
 from tests.cli.conftest import FakeEmbedder
 
 
@@ -72,3 +73,21 @@ def test_what_the_user_can_mend_is_a_message_and_status_2(speakerprint, capsys, 
         speakerprint("embed", *arguments)
     assert exit.value.code == 2
     assert (said := capsys.readouterr().err).startswith("error: ") and message in said
+
+
+@pytest.mark.parametrize("command", [("verify", "a.wav", "missing.wav"), ("embed", "missing.wav"), ("cluster", "missing.wav")])
+def test_a_recording_that_is_not_there_is_refused_before_the_model_is_loaded(speakerprint, capsys, monkeypatch, command):
+    monkeypatch.setattr(speakerprint.embedder, "load", None)
+    with pytest.raises(SystemExit):
+        speakerprint(*command)
+    assert "missing.wav: cannot be read (No such file or directory); check the name" in capsys.readouterr().err
+
+
+def test_the_samples_are_two_recordings_of_one_speaker_and_one_of_another(speakerprint, tmp_path, capsys):
+    speakerprint("samples", str(tmp_path / "voices"))
+    assert capsys.readouterr().out.split() == [f"{tmp_path}/voices/{name}.ogg" for name in ("ann-1", "ann-2", "bob")]
+    embedder = SpeakerEmbedder.load(require_speech=True)
+    ann, bob = tmp_path / "voices/ann-1.ogg", tmp_path / "voices/bob.ogg"
+    assert embedder.verify(ann, tmp_path / "voices/ann-2.ogg", 0.001).same_speaker
+    assert not embedder.verify(ann, bob).same_speaker
+    assert all(path.stat().st_size <= 60_000 for path in (tmp_path / "voices").iterdir())

@@ -19,6 +19,14 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+EXTRAS = {  # what has to be installed for a module that inference does without
+    **dict.fromkeys(["fastapi", "uvicorn", "python_multipart"], "pages"),
+    **dict.fromkeys(["onnx", "huggingface_hub"], "export"),
+    **dict.fromkeys(["espeakng_loader", "joblib", "pandas", "pyarrow", "scipy", "sklearn", "zarr"], "measure"),
+    **dict.fromkeys(
+        ["accelerate", "datasets", "dvc", "dvclive", "matplotlib", "resampy", "ruamel", "safetensors", "torch"], "pipeline"
+    ),
+}
 for group in (voices, decisions, gallery, pages, export, pipeline):
     app.add_typer(group.app)
 
@@ -35,6 +43,12 @@ def main() -> None:
     except UnicodeEncodeError as error:
         remedy = "rename the file, or, if only the terminal cannot show it, set PYTHONUTF8=1"
         _fail(f"{_around(error)!a} cannot be written in {error.encoding}; {remedy}")
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            traceback.print_exc()
+            sys.exit(2)
+        _fail(f"this command needs {error.name}, which is not installed; pip install 'speakerprint[{extra}]'")
     except Exception:
         traceback.print_exc()
         sys.exit(2)

@@ -1,5 +1,6 @@
 """What scores are worth on one's own recordings, which of them are of one speaker, and how good a model is on them."""
 
+import csv
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +10,7 @@ import typer
 from speakerprint.cli.options import (
     AsJson,
     CalibrationFile,
+    DeviceName,
     Files,
     ModelFolder,
     check_output,
@@ -34,6 +36,7 @@ Recordings = Annotated[
 def calibrate_command(
     recordings: Recordings,
     model: ModelFolder = None,
+    device: DeviceName = "auto",
     output: Annotated[Path | None, typer.Option(help="FILE.json, for `verify --calibration`")] = None,
     false_accept_rate: Annotated[list[float], typer.Option(help="to find the threshold of; may be repeated")] = [0.01, 0.001],  # noqa: B006
     as_json: AsJson = False,
@@ -58,7 +61,7 @@ def calibrate_command(
     from speakerprint.evaluation.calibrate import calibrate, refuse_too_few
 
     refuse_too_few(table["speaker_id"])
-    embedder = SpeakerEmbedder.load(model)
+    embedder = SpeakerEmbedder.load(model, device)
     embeddings = embedder.embed_files(table["location"].tolist())
     found = calibrate(embeddings, table["speaker_id"], false_accept_rate, model_id=embedder.model_id)
     if output is not None:
@@ -98,6 +101,7 @@ def _print_calibration(found: "Calibration") -> None:
 def cluster_command(
     files: Files,
     model: ModelFolder = None,
+    device: DeviceName = "auto",
     threshold: Annotated[float | None, typer.Option(help="mean cosine down to which clusters merge")] = None,
     false_accept_rate: Annotated[float | None, typer.Option(help="merge down to the threshold of this rate")] = None,
     speakers: Annotated[int | None, typer.Option(help="how many there are, where that is known")] = None,
@@ -123,7 +127,6 @@ def cluster_command(
     check_output(output)
     names = named_files(files)
 
-    import pandas as pd
     from rich.markup import escape
     from rich.table import Table
 
@@ -131,21 +134,22 @@ def cluster_command(
     from speakerprint.inference.clustering import cluster, refuse_too_many, threshold_range
 
     refuse_too_many(len(names))
-    embedder = SpeakerEmbedder.load(model)
+    embedder = SpeakerEmbedder.load(model, device)
     at: float | tuple[float, float] | None = threshold
     if false_accept_rate is not None:
         at = threshold_at(false_accept_rate, embedder, calibration)
     elif threshold is None and speakers is None:
         at = threshold_range(thresholds_of(embedder, calibration))
-    labels = cluster(embedder.embed_files(names), at, speakers)
-    found = pd.DataFrame({"path": names, "cluster": labels})
+    labels = cluster(embedder.embed_files(names), at, speakers).tolist()
     if output is not None:
-        found.to_csv(output, index=False)
+        with output.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([("path", "cluster"), *zip(names, labels, strict=True)])
     if as_json:
-        print_json(found.to_dict("records"))
+        print_json([{"path": name, "cluster": label} for name, label in zip(names, labels, strict=True)])
     elif output is None:
         shown = Table("cluster", "recordings", "files")
-        for label, members in found.groupby("cluster")["path"]:
+        for label in sorted(set(labels)):
+            members = [name for name, of in zip(names, labels, strict=True) if of == label]
             shown.add_row(str(label), str(len(members)), escape("\n".join(members)))
         print_table(shown)
 
@@ -154,6 +158,7 @@ def cluster_command(
 def evaluate_command(
     recordings: Recordings,
     model: ModelFolder = None,
+    device: DeviceName = "auto",
     output: Annotated[Path | None, typer.Option(help="FILE.json for the metrics")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -177,7 +182,7 @@ def evaluate_command(
     from speakerprint import SpeakerEmbedder
     from speakerprint.evaluation.own_recordings import evaluate_recordings
 
-    found, left_out = evaluate_recordings(table, SpeakerEmbedder.load(model))
+    found, left_out = evaluate_recordings(table, SpeakerEmbedder.load(model, device))
     for bad in left_out:
         typer.echo(f"warning: {bad['location']} is left out: {bad['reason']}", err=True)
     figures = found.metrics | found.details

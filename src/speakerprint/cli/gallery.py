@@ -8,8 +8,10 @@ import typer
 from speakerprint.cli.options import (
     AsJson,
     CalibrationFile,
+    DeviceName,
     Files,
     ModelFolder,
+    check_files,
     named_files,
     print_json,
     print_table,
@@ -32,6 +34,7 @@ def enrol(
     ] = None,
     gallery: GalleryFolder = GALLERY,
     model: ModelFolder = None,
+    device: DeviceName = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Enrol recordings of a speaker, known or new, in a gallery, which is made if there is none.
@@ -55,7 +58,7 @@ def enrol(
 
     from speakerprint import Gallery, SpeakerEmbedder
 
-    embedder = SpeakerEmbedder.load(model, require_speech=True)
+    embedder = SpeakerEmbedder.load(model, device, require_speech=True)
     opened = Gallery.open(gallery, embedder)
     for start in range(0, len(pairs), FILES_AT_ONCE):
         speakers, paths = zip(*pairs[start : start + FILES_AT_ONCE], strict=True)
@@ -74,6 +77,7 @@ def identify(
     files: Files,
     gallery: GalleryFolder = GALLERY,
     model: ModelFolder = None,
+    device: DeviceName = "auto",
     false_accept_rate: Annotated[float, typer.Option(help="of the threshold: one that the model was given")] = 0.01,
     calibration: CalibrationFile = None,
     threshold: Annotated[float | None, typer.Option(help="score to reach, instead of one of the model's")] = None,
@@ -96,7 +100,7 @@ def identify(
     from speakerprint import Gallery, SpeakerEmbedder
 
     Gallery(gallery)  # before the model takes its time: is there one?
-    embedder = SpeakerEmbedder.load(model, require_speech=True)
+    embedder = SpeakerEmbedder.load(model, device, require_speech=True)
     opened = Gallery.open(gallery, embedder)
     level = threshold_at(false_accept_rate, embedder, calibration) if threshold is None else threshold
     found = [opened.identify(embedding, level) for embedding in embedder.embed_files(names)]
@@ -126,6 +130,7 @@ def search(
     top: Annotated[int, typer.Option(min=1, help="how many")] = 5,
     gallery: GalleryFolder = GALLERY,
     model: ModelFolder = None,
+    device: DeviceName = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Find the enrolled recordings whose voices are most similar to one, best first.
@@ -135,10 +140,12 @@ def search(
     - `speakerprint search who.wav`
     - `speakerprint search who.wav --top 20 --json`
     """
+    check_files([file])
+
     from speakerprint import Gallery, SpeakerEmbedder
 
     Gallery(gallery)  # before the model takes its time: is there one?
-    embedder = SpeakerEmbedder.load(model, require_speech=True)
+    embedder = SpeakerEmbedder.load(model, device, require_speech=True)
     matches = Gallery.open(gallery, embedder).search(embedder.embed_files([file])[0], top)
     if as_json:
         print_json([match._asdict() for match in matches])

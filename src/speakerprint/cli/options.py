@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from speakerprint.errors import InputError
+from speakerprint.runtime import Device
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -15,19 +16,34 @@ if TYPE_CHECKING:
     from speakerprint import SpeakerEmbedder
 
 ModelFolder = Annotated[
-    Path | None, typer.Option(help="a trained model's folder, or OWNER/NAME on the Hugging Face hub; without it, the shipped one")
+    Path | None,
+    typer.Option(help="a model's folder, or OWNER/NAME[@REVISION] on the Hugging Face hub; by default the shipped one"),
 ]
+DeviceName = Annotated[Device, typer.Option("--device", help="auto, cpu or cuda; auto is a GPU where ONNX Runtime can use one")]
 CalibrationFile = Annotated[Path | None, typer.Option(help="what `calibrate` wrote: its thresholds, not the model's")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 Files = Annotated[list[str], typer.Argument(help="recordings, in any format that libsndfile or FFmpeg reads; -: names on stdin")]
 
 
 def named_files(files: list[str]) -> list[str]:
-    """The files that were named, with those that stdin names where `-` stands. Raises InputError if there are none."""
+    """The files that were named, with those that stdin names where `-` stands. Raises InputError if one is not there."""
     names = [name for given in files for name in (filter(str.strip, sys.stdin.read().splitlines()) if given == "-" else [given])]
     if not names:
         raise InputError("no recordings were named on stdin; give one file name per line")
+    check_files(names)
     return names
+
+
+def is_there(name: str) -> bool:
+    """Whether something has that name."""
+    return Path(name).exists()
+
+
+def check_files(names: list[str]) -> None:
+    """Raise InputError, before the model takes its time, for recordings that are not there."""
+    if missing := [name for name in names if not is_there(name)]:
+        others = f", nor can {len(missing) - 1} others" if len(missing) > 1 else ""
+        raise InputError(f"{missing[0]}: cannot be read (No such file or directory){others}; check the name and its permissions")
 
 
 def check_output(output: Path | None) -> None:

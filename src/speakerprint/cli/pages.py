@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from speakerprint.cli.options import ModelFolder, check_output
+from speakerprint.cli.options import DeviceName, ModelFolder, check_output
 from speakerprint.errors import InputError
 
 app = typer.Typer()
@@ -20,6 +20,7 @@ def report(
     corpus: Annotated[str | None, typer.Option(help="instead: an evaluation corpus of this project, after `dvc repro`")] = None,
     output: Annotated[Path, typer.Option(help="the HTML file to write")] = Path("report.html"),
     model: ModelFolder = None,
+    device: DeviceName = "auto",
     max_recordings: Annotated[int, typer.Option(min=3, help="on the map, and to listen to beside the confused pairs")] = 500,
 ) -> None:
     """Write one HTML file to explore recordings in: figures, curves, a map, and the confused pairs to listen to.
@@ -41,10 +42,10 @@ def report(
     from speakerprint.pages.report import read_corpus, read_files, write_report
 
     if source is not None:
-        embedder = SpeakerEmbedder.load(model)
+        embedder = SpeakerEmbedder.load(model, device)
         voices = read_files(source, embedder)
     elif corpus is not None:
-        embedder = SpeakerEmbedder.load(model or Path("models/speakerprint"))
+        embedder = SpeakerEmbedder.load(model or Path("models/speakerprint"), device)
         voices = read_corpus(corpus, embedder)
     write_report(voices, embedder, output, max_recordings)
     typer.echo(f"{output}: {len(voices.names):,} recordings, {output.stat().st_size / 1e6:.1f} MB")
@@ -60,6 +61,7 @@ def serve(
     gallery: Annotated[Path | None, typer.Option(help="folder to keep the embeddings of enrolled people in")] = None,
     corpus: Annotated[str | None, typer.Option(help="show scores among those of this evaluation corpus of the project")] = None,
     model: ModelFolder = None,
+    device: DeviceName = "auto",
 ) -> None:
     """Serve a page on this machine to compare two recordings, enrol people and identify them, from files or the microphone.
 
@@ -86,7 +88,7 @@ def serve(
     from speakerprint.pages.guard import MAX_CONNECTIONS, Connection
     from speakerprint.pages.serve import LOOPBACK, create_app, reference_scores
 
-    embedder = SpeakerEmbedder.load(model, require_speech=True)
+    embedder = SpeakerEmbedder.load(model, device, require_speech=True)
     reference = reference_scores(corpus, embedder) if corpus is not None else None
     people = None
     if gallery is not None:

@@ -1,12 +1,24 @@
 """What a model makes of recordings: their embeddings, and whether two are of one speaker."""
 
+import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from speakerprint.cli.options import AsJson, CalibrationFile, Files, ModelFolder, check_output, named_files, print_json
+from speakerprint.cli.options import (
+    AsJson,
+    CalibrationFile,
+    DeviceName,
+    Files,
+    ModelFolder,
+    check_files,
+    check_output,
+    named_files,
+    print_json,
+)
 from speakerprint.errors import InputError
 
 app = typer.Typer()
@@ -20,6 +32,7 @@ TrimSilence = Annotated[
 def embed(
     files: Files,
     model: ModelFolder = None,
+    device: DeviceName = "auto",
     output: Annotated[Path | None, typer.Option(help="FILE.npy, .npz, .csv or .json; without it, JSON lines are printed")] = None,
     trim_silence: TrimSilence = False,
 ) -> None:
@@ -40,7 +53,7 @@ def embed(
 
     from speakerprint import SpeakerEmbedder
 
-    embeddings = SpeakerEmbedder.load(model, trim_silence=trim_silence).embed_files(names)
+    embeddings = SpeakerEmbedder.load(model, device, trim_silence=trim_silence).embed_files(names)
     # the shortest digits that read back as the same float32
     rows = [{"path": name, "embedding": [float(str(x)) for x in row]} for name, row in zip(names, embeddings, strict=True)]
     if output is None:
@@ -51,9 +64,10 @@ def embed(
     elif output.suffix == ".npz":
         np.savez(output, paths=np.array(names), embeddings=embeddings)
     elif output.suffix == ".csv":
-        import pandas as pd
-
-        pd.DataFrame(embeddings, index=pd.Index(names, name="path")).to_csv(output)
+        with output.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["path", *range(embeddings.shape[1])])
+            writer.writerows([row["path"], *row["embedding"]] for row in rows)
     else:
         output.write_text(json.dumps(rows, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -63,6 +77,7 @@ def verify(
     first: Annotated[str, typer.Argument(help="a recording, in any format that libsndfile or FFmpeg reads")],
     second: Annotated[str, typer.Argument(help="another")],
     model: ModelFolder = None,
+    device: DeviceName = "auto",
     false_accept_rate: Annotated[float, typer.Option(help="of the threshold: one that the model was given")] = 0.01,
     calibration: CalibrationFile = None,
     trim_silence: TrimSilence = False,
@@ -78,10 +93,15 @@ def verify(
     - `speakerprint verify monday.wav tuesday.mp3 --false-accept-rate 0.001 --json`
     - `speakerprint verify monday.wav tuesday.mp3 --calibration calibration.json`
     """
-    from speakerprint import Calibration, SpeakerEmbedder
+    check_files([first, second])
+    own = None
+    if calibration is not None:
+        from speakerprint import Calibration
 
-    own = None if calibration is None else Calibration.load(calibration)
-    embedder = SpeakerEmbedder.load(model, trim_silence=trim_silence, require_speech=True)
+        own = Calibration.load(calibration)
+    from speakerprint import SpeakerEmbedder
+
+    embedder = SpeakerEmbedder.load(model, device, trim_silence=trim_silence, require_speech=True)
     result = embedder.verify(first, second, false_accept_rate, own)
     if as_json:
         print_json(result._asdict())
@@ -93,3 +113,19 @@ def verify(
         )
     if not result.same_speaker:
         raise typer.Exit(1)
+
+
+@app.command()
+def samples(folder: Annotated[Path, typer.Argument(help="the folder to put them in, made if need be")] = Path("voices")) -> None:
+    """Write three short recordings to try the other commands with: two of one speaker, and one of another.
+
+    Examples:
+
+    - `speakerprint samples`
+    - `speakerprint verify voices/ann-1.ogg voices/ann-2.ogg`
+    - `speakerprint verify voices/ann-1.ogg voices/bob.ogg`
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for recording in sorted((Path(__file__).parents[1] / "samples").glob("*.ogg")):
+        shutil.copyfile(recording, folder / recording.name)
+        typer.echo(folder / recording.name)

@@ -72,7 +72,7 @@ class SpeakerEmbedder:
     def load(
         cls,
         name_or_folder: str | Path | None = None,
-        device: Device = "cpu",
+        device: Device = "auto",
         trim_silence: bool = False,
         require_speech: bool = False,
     ) -> "SpeakerEmbedder":
