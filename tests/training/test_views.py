@@ -16,6 +16,7 @@ from speakerprint.training.views import (
     change_speed,
     channel,
     coloured_noise,
+    draw_kinds,
     frequency_mask,
     gaussian_noise,
     low_frequency_noise,
@@ -55,6 +56,11 @@ def batch(clips=64, frames=100, seed=0):
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def augmented(features, n_frames, kinds, count, settings, generator, noise=None, clips_per_speaker=1):
+    turns = draw_kinds(len(features), len(kinds), count, settings.draw_per, generator, clips_per_speaker)
+    return augment(features, n_frames, kinds, turns, settings, generator, noise)
 
 
 def test_gaussian_noise_has_the_asked_deviation():
@@ -107,12 +113,12 @@ def test_low_frequency_noise_touches_the_lowest_bands_only():
 
 def test_no_augmentation_gives_the_same_features(settings):
     features, n_frames = batch()
-    assert augment(features, n_frames, KINDS, 0, settings, generator()) is features
+    assert augmented(features, n_frames, KINDS, 0, settings, generator()) is features
 
 
 def test_each_clip_gets_as_many_kinds_as_asked(settings):
     features, n_frames = batch(clips=200)
-    out = augment(features, n_frames, ["gaussian_noise", "low_frequency_noise"], 1, settings, generator())
+    out = augmented(features, n_frames, ["gaussian_noise", "low_frequency_noise"], 1, settings, generator())
     high_changed = (out[:, 10:] != features[:, 10:]).flatten(1).any(dim=1)
     low_changed = (out[:, :10] != features[:, :10]).flatten(1).all(dim=1)
     assert low_changed.all()  # both kinds touch the low bands, one of them nothing else
@@ -123,7 +129,7 @@ def changed_bands(settings, count, clips=400):
     """How each clip was changed, as the standard deviations of the change in the low and in the high bands, (clips, 2)."""
     features, n_frames = batch(clips)
     kinds = ["gaussian_noise", "low_frequency_noise"]
-    change = augment(features, n_frames, kinds, count, settings, generator(), clips_per_speaker=4) - features
+    change = augmented(features, n_frames, kinds, count, settings, generator(), clips_per_speaker=4) - features
     return torch.stack([change[:, :10].flatten(1).std(dim=1), change[:, 10:].flatten(1).std(dim=1)], dim=1)
 
 
@@ -153,7 +159,7 @@ def test_the_triplet_losss_clips_have_strengths_of_their_own(settings):
 
 def test_augmentations_follow_the_seed(settings):
     features, n_frames = batch()
-    once, again, other = (augment(features, n_frames, KINDS, 4, settings, generator(seed)) for seed in (1, 1, 2))
+    once, again, other = (augmented(features, n_frames, KINDS, 4, settings, generator(seed)) for seed in (1, 1, 2))
     assert torch.equal(once, again) and not torch.equal(once, other)
 
 
@@ -161,7 +167,7 @@ def test_padding_stays_zero(settings):
     features, n_frames = batch()
     n_frames[::2] = 60
     features[::2, :, 60:] = 0
-    out = augment(features, n_frames, KINDS, 4, settings, generator())
+    out = augmented(features, n_frames, KINDS, 4, settings, generator())
     assert out[::2, :, 60:].abs().max() == 0
 
 
@@ -199,7 +205,7 @@ def test_recorded_noise_is_mixed_in_at_the_asked_level(snr_db):
 def test_each_clip_that_is_drawn_for_recorded_noise_gets_its_own(settings):
     (features, n_frames), (noise, _) = batch(clips=16), batch(clips=16)
     features, noise = 0.2 * features.double(), 0.1 * noise.double().flip(2)
-    mixed = augment(features, n_frames, ["recorded_noise", "channel"], 1, settings, generator(), noise)
+    mixed = augmented(features, n_frames, ["recorded_noise", "channel"], 1, settings, generator(), noise)
     gain = (power(mixed) - power(features)) / power(noise)
     alike = (gain / gain.mean(dim=(1, 2), keepdim=True) - 1).abs().amax(dim=(1, 2)) < 1e-3
     in_every_frame_alike = (mixed - features).std(dim=2).amax(dim=1) < 1e-6  # a channel's
@@ -249,13 +255,13 @@ def test_the_sounds_of_the_real_world_leave_padding_alone_and_follow_the_seed(se
     features = 0.2 * features
     n_frames[::2] = 60
     features[::2, :, 60:] = 0
-    once, again, other = (augment(features, n_frames, [kind], 1, settings, generator(seed)) for seed in (1, 1, 2))
+    once, again, other = (augmented(features, n_frames, [kind], 1, settings, generator(seed)) for seed in (1, 1, 2))
     assert torch.equal(once, again) and not torch.equal(once, other)
     assert once.isfinite().all() and once[::2, :, 60:].abs().max() == 0
     longer = torch.nn.functional.pad(features, (0, 50))
     if kind != "coloured_noise":  # which draws a number for each frame
         torch.testing.assert_close(
-            augment(longer, n_frames, [kind], 1, settings, generator(1))[:, :, :100], once, atol=1e-3, rtol=0
+            augmented(longer, n_frames, [kind], 1, settings, generator(1))[:, :, :100], once, atol=1e-3, rtol=0
         )
 
 

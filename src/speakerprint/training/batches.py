@@ -19,7 +19,7 @@ from speakerprint.training.data import Examples, Noise
 from speakerprint.training.recipe import Recipe
 from speakerprint.training.sampling import SpeakerBatches
 from speakerprint.training.streams import Streams
-from speakerprint.training.views import augment
+from speakerprint.training.views import augment, draw_kinds
 
 READERS = max(2, min(8, (os.cpu_count() or 1) // 2))  # processes that read what is not in memory
 
@@ -65,10 +65,13 @@ class Batch:
         """The clips as the triplet loss sees them, then `count` views of these for NT-Xent: each (batch, 80, frames)."""
         device = self.features.device
         generator = torch.Generator(device).manual_seed(self.view_seed)
-        chooser = generator if device.type == "cpu" else torch.Generator().manual_seed(self.view_seed)
+        on_cpu = (
+            generator if device.type == "cpu" else torch.Generator().manual_seed(self.view_seed)
+        )  # no wait for the device
 
         def changed(clips: Tensor, kinds: Sequence[AugmentationKind], n: int, strengths: Augmentation) -> Tensor:
-            return augment(clips, self.n_frames, kinds, n, strengths, generator, self.noise, chooser, self.per_speaker)
+            turns = draw_kinds(len(clips), len(kinds), n, settings.draw_per, on_cpu, self.per_speaker)
+            return augment(clips, self.n_frames, kinds, turns, strengths, generator, self.noise)
 
         of_clip, of_view = settings.triplet, settings.ntxent
         clips = changed(self.features, of_clip.kinds, of_clip.kinds_per_clip, settings.for_triplet())

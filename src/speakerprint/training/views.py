@@ -1,7 +1,7 @@
 """Augmentations on a batch of log-mel features, on whatever device the batch is.
 
 Each takes features (batch, mels, frames), the valid frames of each clip (batch,) and a seeded generator, and returns new
-features. `augment` draws which clips get which of them.
+features. `draw_kinds` draws which clips get which of them, `augment` applies them.
 
 Whisper's features are (log10(power) + 4) / 4: sounds add as ``logaddexp(NEPERS * a, NEPERS * b) / NEPERS``, 10 dB are 0.25, and
 what a microphone or a line does to the spectrum is a sum.
@@ -163,27 +163,42 @@ def channel(features: Tensor, n_frames: Tensor, std_db: float, gain_db: float, g
     return features + UNITS_PER_DB * (std_db * _curve(features, generator) + gain)
 
 
+def draw_kinds(
+    clips: int, kinds: int, count: int, draw_per: str, generator: Generator, clips_per_speaker: int = 1
+) -> list[Tensor]:
+    """Which of so many clips get which of so many kinds, turn by turn: tables (clips, kinds) of bool, for `augment`.
+
+    Per clip there is one turn, of `count` kinds for each clip, applied in the order in which they are listed. Per speaker, whose
+    clips stand side by side, there are `count` turns, of one kind for each speaker; a kind may come again.
+    """
+    if count == 0:
+        return []
+    if draw_per == "clip":
+        draw = torch.rand(clips, kinds, generator=generator, device=generator.device)
+        return [draw.argsort(dim=1).argsort(dim=1) < count]
+    drawn = torch.randint(kinds, (count, clips // clips_per_speaker), generator=generator, device=generator.device)
+    own = drawn.repeat_interleave(clips_per_speaker, dim=1)
+    return list(own[:, :, None] == torch.arange(kinds, device=generator.device))
+
+
 def augment(
     features: Tensor,
     n_frames: Tensor,
     kinds: Sequence[AugmentationKind],
-    count: int,
+    turns: Sequence[Tensor],
     settings: Augmentation,
     generator: Generator,
     noise: Tensor | None = None,
-    chooser: Generator | None = None,
-    clips_per_speaker: int = 1,
 ) -> Tensor:
-    """Apply `count` augmentations, drawn from `kinds` as `settings.draw_per` says, with the settings of params.yaml.
+    """Apply to each clip the kinds that `turns`, of draw_kinds, say it gets, with the settings of params.yaml.
 
     features: (batch, mels, frames). n_frames: (batch,) valid frames. Frames beyond them stay 0. noise: what `recorded_noise`
-    mixes in, of the features' shape. chooser: draws which clips get which kind, where not `generator` does; one of the CPU spares
-    waiting for an accelerator. clips_per_speaker: that many clips, side by side, are of one speaker. Returns the features' shape.
+    mixes in, of the features' shape. Returns the features' shape; the features themselves if there is no turn.
     """
-    if count == 0:
+    if not turns:
         return features
     augmented = features.clone()
-    for gets in _draw_kinds(len(features), len(kinds), count, settings, chooser or generator, clips_per_speaker):
+    for gets in turns:
         for column, kind in enumerate(kinds):
             chosen = gets[:, column].nonzero()[:, 0]
             if len(chosen):
@@ -194,22 +209,6 @@ def augment(
                     values["noise"] = noise[chosen]
                 augmented[chosen] = change(augmented[chosen], n_frames[chosen], **values, generator=generator)
     return augmented * _valid(features, n_frames)
-
-
-def _draw_kinds(
-    clips: int, kinds: int, count: int, settings: Augmentation, chooser: Generator, clips_per_speaker: int
-) -> list[Tensor]:
-    """Which clips get which kinds, turn by turn: tables (clips, kinds) of bool.
-
-    Per clip there is one turn, of `count` kinds for each clip, applied in the order in which they are listed. Per speaker there
-    are `count` turns, of one kind for each speaker; a kind may come again.
-    """
-    if settings.draw_per == "clip":
-        draw = torch.rand(clips, kinds, generator=chooser, device=chooser.device)
-        return [draw.argsort(dim=1).argsort(dim=1) < count]
-    drawn = torch.randint(kinds, (count, clips // clips_per_speaker), generator=chooser, device=chooser.device)
-    own = drawn.repeat_interleave(clips_per_speaker, dim=1)
-    return list(own[:, :, None] == torch.arange(kinds, device=chooser.device))
 
 
 @functools.cache
