@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from speakerprint.audio.decode import UndecodableAudio, decode
+from speakerprint.audio.decode import decode
+from speakerprint.audio.files import UndecodableAudio
 from speakerprint.audio.resample import encode, resample
 from speakerprint.corpora import resampling
 from speakerprint.corpora.recordings import CHUNK_ROWS, SCHEMA, RecordingsFile, as_recordings, write_recordings

@@ -12,7 +12,9 @@ import pytest
 import soundfile
 
 from speakerprint.audio import decode as module
-from speakerprint.audio.decode import UndecodableAudio, decode, read_file
+from speakerprint.audio import files
+from speakerprint.audio.decode import decode
+from speakerprint.audio.files import UndecodableAudio, read_file
 
 ROOT = Path(__file__).resolve().parents[2]
 SDP = b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 5004 RTP/AVP 0\n"
@@ -60,7 +62,8 @@ def test_hours_of_silence_in_a_small_file_take_no_memory():
     """In a process of its own, whose peak memory it is."""
     code = """
 import io, resource, soundfile, numpy
-from speakerprint.audio.decode import UndecodableAudio, decode
+from speakerprint.audio.decode import decode
+from speakerprint.audio.files import UndecodableAudio
 stream = io.BytesIO()
 with soundfile.SoundFile(stream, "w", 16_000, 1, format="FLAC", subtype="PCM_16") as file:
     for minute in range(6 * 60):
@@ -90,7 +93,7 @@ def test_a_pipe_a_device_and_a_folder_are_refused_at_once(tmp_path):
 
 def test_a_sparse_file_of_terabytes_is_refused_unread(tmp_path):
     with (tmp_path / "huge.wav").open("wb") as file:
-        file.truncate(module.MAX_BYTES + 1)
+        file.truncate(files.MAX_BYTES + 1)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(UndecodableAudio, match=r"is 1,073,741,825 bytes, expected at most 1,073,741,824; cut it into parts"):
         read_file(tmp_path / "huge.wav")

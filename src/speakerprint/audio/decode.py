@@ -1,43 +1,32 @@
 """Decode one recording, with bounds on everything: recordings come from strangers.
 
 libsndfile decodes what it can, FFmpeg the rest. FFmpeg is given bytes, a list of audio containers and no protocol, so a file
-cannot make it open another file or a socket. What a recording may hold at most is in the constants below.
+cannot make it open another file or a socket. What a recording may hold at most is in the constants below; how large its file
+may be, in files.py.
 """
 
 import io
 import math
-import os
-import stat
 from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import av
 import numpy as np
 import soundfile
 
-from speakerprint.errors import InputError
+from speakerprint.audio.files import UndecodableAudio
 
-MAX_BYTES = 2**30  # of a file, before decoding
+if TYPE_CHECKING:  # FFmpeg is loaded for what libsndfile cannot read
+    import av
+
 MAX_SAMPLES = 2**28  # of one channel, 1 GiB in memory: 4.6 hours at 16 kHz, 93 minutes at 48 kHz
 MAX_CHANNELS = 64
 MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 384_000
 BLOCK_SAMPLES = 2**18  # of all channels: what is in memory before they are averaged
 CONTAINERS = "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,caf,flac,matroska,mov,mp3,ogg,tta,w64,wav,wv"  # by FFmpeg's names
+FFMPEG_TIME_BASE = 1_000_000  # of a container's duration: microseconds
 HEADER_TOLERANCE_S = 0.1  # a header counts the encoder's delay and padding (up to two MP3 or AAC frames); decoders may cut them
 MP3_LENGTH_HEADERS = (b"Xing", b"Info", b"VBRI")
 RIFF_SIZE_UNKNOWN = 0x7FFF_0000  # a WAV written to a pipe says at least this much
-
-
-class UndecodableAudio(InputError):
-    """A recording that cannot be used: ``name`` says which, ``reason`` why."""
-
-    def __init__(self, name: str, reason: str):
-        super().__init__(name, reason)
-        self.name, self.reason = name, reason
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.reason}"
 
 
 class _Refused(Exception):
@@ -49,17 +38,6 @@ class _Decoded(NamedTuple):
     sample_rate_hz: int
     declared_s: float  # what the header promises; 0 where it does not say or only guesses
     error: str | None  # what ended decoding before the end
-
-
-def read_file(path: str | Path) -> bytes:
-    """The bytes of an audio file. Raises UndecodableAudio if it is no plain file or larger than MAX_BYTES; OSError as `open`."""
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
-        status = os.fstat(file.fileno())  # of what was opened: a pipe does not block, and nothing is swapped meanwhile
-        if not stat.S_ISREG(status.st_mode):
-            raise UndecodableAudio(str(path), "is no plain file but a pipe, a device or a folder; copy the recording into a file")
-        if status.st_size > MAX_BYTES:
-            raise UndecodableAudio(str(path), f"is {status.st_size:,} bytes, expected at most {MAX_BYTES:,}; cut it into parts")
-        return file.read(MAX_BYTES + 1)
 
 
 def decode(data: bytes, name: str, max_duration_s: float = math.inf) -> tuple[np.ndarray, int]:
@@ -77,8 +55,6 @@ def decode(data: bytes, name: str, max_duration_s: float = math.inf) -> tuple[np
             decoded = _decode_with_ffmpeg(data, max_duration_s)
     except _Refused as refused:
         raise UndecodableAudio(name, str(refused)) from None
-    except av.error.FFmpegError as error:
-        raise UndecodableAudio(name, f"neither libsndfile nor FFmpeg can read it ({error.strerror})") from None
     found_s = len(decoded.samples) / decoded.sample_rate_hz
     if found_s < decoded.declared_s - HEADER_TOLERANCE_S:
         raise UndecodableAudio(name, f"truncated: {found_s:.2f} s of the {decoded.declared_s:.2f} s that its header promises")
@@ -140,7 +116,19 @@ def _is_cut_off(data: bytes, container: str) -> bool:
 
 
 def _decode_with_ffmpeg(data: bytes, max_duration_s: float) -> _Decoded:
+    """Raises _Refused if nothing at all can be decoded."""
+    import av
+
+    try:
+        return _decode_stream(data, max_duration_s)
+    except av.error.FFmpegError as error:
+        raise _Refused(f"neither libsndfile nor FFmpeg can read it ({error.strerror})") from None
+
+
+def _decode_stream(data: bytes, max_duration_s: float) -> _Decoded:
     """Raises av.error.FFmpegError if nothing at all can be decoded."""
+    import av
+
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
     with av.open(io.BytesIO(data), mode="r", options=options) as container:
         if not container.streams.audio:
@@ -154,16 +142,18 @@ def _decode_with_ffmpeg(data: bytes, max_duration_s: float) -> _Decoded:
         return _Decoded(samples, sample_rate_hz, declared_s, errors[0] if errors else None)
 
 
-def _declared_s(container: av.container.InputContainer, stream: av.AudioStream) -> float:
+def _declared_s(container: "av.container.InputContainer", stream: "av.AudioStream") -> float:
     if container.format.name in ("aac", "mp3"):  # raw streams: FFmpeg guesses their length
         return 0.0
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
-    return 0.0 if container.duration is None else container.duration / av.time_base
+    return 0.0 if container.duration is None else container.duration / FFMPEG_TIME_BASE
 
 
-def _frames(container: av.container.InputContainer, stream: av.AudioStream, errors: list[str]) -> Iterator[np.ndarray]:
+def _frames(container: "av.container.InputContainer", stream: "av.AudioStream", errors: list[str]) -> Iterator[np.ndarray]:
     """The samples of each frame, (n,) float32; what ends them before the end comes into `errors`, unless nothing was decoded."""
+    import av
+
     to_float = av.AudioResampler(format="fltp")
     anything = False
     try:

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from speakerprint.audio.decode import UndecodableAudio, decode
+from speakerprint.audio.decode import decode
 from speakerprint.audio.dimensions import HOP_LENGTH, N_FFT, N_MELS, SAMPLE_RATE_HZ
+from speakerprint.audio.files import UndecodableAudio
 from speakerprint.audio.log_mel import log_mel
 from speakerprint.corpora.feature_store import DTYPE, create_store, shard_bounds, shard_path, write_shard
 from speakerprint.corpora.recordings import write_recordings

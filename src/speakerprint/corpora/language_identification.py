@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from speakerprint.audio.decode import UndecodableAudio, decode
+from speakerprint.audio.decode import decode
 from speakerprint.audio.dimensions import FRAMES_PER_SECOND, MAX_FRAMES, SAMPLE_RATE_HZ
+from speakerprint.audio.files import UndecodableAudio
 from speakerprint.audio.log_mel import log_mel
 from speakerprint.audio.resample import resample
 from speakerprint.corpora.feature_store import DTYPE

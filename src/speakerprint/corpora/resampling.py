@@ -19,8 +19,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from speakerprint.audio.decode import UndecodableAudio, decode
+from speakerprint.audio.decode import decode
 from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
+from speakerprint.audio.files import UndecodableAudio
 from speakerprint.audio.resample import encode, resample
 from speakerprint.corpora.recordings import SCHEMA, RecordingsFile
 from speakerprint.corpora.shards import make_shards, move_whole

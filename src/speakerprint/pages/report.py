@@ -14,7 +14,8 @@ from scipy.special import ndtri
 from sklearn.manifold import TSNE
 from tqdm import tqdm
 
-from speakerprint.audio.decode import decode, read_file
+from speakerprint.audio.decode import decode
+from speakerprint.audio.files import read_file
 from speakerprint.corpora.feature_store import FeatureStore
 from speakerprint.corpora.resampling import read_audio
 from speakerprint.corpora.sources.folder import AUDIO_SUFFIXES, read_folder, speaker_files

@@ -65,9 +65,7 @@ class Batch:
         """The clips as the triplet loss sees them, then `count` views of these for NT-Xent: each (batch, 80, frames)."""
         device = self.features.device
         generator = torch.Generator(device).manual_seed(self.view_seed)
-        on_cpu = (
-            generator if device.type == "cpu" else torch.Generator().manual_seed(self.view_seed)
-        )  # no wait for the device
+        on_cpu = generator if device.type == "cpu" else torch.Generator().manual_seed(self.view_seed)  # no wait for the device
 
         def changed(clips: Tensor, kinds: Sequence[AugmentationKind], n: int, strengths: Augmentation) -> Tensor:
             turns = draw_kinds(len(clips), len(kinds), n, settings.draw_per, on_cpu, self.per_speaker)

@@ -17,7 +17,7 @@ from typing import IO, Any
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from speakerprint.audio import decode
+from speakerprint.audio import files
 from speakerprint.corpora.sources import zips
 from speakerprint.errors import InputError
 
@@ -90,7 +90,7 @@ def read_clips(locations: Sequence[str]) -> Iterator[tuple[int, bytes | None]]:
 def read_file(path: Path) -> bytes | None:
     """A plain file's bytes, None if it is absent. Raises InputError if it cannot be read."""
     try:
-        return decode.read_file(path)
+        return files.read_file(path)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
     except OSError as error:
