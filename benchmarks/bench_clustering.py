@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,10 +52,10 @@ def variants(name: str, speakers: NDArray) -> Iterator[tuple[str, NDArray[np.int
 def quality(folders: list[Path]) -> None:
     embedder = SpeakerEmbedder.load()
     one, tenth = embedder.thresholds[0.01], embedder.thresholds[0.001]
-    choices = {"1 %": one, "0.1 %": tenth, "range": threshold_range(embedder.thresholds)}
+    choices: dict[str, Any] = {"1 %": one, "0.1 %": tenth, "range": threshold_range(embedder.thresholds)}
     stores = [FeatureStore(folder) for folder in folders]
     parts = [(embed_store(store, embedder, BATCH_S), store.speaker_ids.astype(str)) for store in stores]
-    corpora = [(folder.name, *part) for folder, part in zip(folders, parts, strict=True)]
+    corpora: list[tuple[Any, ...]] = [(folder.name, *part) for folder, part in zip(folders, parts, strict=True)]
     if len(corpora) > 1:
         corpora.append(("all together", *(np.concatenate(part) for part in zip(*parts, strict=True))))
     heads = [f"{choice}: F, V, clusters" for choice in choices]

@@ -104,10 +104,14 @@ def load_reference() -> Embed:
     return embed
 
 
+def embed_samples(embed_frames: EmbedFrames, samples: np.ndarray) -> np.ndarray:
+    return embed_frames([log_mel(samples)])[0]
+
+
 def one_recording(embedder: SpeakerEmbedder, rounds: int, threads: int, wheels: Path) -> list[dict[str, Any]]:
     systems: dict[str, Embed] = {"ours": partial(embedder.embed, sample_rate_hz=SAMPLE_RATE_HZ)}
     for name, embed_frames in other_precisions(embedder, threads).items():
-        systems[name] = lambda samples, embed_frames=embed_frames: embed_frames([log_mel(samples)])[0]
+        systems[name] = partial(embed_samples, embed_frames)
     loaders: dict[str, Callable[[], Embed]] = {
         REFERENCE: load_reference,
         "Resemblyzer": load_resemblyzer,

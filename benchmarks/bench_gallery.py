@@ -108,7 +108,7 @@ def measure(folder: Path, n: int, n_queries: int) -> tuple[dict[str, Any], pd.Da
     shared = [len(set(one) & set(other.tolist())) / K for one, other in zip(numbers, expected, strict=True)]
     same = [person.candidates[0].speaker == f"s{speaker}" for person, speaker in zip(persons, best, strict=True)]
     half = len(enrolled)
-    rows = {
+    rows: dict[str, dict[str, Any]] = {
         "search": search | {"as exact, enrolled": np.mean(shared[:half]), "as exact, strangers": np.mean(shared[half:])},
         "numpy, all recordings": exact,
         "identify": identify | {"as exact, enrolled": np.mean(same[:half]), "as exact, strangers": np.mean(same[half:])},

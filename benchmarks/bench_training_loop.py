@@ -13,6 +13,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -125,12 +126,12 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="where the time goes, too")
     arguments = parser.parse_args()
     recipe = default_recipe(steps=10 * arguments.steps)
-    recipe = Recipe(**{**recipe.sections(), "sampling": recipe.sampling.model_copy(update={"speakers": arguments.speakers})})
+    recipe = replace(recipe, sampling=recipe.sampling.model_copy(update={"speakers": arguments.speakers}))
     numbers, device = range(1, 2 + arguments.steps), torch.device("cpu")
     with tempfile.TemporaryDirectory() as temporary:
         folder = write_store(Path(temporary), 4 * arguments.speakers)
         batches = {name: crops(folder, recipe, in_memory=name == "memory") for name in ("memory", "disk")}
-        feeds = {"there already": cycle([batches["memory"][number] for number in numbers])}
+        feeds: dict[str, Iterator[Batch]] = {"there already": cycle([batches["memory"][number] for number in numbers])}
         feeds |= {name: read_ahead(one, numbers, name == "memory", device) for name, one in batches.items()}
         loop = Loop(recipe, batches["disk"].reader.examples.n_speakers)
         for feed in feeds.values():

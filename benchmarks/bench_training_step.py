@@ -42,7 +42,7 @@ class ReferenceModel(nn.Module):
         from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
         super().__init__()
-        sizes = dict(d_model=DIMS.width, encoder_layers=DIMS.n_layers, encoder_attention_heads=DIMS.n_heads)
+        sizes: dict[str, Any] = dict(d_model=DIMS.width, encoder_layers=DIMS.n_layers, encoder_attention_heads=DIMS.n_heads)
         self.encoder = WhisperEncoder(WhisperConfig(**sizes, encoder_ffn_dim=4 * DIMS.width, num_mel_bins=DIMS.n_mels))
         self.head = nn.Sequential(nn.Linear(DIMS.width, DIMS.width), nn.ReLU(), nn.Linear(DIMS.width, 256))
 

@@ -27,7 +27,7 @@ from speakerprint.params.evaluation import Evaluation
 SETTINGS = Evaluation(corpora=[], bootstrap_samples=1000, duration_edges_s=[2.0, 4.0, 6.0])
 
 
-class Corpus:
+class Corpus(Any):
     """Embeddings that stand in for a store and a model: a recording's only 'frame' holds its index."""
 
     def __init__(self, n_speakers: int):

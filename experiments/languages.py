@@ -23,6 +23,7 @@ from speakerprint.audio.log_mel import log_mel
 from speakerprint.audio.resample import resample
 from speakerprint.corpora.sources import read_source
 from speakerprint.corpora.sources.clips import read_clips
+from speakerprint.errors import InputError
 from speakerprint.model.language import LANGUAGES, LanguageModel, load_language_model
 from speakerprint.model.whisper import MAX_FRAMES
 from speakerprint.params.sources import CommonVoiceSource
@@ -81,6 +82,8 @@ def main() -> None:
     model = load_language_model("auto", arguments.whisper)
     clips: list[np.ndarray] = [np.zeros(0)] * len(chosen)
     for index, data in read_clips(chosen["location"].tolist()):
+        if data is None:
+            raise InputError(f"{chosen.at[index, 'location']} is not there any more")
         samples, sample_rate_hz = decode(data, chosen.at[index, "location"])
         clips[index] = resample(samples, sample_rate_hz, SAMPLE_RATE_HZ)
     seconds, known = sum(map(len, clips)) / SAMPLE_RATE_HZ / len(clips), int(truth.isin(LANGUAGES).sum())

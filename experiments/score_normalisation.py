@@ -87,7 +87,7 @@ def main() -> None:
         for name, parts in {"all": list(cohort.values()), **({own: [cohort[own]]} if own in cohort else {})}.items():
             recordings, speaker_ids = (np.concatenate(part) for part in zip(*parts, strict=True))
             for kind, members in {"speakers": speaker_means(recordings, speaker_ids), "recordings": recordings}.items():
-                changed = [unit_vectors(units - members.mean(axis=0))]
+                changed: list[NDArray] = [unit_vectors(units - members.mean(axis=0))]
                 changed += [vectors(normalised(units, members, n)) for n in (*NEAREST, len(members))]
                 figures = [plain, *(list(measure(one, *trials)) for one in changed)]
                 for of_trials in zip(*figures, strict=True):

@@ -32,7 +32,7 @@ def touch(root: Path, *names: str) -> Path:
 
 def tiny_model(**settings: Any) -> Model:
     """Settings of a model of one layer that embeds in milliseconds; what is given differs."""
-    tiny = {
+    tiny: dict[str, Any] = {
         "layers": 1,
         "layer_combination": "last",
         "pooling": "attentive_statistics",

@@ -1,6 +1,7 @@
 """Recordings whose speaker can be told by pitch, and an embedder that does: what tests of pages build on."""
 
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
@@ -15,7 +16,7 @@ from speakerprint.inference.embedder import SpeakerEmbedder
 from speakerprint.params.resample import Resample
 
 
-class ToneEmbedder:
+class ToneEmbedder(Any):
     """The embedding of a tone is a point on a circle, a radian for each kilohertz."""
 
     model_id = "0123456789abcdef"
@@ -50,7 +51,7 @@ def write_tones(root: Path, pitches_hz: dict[str, float]) -> Path:
     return root
 
 
-SPEAKERS = {
+SPEAKERS: dict[str, float] = {
     **{f"ann/{i}.wav": 300 + i for i in range(3)},
     **{f"bob/{i}.wav": 600 + i for i in range(3)},
     **{f"cyd/{i}.wav": 900 + 20 * i for i in range(3)},

@@ -78,6 +78,7 @@ def test_a_truncated_file_is_told(container, kept, tmp_path):
         options, codec = ({"movflags": "faststart"}, "aac") if container == "M4A" else ({}, "libopus")
         with av.open(path, "w", format={"M4A": "mp4", "WEBM": "webm"}[container], options=options) as file:
             track = file.add_stream(codec, rate=48_000, layout="mono")
+            assert isinstance(track, av.AudioStream)
             frame = av.AudioFrame.from_ndarray(noise[None], format="fltp", layout="mono")
             frame.sample_rate = 48_000
             file.mux(track.encode(frame))

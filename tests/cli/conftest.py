@@ -2,7 +2,7 @@
 
 import sys
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ class FakeEmbedder:
     """Embeds a file as the length of its name, and a third."""
 
     model_id = "0123456789abcdef"
+    trims_silence = requires_speech = False
     thresholds: ClassVar = {0.01: 0.4, 0.001: 0.6}
     threshold = SpeakerEmbedder.threshold
 
@@ -42,7 +43,7 @@ def every_recording_is_there(monkeypatch):
 
 @pytest.fixture
 def speakerprint(monkeypatch):
-    def run(*arguments: str) -> None:
+    def as_typed(*arguments: str) -> None:
         monkeypatch.setitem(sys.modules, "speakerprint.inference.embedder", SimpleNamespace(SpeakerEmbedder=FakeEmbedder))
         monkeypatch.setattr(sys, "argv", ["speakerprint", *arguments])
         with pytest.raises(SystemExit) as exit:
@@ -50,5 +51,6 @@ def speakerprint(monkeypatch):
         if exit.value.code:
             raise exit.value
 
+    run: Any = as_typed
     run.embedder = FakeEmbedder  # for tests that change what it does
     return run

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from tests.helpers import tiny_model
 def folder(tmp_path):
     torch.manual_seed(0)
     settings = tiny_model(pooling="mean", embedding_dim=8, window_s=2.5)
-    made = {"thresholds": {"0.01": 0.25}, "thresholds_from": "french", "commit": "c0ffee"}
+    made: dict[str, Any] = {"thresholds": {"0.01": 0.25}, "thresholds_from": "french", "commit": "c0ffee"}
     SpeakerModel(settings).save(tmp_path / "model", "5eed", **made)
     return tmp_path / "model"
 

@@ -47,7 +47,8 @@ def free_port():
 
 
 def data_of(page):
-    return json.loads(re.search(r'id="data">(.*?)</script>', page.read_text(encoding="utf-8"), re.DOTALL)[1])
+    (data,) = re.findall(r'id="data">(.*?)</script>', page.read_text(encoding="utf-8"), re.DOTALL)
+    return json.loads(data)
 
 
 @pytest.mark.parametrize("command", ["report", "serve"])

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
@@ -171,7 +172,7 @@ def test_the_store_gives_batches_in_whispers_form(audio, tmp_path):
 
 def test_plain_zarr_reads_the_store(audio, tmp_path):
     extract_corpus(audio, tmp_path / "store")
-    group = zarr.open_group(tmp_path / "store/features.zarr", mode="r")
+    group: Any = zarr.open_group(tmp_path / "store/features.zarr", mode="r")
     assert group.attrs.asdict() == {"sample_rate_hz": 16_000, "hop_length": 160, "n_fft": 400}
     assert group["offsets"][:].tolist() == [0, 30, 70, 120, 180, 250, 330]
     assert (group["features"].shape, group["features"].dtype, group["features"].shards) == ((330, 80), np.float16, (100, 80))
@@ -218,7 +219,7 @@ def test_labels_and_mask_cost_under_a_hundredth_of_the_store(tmp_path):
     n, speakers = 1000, 50
     ids = RNG.permutation([f"{speaker:0128x}" for speaker in range(speakers)] * (n // speakers))
     offsets = np.arange(n + 1) * 300
-    store.create_store(tmp_path, offsets, ids, [None] * n, {})
+    store.create_store(tmp_path, offsets, ids.tolist(), [None] * n, {})
     size = {part.name: sum(map(len, files(part).values())) for part in (tmp_path / "features.zarr").iterdir() if part.is_dir()}
     assert size["attention_mask"] < 1000  # its fill value
     features_bytes = offsets[-1] * 80 * 2 / 2  # twice as small as float16 is what zstd makes of speech at best

@@ -1,6 +1,7 @@
 """The logic with a listener to whom three tones are languages; the decoder against Hugging Face's; real weights on eSpeak NG."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -60,7 +61,7 @@ def tone(hz: float, seconds: float = 0.5) -> np.ndarray:
     return 0.3 * np.sin(2 * np.pi * hz * np.arange(round(16_000 * seconds)) / 16_000).astype(np.float32)
 
 
-def voxceleb(root: Path, videos: dict[str, list[float | bytes | None]]) -> pd.DataFrame:
+def voxceleb(root: Path, videos: Mapping[str, Sequence[float | bytes | None]]) -> pd.DataFrame:
     """A VoxCeleb tree: of each video its clips, a tone or what else stands in the file; None: it is not there any more."""
     for video, clips in videos.items():
         (root / video).mkdir(parents=True, exist_ok=True)

@@ -36,6 +36,8 @@ TINY = {
 class Project:
     """A git and DVC repository in a temporary folder."""
 
+    first_run: set[str]  # the stages that ran in its first `dvc repro`
+
     def __init__(self, folder: Path):
         self.folder = folder
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

@@ -1,5 +1,7 @@
 """What an audit finds, on hand-made embeddings and sounds, and on synthetic voices with planted faults."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,7 +23,7 @@ from speakerprint.evaluation.audit import (
 from speakerprint.inference.vectors import unit_vectors
 from speakerprint.params.audit import Audit
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "corpora": {},
     "model": "none",
     "odd_false_rejects": 0.001,
@@ -29,7 +31,7 @@ SETTINGS = {
 }
 
 
-def voices(n_speakers, n_each, dim=64, spread=0.6, seed=0):
+def voices(n_speakers, n_each, dim=64, spread=0.6, seed=0) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings around one random direction a speaker, and the speakers' codes."""
     random = np.random.default_rng(seed)
     centres = unit_vectors(random.normal(size=(n_speakers, dim)))

@@ -13,7 +13,7 @@ from speakerprint.inference.calibration import Calibration
 LN3 = np.log(3)
 
 
-def voices(n_speakers, recordings_each, noise=0.6, seed=0):
+def voices(n_speakers, recordings_each, noise=0.6, seed=0) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings (n, 8) and speaker ids (n,) of speakers who can be confused."""
     rng = np.random.default_rng(seed)
     speakers = np.repeat(np.arange(n_speakers), recordings_each)
@@ -23,7 +23,7 @@ def voices(n_speakers, recordings_each, noise=0.6, seed=0):
 def listed_trials(embeddings, speakers):
     """Cosines of all pairs, one after the other: of one speaker, and of two."""
     units = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-    kinds = {True: [], False: []}
+    kinds: dict[bool, list[float]] = {True: [], False: []}
     for i, j in combinations(range(len(units)), 2):
         kinds[bool(speakers[i] == speakers[j])].append(units[i] @ units[j])
     return np.array(kinds[True]), np.array(kinds[False])
@@ -94,7 +94,7 @@ def test_the_held_out_cllr_is_of_trials_whose_speakers_were_not_learned_from():
     by_halves = []
     for half in ([0, 1], [0, 2], [0, 3]):  # two folds of two speakers: which, is drawn
         inside = np.isin(speakers, half)
-        llrs = {True: [], False: []}
+        llrs: dict[bool, list[float]] = {True: [], False: []}
         for held_out in (inside, ~inside):
             slope, offset = fit_llr(*listed_trials(embeddings[~held_out], speakers[~held_out]))
             for kind, scores in zip((True, False), listed_trials(embeddings[held_out], speakers[held_out]), strict=True):
@@ -174,4 +174,4 @@ def test_what_is_not_a_calibration_is_named(tmp_path, content, message):
 )
 def test_what_cannot_be_calibrated_is_refused_with_a_reason(speakers, rates, message):
     with pytest.raises(InputError, match=message):
-        calibrate([[1, 0], [1, 0.1], [0, 1], [0.1, 1]], speakers, rates)
+        calibrate(np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1]]), speakers, rates)

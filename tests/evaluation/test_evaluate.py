@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from speakerprint.evaluation.trials import equal_error_rate, score_trials
 from speakerprint.params.evaluation import Evaluation
 
 
-class Store:
+class Store(Any):
     """A feature store in memory: speaker s's frames are noise around a colour of its own."""
 
     def __init__(self, n_speakers=9, n_each=4, seed=4, locale=("fr", "de")):
@@ -39,7 +40,7 @@ class Store:
         return self._frames[i]
 
 
-class Model:
+class Model(Any):
     """Embeds a clip as the mean of some bands, and remembers the batches it was given."""
 
     def __init__(self):

@@ -77,7 +77,8 @@ def listed(seed: int, n_trials: int, n_speakers: int = 20) -> tuple[TrialList, n
 
 
 def brute(trials: TrialList, embeddings: np.ndarray, keep) -> tuple[list[int], list[int]]:
-    target, nontarget = [], []
+    target: list[int] = []
+    nontarget: list[int] = []
     for i, j in zip(trials.first, trials.second, strict=True):
         if keep(i, j):
             product = math.fsum(embeddings[i] * embeddings[j])
@@ -114,7 +115,8 @@ def test_the_interval_is_that_of_lists_in_which_drawn_speakers_are_copied():
     levels = trials._levels(embeddings)
     eers = []
     for drawn in np.random.default_rng(1).multinomial(20, np.full(20, 1 / 20), size=100):
-        target, nontarget = [], []
+        target: list[int] = []
+        nontarget: list[int] = []
         for i, j, level in zip(trials.first, trials.second, levels, strict=True):
             s, t = trials.speakers[i], trials.speakers[j]
             if s == t:

@@ -34,7 +34,8 @@ def cosine(a, b):
 
 
 def brute_scores(embeddings, speakers, keep=lambda i, j: True):
-    target, nontarget = [], []
+    target: list[float] = []
+    nontarget: list[float] = []
     for i, j in itertools.combinations(range(len(speakers)), 2):
         if keep(i, j):
             (target if speakers[i] == speakers[j] else nontarget).append(cosine(embeddings[i], embeddings[j]))
@@ -251,7 +252,7 @@ def test_one_place_for_all_recordings_retrieves_nothing_first():
 def test_confused_speakers_have_the_highest_mean_score():
     rng = np.random.default_rng(3)
     embeddings, speakers = many_speakers(rng, 140, 2)
-    means = {}
+    means: dict[tuple, list[float]] = {}
     for i, j in itertools.combinations(range(len(speakers)), 2):
         if speakers[i] != speakers[j]:
             means.setdefault(tuple(sorted((speakers[i], speakers[j]))), []).append(cosine(embeddings[i], embeddings[j]))
@@ -290,9 +291,9 @@ def brute_interval(embeddings, speakers, samples, rng):
     eers = []
     for _ in range(samples):
         drawn = rng.integers(speakers.max() + 1, size=speakers.max() + 1)
-        rows = [np.flatnonzero(speakers == speaker) for speaker in drawn]
-        copy = np.repeat(np.arange(len(drawn)), [len(r) for r in rows])
-        rows = np.concatenate(rows)
+        rows_of = [np.flatnonzero(speakers == speaker) for speaker in drawn]
+        copy = np.repeat(np.arange(len(drawn)), [len(r) for r in rows_of])
+        rows = np.concatenate(rows_of)
         first, second = np.triu_indices(len(rows), k=1)
         same_copy = copy[first] == copy[second]
         trial = same_copy | (speakers[rows[first]] != speakers[rows[second]])

@@ -67,11 +67,11 @@ def test_a_digest_tells_conditions_apart_and_changes_with_their_words_and_with_w
     telephone_line = CONDITIONS["telephone"]
     assert telephone_line.digest() == digests[list(CONDITIONS).index("telephone")]
     assert dataclasses.replace(telephone_line, definition="a better line").digest() not in digests
-    assert dataclasses.replace(telephone_line, apply=lambda samples, _: samples / 2).digest() not in digests
+    assert dataclasses.replace(telephone_line, apply=lambda samples, _: samples[::2]).digest() not in digests
 
 
 def test_other_sounds_make_another_condition_even_where_they_are_not_drawn():
-    other = all_conditions([*NOISES, NOISES[0] / 2])
+    other = all_conditions([*NOISES, NOISES[0][::2]])
     digests = {condition.name: condition.digest() for condition in other}
     changed = {name for name, condition in CONDITIONS.items() if condition.digest() != digests[name]}
     assert changed == {"noise-20dB", "noise-10dB", "noise-5dB", "noise-0dB"}

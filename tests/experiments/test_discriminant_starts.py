@@ -1,4 +1,5 @@
 from argparse import ArgumentTypeError
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -82,7 +83,7 @@ def test_a_corpus_is_judged_as_the_model_would_embed_it(model, tmp_path):
     rows = np.concatenate([tried.windows, tried.short])
     speakers = np.concatenate([tried.owner, np.arange(8)])
     project = Projection(rows, speakers, columns([1, 2], 2), dim=8, shrinkage=0.3)
-    one = SpeakerModel(SETTINGS).eval()
+    one: Any = SpeakerModel(SETTINGS).eval()
     one.load_state_dict(model.state_dict())
     one.projection.start(*discriminant(rows, speakers, 8, 0.3))
     whole = [store.frames(row).astype(np.float32) for row in range(8)]

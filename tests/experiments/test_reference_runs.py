@@ -4,6 +4,7 @@ import os
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
@@ -78,7 +79,7 @@ def test_the_tenth_is_the_recipe_itself(queued):
 
 def test_the_recipe_is_as_published():
     recipe = read_recipe("reference")
-    published = {
+    published: dict[str, dict[str, Any]] = {
         "model": {"layers": 6, "layer_combination": "last", "pooling": "mean", "projection": "mlp", "embedding_dim": 256},
         "loss": {"triplet_weight": 1.0, "triplet_margin": 1.0, "ntxent_weight": 0.025, "ntxent_temperature": 0.5},
         "sampling": {"speakers": 32, "utterances": 4, "speeds": [1.0]},

@@ -1,6 +1,7 @@
 """A calibration is read as it was written, or not at all."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ from scipy.special import expit, logit
 
 from speakerprint import Calibration
 from speakerprint.errors import InputError
+from speakerprint.inference.calibration import Threshold
 
-AT_1_PERCENT = {"score": 0.4, "low": 0.3, "high": 0.5, "miss_rate": 0.1, "nontarget_trials": 12}
+AT_1_PERCENT: dict[str, Any] = {"score": 0.4, "low": 0.3, "high": 0.5, "miss_rate": 0.1, "nontarget_trials": 12}
 CALIBRATION = Calibration(
     model_id="0123456789abcdef",
     recordings=20,
@@ -24,7 +26,7 @@ CALIBRATION = Calibration(
     eer=0.05,
     eer_low=0.01,
     eer_high=0.1,
-    thresholds={0.01: AT_1_PERCENT},
+    thresholds={0.01: Threshold(**AT_1_PERCENT)},
 )
 
 

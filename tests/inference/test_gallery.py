@@ -1,9 +1,7 @@
 """Known speakers on disk, with drawn embeddings: three or more a speaker, near the speaker's own direction."""
 
 import multiprocessing
-import os
 import shutil
-import signal
 import sqlite3
 import threading
 import time
@@ -304,7 +302,7 @@ def test_what_a_killed_process_left_of_an_index_is_removed(tmp_path, indexed):
 
 def test_of_two_that_make_the_index_one_waits_for_the_other(tmp_path, indexed, monkeypatch):
     gallery, *_ = filled(tmp_path)
-    made = Counter()
+    made: Counter[str] = Counter()
     save = Gallery._save_index
     monkeypatch.setattr(Gallery, "_save_index", lambda self, index, path: made.update(["index"]) or save(index, path))
     threads = [threading.Thread(target=Gallery(tmp_path).update_index) for _ in range(4)]
@@ -360,7 +358,7 @@ def test_a_writer_killed_leaves_whole_enrolments(tmp_path):
     writer.start()
     assert started.wait(60)
     time.sleep(0.3)
-    os.kill(writer.pid, signal.SIGKILL)
+    writer.kill()
     writer.join()
     gallery = Gallery(tmp_path, "model", DIM)
     speakers = gallery.speakers()
@@ -375,7 +373,7 @@ def test_a_writer_killed_leaves_whole_enrolments(tmp_path):
 
 def test_threads_share_a_gallery(tmp_path, indexed):
     gallery, speakers, recordings, rows = filled(tmp_path)
-    wrong = Counter()
+    wrong: Counter[str] = Counter()
 
     def search(offset):
         for i in range(offset, len(rows), 8):

@@ -1,5 +1,7 @@
 """The mean of models is theirs, whatever each calls its first number."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +21,8 @@ def model(**settings) -> SpeakerModel:
     kind = {"layer_combination": "concatenate", "projection": "discriminant"}
     made = SpeakerModel(tiny_model(**kind | settings)).eval()
     if made.settings.projection == "discriminant":
-        made.projection.mean.uniform_(-0.5, 0.5), made.projection.std.uniform_(0.5, 2.0)
+        projection: Any = made.projection
+        projection.mean.uniform_(-0.5, 0.5), projection.std.uniform_(0.5, 2.0)
     return made
 
 
@@ -28,11 +31,12 @@ def turned(original: SpeakerModel) -> tuple[SpeakerModel, np.ndarray]:
     other, turn = model(), torch.from_numpy(ortho_group.rvs(12, random_state=1)).float()
     with torch.no_grad():
         other.load_state_dict(original.state_dict())
-        linear, generator = other.projection.linear, torch.Generator().manual_seed(1)
+        projection: Any = other.projection
+        linear, generator = projection.linear, torch.Generator().manual_seed(1)
         mean, std = (torch.rand(linear.in_features, generator=generator) + 0.5 for _ in range(2))
-        linear.bias.copy_(turn @ (linear.bias + linear.weight @ ((mean - other.projection.mean) / other.projection.std)))
-        linear.weight.copy_(turn @ linear.weight * std / other.projection.std)
-        other.projection.mean.copy_(mean), other.projection.std.copy_(std)
+        linear.bias.copy_(turn @ (linear.bias + linear.weight @ ((mean - projection.mean) / projection.std)))
+        linear.weight.copy_(turn @ linear.weight * std / projection.std)
+        projection.mean.copy_(mean), projection.std.copy_(std)
     return other, turn.numpy()
 
 
@@ -49,7 +53,7 @@ def test_every_weight_is_the_mean_of_theirs(shares, share):
     first, other = model(), model()
     with torch.no_grad():
         for weight in other.encoder.parameters():
-            weight += 0.01
+            weight.add_(0.01)
     same = np.eye(12, dtype=np.float32)
     result = average([first, other], [same, same], shares).state_dict()
     for name, weight in first.state_dict().items():
@@ -69,7 +73,7 @@ def test_every_weight_is_the_mean_of_theirs(shares, share):
 def test_models_that_have_no_mean_are_refused(settings, message):
     models = [model(**settings), model() if "embedding_dim" in settings else model(**settings)]
     with pytest.raises(InputError, match=message):
-        average(models, [np.eye(12)] * 2)
+        average(models, [np.eye(12, dtype=np.float32)] * 2)
 
 
 def test_the_mean_of_folders_is_a_model_that_loads(tmp_path):

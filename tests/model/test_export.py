@@ -1,6 +1,8 @@
 """A model elsewhere gives the embeddings that it gives here."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import numpy as np
@@ -90,11 +92,17 @@ def test_its_features_are_those_of_the_library(exported, n, loudest_at_the_end):
 # --- the Hugging Face hub -----------------------------------------------------------------------------------------------
 
 
+def metadata_of(card: Path) -> dict[str, Any]:
+    metadata = metadata_load(card)
+    assert metadata is not None
+    return metadata
+
+
 def test_the_shipped_model_as_a_folder_of_the_hub_is_the_same_model_with_a_card(tmp_path):
     export_huggingface(None, tmp_path / "hub")
     again = SpeakerEmbedder.load(tmp_path / "hub")
     assert again.model_id == SpeakerEmbedder.load().model_id and sorted(again.thresholds) == [0.001, 0.01]
-    metadata = metadata_load(tmp_path / "hub/README.md")
+    metadata = metadata_of(tmp_path / "hub/README.md")
     assert metadata["license"] == "apache-2.0" and metadata["library_name"] == "speakerprint"
     assert metadata["pipeline_tag"] == "feature-extraction" and "speaker-verification" in metadata["tags"]
     card = (tmp_path / "hub/README.md").read_text(encoding="utf-8")
@@ -104,7 +112,7 @@ def test_the_shipped_model_as_a_folder_of_the_hub_is_the_same_model_with_a_card(
 
 def test_a_model_without_a_card_gets_one_that_claims_no_licence(own_model, tmp_path):
     export_huggingface(own_model, tmp_path / "hub")
-    assert "license" not in metadata_load(tmp_path / "hub/README.md")
+    assert "license" not in metadata_of(tmp_path / "hub/README.md")
     assert 'speakerprint.load("OWNER/model")' in (tmp_path / "hub/README.md").read_text()
     assert describe(tmp_path / "hub")["license"] is None
 
@@ -114,7 +122,7 @@ def test_a_cards_own_metadata_stay_and_the_licence_that_is_named_wins(own_model,
     (own_model / "README.md").write_text(card)
     export_huggingface(own_model, tmp_path / "first")
     export_huggingface(own_model, tmp_path / "second", license="cc-by-4.0")
-    first, second = (metadata_load(tmp_path / name / "README.md") for name in ("first", "second"))
+    first, second = (metadata_of(tmp_path / name / "README.md") for name in ("first", "second"))
     assert (first["license"], first["language"], first["tags"]) == ("mit", "fr", ["own"])
     assert second == {**first, "license": "cc-by-4.0"}
     text = (tmp_path / "first/README.md").read_text()

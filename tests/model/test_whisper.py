@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -429,12 +430,14 @@ def small_whisper(monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
     """Weights of a Whisper of width 8 by Hugging Face's own names, whose file is the one that is expected."""
     from transformers import WhisperConfig, WhisperModel
 
-    sizes = {f"{part}_{name}": n for part in ("encoder", "decoder") for name, n in (("layers", 6), ("ffn_dim", 16))}
+    sizes: dict[str, Any] = {
+        f"{part}_{name}": n for part in ("encoder", "decoder") for name, n in (("layers", 6), ("ffn_dim", 16))
+    }
     torch.manual_seed(1)
     reference = WhisperModel(
         WhisperConfig(d_model=8, encoder_attention_heads=2, decoder_attention_heads=2, vocab_size=51865, **sizes)
     )
-    weights = {name: np.float16(weight.numpy()) for name, weight in sorted(reference.state_dict().items())}
+    weights = {name: weight.numpy().astype(np.float16) for name, weight in sorted(reference.state_dict().items())}
     digest = hashlib.sha256(save(weights, metadata={"format": "pt"})).hexdigest()
     monkeypatch.setattr(whisper, "WHISPER", dataclasses.replace(whisper.WHISPER, sha256=digest))
     return weights

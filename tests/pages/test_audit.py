@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
@@ -53,6 +54,7 @@ def audited(tmp_path_factory):
         table = read_source(source, str(root))
     encoded = {}
     for row, data in read_clips(table["location"].tolist()):
+        assert data is not None
         encoded[row] = encode(resample(*decode(data, "clip"), SAMPLE_RATE_HZ), "flac")
     rows, changed, truth = plant(
         table.assign(corpus="")[["corpus", "recording_id", "speaker_id"]], encoded, 1, np.random.default_rng(1)
@@ -157,5 +159,6 @@ def test_a_recording_with_two_faults_is_listed_once_with_the_first(tmp_path):
 
 def test_a_corpus_without_features_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    nothing: Any = None  # neither embedder nor settings are asked
     with pytest.raises(InputError, match="mine has 0 folders data/features"):
-        audit_corpora(["mine"], None, None)
+        audit_corpora(["mine"], nothing, nothing)

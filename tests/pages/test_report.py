@@ -79,6 +79,7 @@ def test_an_evaluation_corpus_is_taken_from_the_project(tmp_path, monkeypatch):
         )
     measured = report_data(found, embedder)["measured"]
     assert measured["floor_eer"] == 0.25
+    assert found.speakers is not None
     assert measured["figures"]["eer"] == equal_error_rate(found.embeddings, found.speakers)
 
 
@@ -88,7 +89,8 @@ def test_an_evaluation_corpus_is_taken_from_the_project(tmp_path, monkeypatch):
 def test_confused_pairs_are_the_worst_of_every_pair_of_speakers_and_of_every_speaker():
     embeddings, speakers = random_voices()
     units = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-    between, within = {}, {}
+    between: dict[tuple, tuple] = {}
+    within: dict[tuple, tuple] = {}
     for i in range(len(units)):
         for j in range(i):
             score, key = units[i] @ units[j], tuple(sorted((int(speakers[i]), int(speakers[j]))))

@@ -86,7 +86,7 @@ def test_every_preset_says_in_its_first_line_what_it_is(name):
 
 def differences(tree: dict, defaults: dict, path: str = "") -> dict:
     """Dotted keys of a tree, with their values, split into those that repeat a default and those that do not."""
-    found = {True: {}, False: {}}
+    found: dict[bool, dict] = {True: {}, False: {}}
     for key, value in tree.items():
         if isinstance(value, dict) and isinstance(defaults.get(key), dict):
             below = differences(value, defaults[key], f"{path}{key}.")

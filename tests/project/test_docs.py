@@ -6,6 +6,7 @@ import itertools
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from markdown.extensions.toc import slugify
@@ -29,7 +30,7 @@ PAGES = sorted(
     )
     for page in PROJECT.glob(pattern)
 )
-GROUP = get_command(app)
+GROUP: Any = get_command(app)  # typer says of it only that it is a command
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 IN_LINE = re.compile(r"`(speakerprint [^`]+)`")
 LINK = re.compile(r"\]\(((?!\w+:)[^)\s]+)\)")
@@ -49,8 +50,8 @@ def commands(shell):
     for line in shell.replace("\\\n", " ").splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|")
         lexer.wordchars += "{},:[]!$%"
-        for separator, words in itertools.groupby(lexer, SEPARATORS.__contains__):
-            words = list(words)
+        for separator, group in itertools.groupby(lexer, SEPARATORS.__contains__):
+            words = list(group)
             if not separator and "speakerprint" in words:
                 yield words[words.index("speakerprint") + 1 :]
 

@@ -36,6 +36,6 @@ def test_an_import_from_above_is_found(tmp_path, module, upwards, said):
     with (tmp_path / "speakerprint" / module).open("a", encoding="utf-8") as file:
         file.write(f"\nimport {upwards}\n")
     shutil.copy(PROJECT / "pyproject.toml", tmp_path)
-    command = [Path(sys.executable).parent / "lint-imports", "--no-cache", "--no-logo"]
+    command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache", "--no-logo"]
     found = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
     assert found.returncode == 1 and said in found.stdout

@@ -4,6 +4,7 @@ import ast
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dvc.utils.hydra import apply_overrides
@@ -47,8 +48,9 @@ def imported_modules(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative imports are not followed here"
-            names = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {name if module_file(name) else node.module for name in names}
+            package = node.module or ""
+            names = {f"{package}.{alias.name}" for alias in node.names}
+            found |= {name if module_file(name) else package for name in names}
     return {name for name in found if name.split(".")[0] == "speakerprint"}
 
 
@@ -72,7 +74,7 @@ def params_read(path: Path) -> set[str]:
     read = set()
     for node in ast.walk(parse(path)):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "read_section":
-            keys = [key.value if isinstance(key, ast.Constant) else "${key}" for key in node.args[1:]]
+            keys = [str(key.value) if isinstance(key, ast.Constant) else "${key}" for key in node.args[1:]]
             read.add(".".join(keys))
     return read
 
@@ -89,7 +91,7 @@ def test_a_stage_depends_on_exactly_the_source_files_it_imports(stage):
 def expanded(keys: set[str]) -> set[str]:
     """Whole sections as their keys."""
     sections = (keys & Params.model_fields.keys()) - {"train_corpora", "noise_corpora"}
-    fields = {name: Params.model_fields[name].annotation for name in sections}
+    fields: dict[str, Any] = {name: Params.model_fields[name].annotation for name in sections}
     return (keys - fields.keys()) | {f"{name}.{field}" for name in fields for field in fields[name].model_fields}
 
 
@@ -132,7 +134,8 @@ def test_every_script_is_a_stage():
 
 
 def test_git_ignores_the_outputs_that_dvc_keeps_and_no_others(tmp_path):
-    kept, in_git = set(), set()
+    kept: set[str] = set()
+    in_git: set[str] = set()
     for stage in STAGES.values():
         for out in (out for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])):
             path, settings = next(iter(out.items())) if isinstance(out, dict) else (out, {})

@@ -4,11 +4,13 @@ import errno
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from speakerprint.errors import InputError
+from speakerprint.evaluation.trial_lists import TrialList
 from speakerprint.evaluation.trial_sets import AllPairs
 from speakerprint.params.whole import load_params
 from stages import evaluate, features, fresh, run, write_json
@@ -45,7 +47,7 @@ def test_other_errors_keep_their_traceback():
 
 def test_the_command_lines_arguments_reach_the_stage(monkeypatch):
     monkeypatch.setattr("sys.argv", ["stage", "demo_train"])
-    seen = []
+    seen: list[str] = []
     run(seen.append)
     assert seen == ["demo_train"]
 
@@ -96,7 +98,7 @@ def test_evaluate_runs_all_pairs_or_the_corpus_own_list(tmp_path, monkeypatch, c
     monkeypatch.chdir(tmp_path)
     ids = ["a/1", "a/2", "b/1"]
     table = pd.DataFrame({"recording_id": ids, "speaker_id": [id[0] for id in ids]})
-    store = SimpleNamespace(recordings=table, speaker_ids=table["speaker_id"].to_numpy())
+    store: Any = SimpleNamespace(recordings=table, speaker_ids=table["speaker_id"].to_numpy())
     assert isinstance(evaluate.trials_of("mine", store), AllPairs)
     assert capsys.readouterr().out == "mine: all pairs of recordings (data/given/trials/mine.txt would replace them)\n"
     write_json({"bad": [{"recording_id": "b/2"}, {"recording_id": "b/3"}]}, tmp_path / "metrics/data/mine.resample.json")
@@ -104,5 +106,6 @@ def test_evaluate_runs_all_pairs_or_the_corpus_own_list(tmp_path, monkeypatch, c
     (tmp_path / "data/given/trials/mine.txt").write_text(
         "1 a/1.wav a/2.wav\n0 a/1.wav b/1.wav\n0 a/1.wav b/2.wav\n1 b/1.wav b/3.wav\n"
     )
-    assert evaluate.trials_of("mine", store).second.tolist() == [1, 2]
+    listed = evaluate.trials_of("mine", store)
+    assert isinstance(listed, TrialList) and listed.second.tolist() == [1, 2]
     assert capsys.readouterr().out == "mine: 2 trials of data/given/trials/mine.txt, 2 skipped\n"

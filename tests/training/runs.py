@@ -50,7 +50,7 @@ class Run:
     teacher: str | Path = TEACHER_PATH
 
     def __call__(self, name: str = "run", noises: dict[str, Path] | None = None, **train_settings) -> dict[str, torch.Tensor]:
-        recipe = Recipe(**{**self.recipe.sections(), "train": self.recipe.train.model_copy(update=train_settings)})
+        recipe = replace(self.recipe, train=self.recipe.train.model_copy(update=train_settings))
         out = self.folder / name
         train({"a": self.folder / "a"}, noises or {}, recipe, out / "model", out / "log", out / "checkpoint", self.teacher)
         return load_file(out / "model/model.safetensors")

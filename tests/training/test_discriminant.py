@@ -12,7 +12,7 @@ from speakerprint.errors import InputError
 from speakerprint.training.discriminant import Scatter, discriminant
 
 
-def speakers_in_noise(speakers=12, each=20, width=6, seed=0):
+def speakers_in_noise(speakers=12, each=20, width=6, seed=0) -> tuple[np.ndarray, np.ndarray]:
     """Speakers apart along the first two axes only, in noise that is loudest along the third."""
     rng = np.random.default_rng(seed)
     codes = np.repeat(np.arange(speakers), each)

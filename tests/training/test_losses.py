@@ -212,7 +212,7 @@ def test_triplets_within_groups_are_the_groups_losses_weighted_by_their_anchors(
 
 def test_ntxent_within_groups_is_the_groups_losses_weighted_by_their_clips():
     views = unit(2, 10, 3, seed=6)
-    of_group = [ntxent(views[:, g == GENDERS], 0.5).item() * (g == GENDERS).sum().item() for g in range(3)]
+    of_group = [ntxent(views[:, GENDERS.eq(g)], 0.5).item() * GENDERS.eq(g).sum().item() for g in range(3)]
     assert ntxent(views, 0.5, GENDERS).item() == pytest.approx(sum(of_group) / 10, abs=1e-6)
     assert ntxent(views, 0.5, GENDERS * 0).item() == ntxent(views, 0.5).item()
 

@@ -40,7 +40,7 @@ def of_two_processes(tmp_path_factory) -> dict:
 def agree(gradients: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float) -> bool:
     """Whether all gradients are equal but for a fraction of the parameter's largest one (or of 1)."""
     assert gradients.keys() == expected.keys()
-    return all((gradients[name] - g).abs().max() <= tolerance * max(1.0, g.abs().max()) for name, g in expected.items())
+    return all((gradients[name] - g).abs().max() <= tolerance * max(1.0, g.abs().max().item()) for name, g in expected.items())
 
 
 @pytest.mark.parametrize("case", CASES)

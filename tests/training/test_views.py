@@ -8,7 +8,7 @@ from scipy.signal import lfilter
 
 from speakerprint.audio.log_mel import log_mel
 from speakerprint.audio.resample import resample
-from speakerprint.params.augmentation import Augmentation
+from speakerprint.params.augmentation import Augmentation, AugmentationKind
 from speakerprint.training.views import (
     _bands_heard,
     augment,
@@ -25,7 +25,7 @@ from speakerprint.training.views import (
     time_mask,
 )
 
-KINDS = ["gaussian_noise", "time_mask", "frequency_mask", "low_frequency_noise"]
+KINDS: list[AugmentationKind] = ["gaussian_noise", "time_mask", "frequency_mask", "low_frequency_noise"]
 REAL_WORLD = ["background_speech", "coloured_noise", "reverberation", "channel"]
 
 
@@ -128,7 +128,7 @@ def test_each_clip_gets_as_many_kinds_as_asked(settings):
 def changed_bands(settings, count, clips=400):
     """How each clip was changed, as the standard deviations of the change in the low and in the high bands, (clips, 2)."""
     features, n_frames = batch(clips)
-    kinds = ["gaussian_noise", "low_frequency_noise"]
+    kinds: list[AugmentationKind] = ["gaussian_noise", "low_frequency_noise"]
     change = augmented(features, n_frames, kinds, count, settings, generator(), clips_per_speaker=4) - features
     return torch.stack([change[:, :10].flatten(1).std(dim=1), change[:, 10:].flatten(1).std(dim=1)], dim=1)
 

@@ -3,6 +3,7 @@ import io
 import tarfile
 import tracemalloc
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -10,8 +11,10 @@ from speakerprint.corpora.sources import clips
 from speakerprint.corpora.sources.clips import read_archive, read_clips, source_root
 from speakerprint.errors import InputError
 
+Mode = Literal["w", "w:gz"]
 
-def write_archive(path: Path, files: dict[str, bytes], mode: str = "w:gz") -> Path:
+
+def write_archive(path: Path, files: dict[str, bytes], mode: Mode = "w:gz") -> Path:
     with tarfile.open(path, mode) as tar:
         for name, data in files.items():
             member = tarfile.TarInfo(name)
@@ -47,7 +50,7 @@ def test_what_is_no_file_is_absent(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "mode"), [("r.tar", "w"), ("r.tar.gz", "w:gz"), ("r.tgz", "w:gz"), ("plain-inside.tar.gz", "w")]
 )
-def test_clips_of_an_archive_come_in_its_order_and_absent_ones_last(tmp_path: Path, name: str, mode: str) -> None:
+def test_clips_of_an_archive_come_in_its_order_and_absent_ones_last(tmp_path: Path, name: str, mode: Mode) -> None:
     archive = write_archive(
         tmp_path / name, {"r/fr/clips/a.mp3": b"a", "./r/fr/clips/b.mp3": b"b", "r/fr/clips/c.mp3": b"c"}, mode
     )
@@ -103,7 +106,7 @@ def test_reading_ends_with_the_last_wanted_clip(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
 @pytest.mark.parametrize("part", [0.0, 0.01, 0.2, 1 / 3, 0.5, 0.9])
-def test_a_truncated_archive_is_refused(tmp_path: Path, mode: str, part: float) -> None:
+def test_a_truncated_archive_is_refused(tmp_path: Path, mode: Mode, part: float) -> None:
     archive = write_archive(tmp_path / "r.tar.gz", {f"{i}.mp3": noise(i) for i in range(20)}, mode)
     whole = archive.read_bytes()
     content_size = 20 * 2560 if mode == "w" else len(whole)  # tar pads with zeros, which may well be missing
@@ -120,7 +123,7 @@ def test_a_tar_cut_between_two_members_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "position"), [("w", 2560 + 5), ("w:gz", 5000), ("w:gz", -6)])
-def test_a_changed_byte_is_noticed(tmp_path: Path, mode: str, position: int) -> None:
+def test_a_changed_byte_is_noticed(tmp_path: Path, mode: Mode, position: int) -> None:
     """In a header (tar keeps checksums of those), in the compressed data, and in gzip's own checksum."""
     archive = write_archive(tmp_path / "r.tar.gz", {f"{i}.mp3": noise(i) for i in range(5)}, mode)
     data = bytearray(archive.read_bytes())

@@ -1,4 +1,5 @@
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -27,7 +28,7 @@ COLUMNS_17 = [
 ]
 
 
-def tsv(columns: list[str], *rows: dict[str, object]) -> str:
+def tsv(columns: list[str], *rows: Mapping[str, object]) -> str:
     """Lines of a TSV; values a row leaves out are what a release would have there."""
     usual = {"client_id": "anna", "sentence": 'He said "so', "up_votes": 2, "down_votes": 0, "locale": "fr"}
     lines = ["\t".join(columns)]

@@ -1,5 +1,6 @@
 import io
 import tarfile
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,10 +29,9 @@ COLUMNS_17 = [
 ]
 
 
-def make_source(**changes):
-    return EspeakSource(
-        **{"kind": "espeak", "splits": ["train", "dev"], "speakers": 2, "recordings_per_speaker": 3, "seed": 1} | changes
-    )
+def make_source(**changes: Any) -> EspeakSource:
+    usual: dict[str, Any] = {"splits": ["train", "dev"], "speakers": 2, "recordings_per_speaker": 3, "seed": 1}
+    return EspeakSource(kind="espeak", **usual | changes)
 
 
 def write(path, **changes):
@@ -79,7 +79,7 @@ def test_a_speaker_is_the_same_whichever_other_splits_and_speakers_are_made(arch
 
 @pytest.mark.parametrize("variant", " ".join(espeak.VARIANTS.values()).split())
 def test_an_utterance_does_not_depend_on_the_one_before(variant):
-    settings = {"voice": f"en-us+{variant}", "rate_wpm": 300, "pitch": 50, "pitch_range": 50}
+    settings: dict[str, Any] = {"voice": f"en-us+{variant}", "rate_wpm": 300, "pitch": 50, "pitch_range": 50}
     alone = espeak.speak("Seven heavy boxes.", **settings)
     espeak.speak("Good morning!", voice="en-gb-scotland+f2", rate_wpm=200, pitch=80, pitch_range=90)
     np.testing.assert_array_equal(espeak.speak("Seven heavy boxes.", **settings), alone)

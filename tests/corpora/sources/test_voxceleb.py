@@ -164,8 +164,8 @@ def test_a_split_archive_is_read_from_its_parts_three_recordings_of_each_speaker
         selection, tmp_path / "audio", Resample(engine="soxr", encoding="flac", min_duration_s=0.1, max_bad_fraction=0.0)
     )
     assert (report["recordings"], report["speakers"], report["bad"]) == (6, 2, [])
-    found, clips = read_audio(tmp_path / "audio")
-    for name, clip in zip(found["recording_id"], clips, strict=True):  # each is its own tone
+    found, encoded = read_audio(tmp_path / "audio")
+    for name, clip in zip(found["recording_id"], encoded, strict=True):  # each is its own tone
         spectrum = np.abs(np.fft.rfft(soundfile.read(io.BytesIO(clip))[0][:8000]))
         assert abs(spectrum.argmax() * 2 - (200 + 20 * names.index(f"dev/aac/{name}.m4a"))) <= 2
 
