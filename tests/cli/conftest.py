@@ -16,7 +16,8 @@ class FakeEmbedder:
     """Embeds a file as the length of its name, and a third."""
 
     model_id = "0123456789abcdef"
-    trims_silence = requires_speech = False
+    trim_silence = trims_silence = requires_speech = False
+    embedding_dim = 2
     thresholds: ClassVar = {0.01: 0.4, 0.001: 0.6}
     threshold = SpeakerEmbedder.threshold
 
@@ -30,6 +31,15 @@ class FakeEmbedder:
     def verify(self, first, second, false_accept_rate, calibration=None):
         llr = calibration and float(calibration.llr(0.5))
         return Verification(0.5, first == second, 0.4, false_accept_rate, llr)
+
+    def embed_each(self, paths, on_error=None):
+        for path in paths:
+            if "bad" not in str(path):
+                yield path, self.embed_files([path])[0]
+            elif on_error is None:
+                raise InputError(f"{path}: no sound in it")
+            else:
+                on_error(path, InputError(f"{path}: no sound in it"))
 
     def embed_files(self, paths):
         return np.array([[len(str(path)), 1 / 3] for path in paths], dtype=np.float32)

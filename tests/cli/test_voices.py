@@ -1,6 +1,10 @@
 import json
+import os
+import re
+import subprocess
 import sys
 from io import StringIO
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,6 +12,9 @@ import pytest
 
 from speakerprint.inference.embedder import SpeakerEmbedder
 from tests.cli.conftest import FakeEmbedder
+from tests.helpers import touch
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_embed_prints_one_json_line_a_file_that_reads_back_as_the_same_float32(speakerprint, capsys):
@@ -43,12 +50,13 @@ def test_silence_is_trimmed_where_that_is_asked_for(speakerprint, command):
 
 
 def test_embed_saves_the_same_numbers_in_every_format(speakerprint, tmp_path):
-    for suffix in ("npy", "npz", "csv", "json"):
+    for suffix in ("npy", "npz", "csv", "json", "jsonl"):
         speakerprint("embed", "a.wav", "long.mp3", "--output", str(tmp_path / f"out.{suffix}"))
     expected = FakeEmbedder().embed_files(["a.wav", "long.mp3"])
     archive = np.load(tmp_path / "out.npz")
     table = pd.read_csv(tmp_path / "out.csv", index_col="path", dtype={"0": np.float32, "1": np.float32})
     listed = json.loads((tmp_path / "out.json").read_text())
+    assert listed == [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert archive["paths"].tolist() == table.index.tolist() == [row["path"] for row in listed] == ["a.wav", "long.mp3"]
     for found in (
         np.load(tmp_path / "out.npy"),
@@ -65,6 +73,8 @@ def test_embed_saves_the_same_numbers_in_every_format(speakerprint, tmp_path):
         (["a.wav", "--output", "out.txt"], "out.txt: expected a name that ends in one of .npy"),
         (["a.wav", "--model", "elsewhere"], "elsewhere holds no model"),
         (["-"], "no recordings were named on stdin"),
+        (["a.wav", "--output", "out.npy", "--skip-errors"], "out.npy: .npy has no names"),
+        (["bad.wav", "--skip-errors"], "none of 1 recordings can be embedded"),
     ],
 )
 def test_what_the_user_can_mend_is_a_message_and_status_2(speakerprint, capsys, monkeypatch, arguments, message):
@@ -73,6 +83,56 @@ def test_what_the_user_can_mend_is_a_message_and_status_2(speakerprint, capsys, 
         speakerprint("embed", *arguments)
     assert exit.value.code == 2
     assert (said := capsys.readouterr().err).startswith("error: ") and message in said
+
+
+def test_embed_says_what_it_wrote_and_lists_what_it_left_out(speakerprint, tmp_path, capsys):
+    speakerprint("embed", "a.wav", "bad.wav", "c.wav", "--output", str(tmp_path / "out.npz"), "--skip-errors")
+    said = capsys.readouterr()
+    assert re.fullmatch(rf"{tmp_path}/out\.npz: 2 embeddings of 2 numbers, 1 left out, [\d.]+ files a second\n", said.out)
+    assert said.err == "left out: bad.wav: no sound in it\n"
+    assert np.load(tmp_path / "out.npz")["paths"].tolist() == ["a.wav", "c.wav"]
+    speakerprint("embed", "a.wav", "bad.wav", "c.wav", "--skip-errors")
+    assert [json.loads(line)["path"] for line in capsys.readouterr().out.splitlines()] == ["a.wav", "c.wav"]
+
+
+def test_embed_goes_on_from_where_it_was_stopped(speakerprint, tmp_path, capsys):
+    command = ["embed", "a.wav", "bad.wav", "c.wav", "--output", str(tmp_path / "out.csv")]
+    with pytest.raises(SystemExit) as ended:
+        speakerprint(*command)
+    assert ended.value.code == 2 and not (tmp_path / "out.csv").exists()
+    assert f"error: bad.wav: no sound in it\nwhat is done is kept in {tmp_path}/out.csv.part" in capsys.readouterr().err
+    speakerprint(*command, "--skip-errors")
+    assert "2 embeddings of 2 numbers, 1 of an earlier run, 1 left out" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
+
+
+def test_ctrl_c_says_how_to_go_on(speakerprint, tmp_path, capsys, monkeypatch):
+    def embed_each(self, paths, on_error=None):
+        yield paths[0], np.zeros(2, np.float32)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(speakerprint.embedder, "embed_each", embed_each)
+    with pytest.raises(SystemExit) as ended:
+        speakerprint("embed", "a.wav", "b.wav", "--output", str(tmp_path / "out.csv"))
+    assert ended.value.code == 130
+    assert f"stopped; what is done is kept in {tmp_path}/out.csv.part: the same command goes on" in capsys.readouterr().err
+
+
+def test_a_folder_stands_for_all_audio_in_it(speakerprint, tmp_path, capsys):
+    touch(tmp_path, "b/2.MP3", "a.wav", "b/notes.txt", ".hidden/c.wav", "b/.d.wav")
+    speakerprint("embed", str(tmp_path), "other.wav")
+    paths = [json.loads(line)["path"] for line in capsys.readouterr().out.splitlines()]
+    assert paths == [f"{tmp_path}/a.wav", f"{tmp_path}/b/2.MP3", "other.wav"]
+    with pytest.raises(SystemExit):
+        speakerprint("embed", str(touch(tmp_path / "empty", "notes.txt")))
+    assert "empty: has no audio in it or in its folders" in capsys.readouterr().err
+
+
+def test_a_reader_that_stops_reading_is_no_answer():
+    command = f"{sys.executable} -c 'from speakerprint.cli import main; main()' embed src/speakerprint/samples"
+    piped = ["bash", "-o", "pipefail", "-c", f"{command} | true"]
+    done = subprocess.run(piped, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": "src"})
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 @pytest.mark.parametrize("command", [("verify", "a.wav", "missing.wav"), ("embed", "missing.wav"), ("cluster", "missing.wav")])

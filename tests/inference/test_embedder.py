@@ -1,5 +1,6 @@
 """The public API."""
 
+import io
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -61,6 +62,45 @@ def test_files_are_embedded_in_the_order_given(embedder, tmp_path):
         soundfile.write(paths[-1], tone(seconds, seed=i), 16_000, subtype="FLOAT")
     expected = np.stack([embedder.embed(tone(seconds, seed=i), 16_000) for i, seconds in enumerate([2.0, 0.5, 1.0])])
     np.testing.assert_allclose(embedder.embed_files(paths), expected, atol=1e-5)
+
+
+def test_a_recording_may_be_a_path_a_file_or_its_bytes_and_several_any_iterable(embedder, tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, tone(), 16_000, subtype="FLOAT")
+    expected = embedder.embed_files([path])
+    for given in (path, str(path), path.read_bytes(), path.open("rb"), io.BytesIO(path.read_bytes()), (one for one in [path])):
+        np.testing.assert_array_equal(embedder.embed_files(given), expected)
+    assert embedder.embed_files(iter([])).shape == (0, 12)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (lambda path: [path.read_bytes(), b"text"], r"recording 2 \(bytes\): neither libsndfile nor FFmpeg can read it"),
+        (lambda path: path.open(errors="replace"), r"a\.wav: was opened to read text; .* mode 'rb'"),
+        (lambda path: [3.0], "recording 1 is of type float, expected a path, a file or its bytes; for waveforms"),
+    ],
+)
+def test_what_is_no_recording_is_refused_with_the_remedy(embedder, tmp_path, given, message):
+    soundfile.write(tmp_path / "a.wav", tone(), 16_000)
+    with pytest.raises(InputError, match=message):
+        embedder.embed_files(given(tmp_path / "a.wav"))
+
+
+def test_recordings_are_read_while_they_are_asked_for_and_bad_ones_told_of(embedder, tmp_path, monkeypatch):
+    monkeypatch.setattr(speakerprint.inference.embedder, "FILES_AT_ONCE", 4)
+    soundfile.write(tmp_path / "a.wav", tone(), 16_000)
+    asked, refused = [], []
+
+    def names():
+        for number in range(1000):
+            asked.append(number)
+            yield tmp_path / ("none.wav" if number == 1 else "a.wav")
+
+    each = embedder.embed_each(names(), lambda name, error: refused.append((name.name, str(error))))
+    assert [next(each)[0].name for _ in range(4)] == 4 * ["a.wav"] and len(asked) < 30
+    assert len(refused) == 1 and refused[0][0] == "none.wav" and "No such file" in refused[0][1]
+    each.close()
 
 
 def test_a_missing_file_is_named(embedder, tmp_path):

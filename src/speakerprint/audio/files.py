@@ -1,4 +1,4 @@
-"""One recording's file, read as it is: bytes of a plain file, and no more of them than a recording has."""
+"""Files of recordings: which they are, those in a folder, and the bytes of one, no more of them than a recording has."""
 
 import os
 import stat
@@ -7,6 +7,12 @@ from pathlib import Path
 from speakerprint.errors import InputError
 
 MAX_BYTES = 2**30  # of a file, before decoding
+# fmt: off
+AUDIO_SUFFIXES = frozenset({  # what libsndfile or PyAV reads
+    ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".au", ".caf", ".flac", ".m4a", ".m4b", ".mka", ".mkv", ".mov", ".mp3",
+    ".mp4", ".oga", ".ogg", ".opus", ".rf64", ".snd", ".sph", ".w64", ".wav", ".webm", ".wma",
+})
+# fmt: on
 
 
 class UndecodableAudio(InputError):
@@ -29,3 +35,18 @@ def read_file(path: str | Path) -> bytes:
         if status.st_size > MAX_BYTES:
             raise UndecodableAudio(str(path), f"is {status.st_size:,} bytes, expected at most {MAX_BYTES:,}; cut it into parts")
         return file.read(MAX_BYTES + 1)
+
+
+def audio_files(folder: str | Path) -> list[str]:
+    """Paths of all audio below a folder, sorted; hidden files and folders are passed over."""
+    found = []
+    for parent, subfolders, names in os.walk(folder):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        found += [os.path.join(parent, name) for name in names if is_audio(name)]  # noqa: PTH118  # ten times as fast
+    return sorted(found)
+
+
+def is_audio(name: str) -> bool:
+    """Whether a file's name says that it is a recording, and is not hidden."""
+    stem, dot, suffix = name.rpartition(".")
+    return bool(stem) and not name.startswith(".") and f"{dot}{suffix.lower()}" in AUDIO_SUFFIXES

@@ -1,6 +1,7 @@
 """The `speakerprint` command, a module for each group of its commands.
 
-Exit status: 0 done, or yes; 1 no (different speakers, nobody known); 2 an error, or a wrong option.
+Exit status: 0 done, or yes; 1 no (different speakers, nobody known); 2 an error, or a wrong option; 130 stopped by Ctrl+C; 141
+nobody reads on (`speakerprint embed … | head -1`).
 """
 
 import sys
@@ -19,6 +20,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+READER_GONE = 141  # what a shell says of a program that SIGPIPE ended
 EXTRAS = {  # what has to be installed for a module that inference does without
     **dict.fromkeys(["fastapi", "uvicorn", "python_multipart"], "pages"),
     **dict.fromkeys(["onnx", "huggingface_hub"], "export"),
@@ -35,6 +37,10 @@ def main() -> None:
     """Entry point: what the user can mend ends in a message on stderr. The status of any error is 2, because 1 is an answer."""
     try:
         app(prog_name="speakerprint")
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # which typer gives the status of a no
+            sys.exit(READER_GONE)
+        raise
     except InputError as error:
         _fail(str(error))
     except OSError as error:

@@ -22,16 +22,31 @@ ModelFolder = Annotated[
 DeviceName = Annotated[Device, typer.Option("--device", help="auto, cpu or cuda; auto is a GPU where ONNX Runtime can use one")]
 CalibrationFile = Annotated[Path | None, typer.Option(help="what `calibrate` wrote: its thresholds, not the model's")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
-Files = Annotated[list[str], typer.Argument(help="recordings, in any format that libsndfile or FFmpeg reads; -: names on stdin")]
+Files = Annotated[
+    list[str],
+    typer.Argument(help="recordings, in any format that libsndfile or FFmpeg reads, or folders of them; -: names on stdin"),
+]
 
 
 def named_files(files: list[str]) -> list[str]:
-    """The files that were named, with those that stdin names where `-` stands. Raises InputError if one is not there."""
-    names = [name for given in files for name in (filter(str.strip, sys.stdin.read().splitlines()) if given == "-" else [given])]
-    if not names:
+    """The files that were named, those that stdin names where `-` stands, and all audio in folders.
+
+    Raises InputError if one is not there, or a folder holds none.
+    """
+    named = [name for given in files for name in (filter(str.strip, sys.stdin.read().splitlines()) if given == "-" else [given])]
+    if not named:
         raise InputError("no recordings were named on stdin; give one file name per line")
-    check_files(names)
-    return names
+    check_files(named)
+    return [name for given in named for name in (_recordings_in(given) if Path(given).is_dir() else [given])]
+
+
+def _recordings_in(folder: str) -> list[str]:
+    from speakerprint.audio.files import AUDIO_SUFFIXES, audio_files
+
+    found = audio_files(folder)
+    if not found:
+        raise InputError(f"{folder}: has no audio in it or in its folders ({' '.join(sorted(AUDIO_SUFFIXES))})")
+    return found
 
 
 def is_there(name: str) -> bool:
@@ -60,6 +75,11 @@ def print_table(table: "Table") -> None:
     if not console.is_terminal:
         console.width = 10_000
     console.print(table)
+
+
+def say_written(path: Path, what: str, as_json: bool = False) -> None:
+    """Say what a command wrote where; beside JSON, on stderr."""
+    typer.echo(f"{path}: {what}", err=as_json)
 
 
 def print_json(tree: Any) -> None:

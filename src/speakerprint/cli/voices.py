@@ -1,10 +1,10 @@
 """What a model makes of recordings: their embeddings, and whether two are of one speaker."""
 
-import csv
-import json
 import shutil
+import sys
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,11 +18,14 @@ from speakerprint.cli.options import (
     check_output,
     named_files,
     print_json,
+    say_written,
 )
 from speakerprint.errors import InputError
 
+if TYPE_CHECKING:
+    from speakerprint import SpeakerEmbedder
+
 app = typer.Typer()
-OUTPUT_SUFFIXES = (".npy", ".npz", ".csv", ".json")
 TrimSilence = Annotated[
     bool, typer.Option("--trim-silence", help="hear each from its first speech to its last; refuse one without speech")
 ]
@@ -33,43 +36,85 @@ def embed(
     files: Files,
     model: ModelFolder = None,
     device: DeviceName = "auto",
-    output: Annotated[Path | None, typer.Option(help="FILE.npy, .npz, .csv or .json; without it, JSON lines are printed")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="FILE.npz, .npy, .csv, .json or .jsonl; without it, JSON lines are printed")
+    ] = None,
     trim_silence: TrimSilence = False,
+    skip_errors: Annotated[bool, typer.Option("--skip-errors", help="leave out what cannot be embedded, and list it")] = False,
 ) -> None:
     """Embed recordings: one unit vector each, near each other for the same speaker.
+
+    With --output, what is done is kept in OUTPUT.part until all is. If the command is stopped, the same command goes on.
 
     Examples:
 
     - `speakerprint embed monday.wav tuesday.mp3`
-    - `speakerprint embed clips/*.flac --output embeddings.npz`
+    - `speakerprint embed clips/ --output embeddings.npz --skip-errors`
     - `find clips -name '*.opus' | speakerprint embed - --output embeddings.csv`
     """
-    if output is not None and output.suffix not in OUTPUT_SUFFIXES:
-        raise InputError(f"--output {output}: expected a name that ends in one of {', '.join(OUTPUT_SUFFIXES)}")
     check_output(output)
     names = named_files(files)
 
-    import numpy as np
+    from speakerprint.inference.bulk import refuse_output
+
+    if output is not None:
+        refuse_output(output, skip_errors)
 
     from speakerprint import SpeakerEmbedder
 
-    embeddings = SpeakerEmbedder.load(model, device, trim_silence=trim_silence).embed_files(names)
-    # the shortest digits that read back as the same float32
-    rows = [{"path": name, "embedding": [float(str(x)) for x in row]} for name, row in zip(names, embeddings, strict=True)]
+    embedder = SpeakerEmbedder.load(model, device, trim_silence=trim_silence)
     if output is None:
-        for row in rows:
-            print_json(row)
-    elif output.suffix == ".npy":
-        np.save(output, embeddings)
-    elif output.suffix == ".npz":
-        np.savez(output, paths=np.array(names), embeddings=embeddings)
-    elif output.suffix == ".csv":
-        with output.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["path", *range(embeddings.shape[1])])
-            writer.writerows([row["path"], *row["embedding"]] for row in rows)
+        _print_embeddings(embedder, names, skip_errors)
     else:
-        output.write_text(json.dumps(rows, ensure_ascii=False) + "\n", encoding="utf-8")
+        _embed_into(output, embedder, names, skip_errors)
+
+
+def _print_embeddings(embedder: "SpeakerEmbedder", names: list[str], skip_errors: bool) -> None:
+    from tqdm import tqdm
+
+    from speakerprint.inference.bulk import refuse_nothing, row
+
+    left_out: dict[str, str] = {}
+    hidden = True if sys.stdout.isatty() else None  # on a terminal the lines show how far it is
+    with tqdm(desc="embed", total=len(names), unit="file", disable=hidden) as progress:
+
+        def refused(name: Any, error: InputError) -> None:
+            left_out[name] = str(error)
+            progress.update()
+
+        for name, embedding in embedder.embed_each(names, refused if skip_errors else None):
+            print_json(row(str(name), embedding))
+            progress.update()
+    refuse_nothing(names, left_out)
+    _list_left_out(left_out)
+
+
+def _embed_into(output: Path, embedder: "SpeakerEmbedder", names: list[str], skip_errors: bool) -> None:
+    """Embed into a file, and say how far it came where it is stopped."""
+    from speakerprint.inference.bulk import embed_into, part_of
+
+    kept = f"what is done is kept in {part_of(output)}: the same command goes on from there"
+    started = time.monotonic()
+    try:
+        done = embed_into(output, names, embedder, skip_errors)
+    except KeyboardInterrupt:
+        typer.echo(f"stopped; {kept}", err=True)
+        raise
+    except InputError as error:
+        raise InputError(
+            str(error) if skip_errors else f"{error}\n{kept}; with --skip-errors it leaves out such a file"
+        ) from None
+    new = done.embedded - done.resumed
+    rate = f", {new / (time.monotonic() - started):.1f} files a second" if new > 0 else ""
+    of_before = f", {done.resumed:,} of an earlier run" if done.resumed else ""
+    left_out = f", {len(done.left_out):,} left out" if done.left_out else ""
+    say_written(output, f"{done.embedded:,} embeddings of {embedder.embedding_dim} numbers{of_before}{left_out}{rate}")
+    _list_left_out(done.left_out)
+
+
+def _list_left_out(left_out: dict[str, str]) -> None:
+    for reason in left_out.values():
+        typer.echo(f"left out: {reason}", err=True)
 
 
 @app.command()

@@ -1,16 +1,17 @@
 """The public way to use a trained model: waveforms and files in, embeddings out."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeGuard, cast
 
 import numpy as np
 from tqdm import tqdm
 
-from speakerprint.audio.decode import decode
+from speakerprint.audio.decode import decode, read_file
 from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
 from speakerprint.audio.log_mel import log_mel
 from speakerprint.audio.resample import resample
@@ -23,9 +24,11 @@ from speakerprint.runtime import Device
 if TYPE_CHECKING:
     from speakerprint.inference.calibration import Calibration
 
+Recording = str | Path | bytes | BinaryIO  # a path, a file's bytes, or a file opened to read them
 MIN_DURATION_S = 0.1
 LOUDEST = 2.0**31  # of samples that are no integers: those of 32 bits, unscaled; the power of far louder ones overflows
-FILES_AT_ONCE = 256  # decoded, then embedded: what memory holds
+FILES_AT_ONCE, FRAMES_AT_ONCE = 256, 180_000  # decoded, then embedded: what memory holds, 58 MB of features
+FILES_AHEAD = 16  # decoded meanwhile, by threads
 
 
 class Verification(NamedTuple):
@@ -113,19 +116,61 @@ class SpeakerEmbedder:
         """Embed log-mel features, each (frames, 80), as `log_mel` gives them: (clips, embedding_dim) float32 of unit length."""
         return self.network.embed_frames(clips)
 
-    def embed_files(self, paths: Sequence[str | Path]) -> np.ndarray:
+    def embed_files(self, recordings: Recording | Iterable[Recording]) -> np.ndarray:
         """Embed audio files of any format that libsndfile or PyAV reads, windows of one length together.
 
-        Returns (len(paths), embedding_dim) float32, in the order of the paths.
+        recordings: paths, file objects that were opened to read bytes, or a file's bytes; one of them, or any iterable of them.
+        Returns (recordings, embedding_dim) float32, in their order.
         Raises InputError naming the file that is missing, cannot be decoded, is silent, or is too short.
         """
-        embeddings = np.empty((len(paths), self.embedding_dim), dtype=np.float32)
-        with ThreadPoolExecutor() as pool, tqdm(desc="embed", total=len(paths), unit="file", disable=None) as progress:
-            for start in range(0, len(paths), FILES_AT_ONCE):
-                frames = list(pool.map(self._read, paths[start : start + FILES_AT_ONCE]))
-                embeddings[start : start + len(frames)] = self.embed_frames(frames)
-                progress.update(len(frames))
-        return embeddings
+        given = [recordings] if _is_recording(recordings) else cast(Iterable[Recording], recordings)
+        total = len(given) if isinstance(given, Sized) else None
+        progress = tqdm(self.embed_each(given), desc="embed", total=total, unit="file", disable=None)
+        rows = [embedding for _, embedding in progress]
+        return np.array(rows, dtype=np.float32).reshape(-1, self.embedding_dim)
+
+    def embed_each(
+        self, recordings: Iterable[Recording], on_error: Callable[[Recording, InputError], None] | None = None
+    ) -> Iterator[tuple[Recording, np.ndarray]]:
+        """Embed recordings as `embed_files` does, in their order, while they are asked for: memory holds a few hundred.
+
+        on_error: is told of each recording that is refused, and why; it is left out. Without it, InputError is raised.
+        Yields each recording and its embedding, (embedding_dim,) float32.
+        """
+        held: list[tuple[Recording, np.ndarray]] = []
+        n_frames = 0
+        for recording, reading in self._read_ahead(recordings):
+            try:
+                features = reading.result()
+            except InputError as error:
+                if on_error is None:
+                    raise
+                on_error(recording, error)
+                continue
+            held.append((recording, features))
+            n_frames += len(features)
+            if len(held) >= FILES_AT_ONCE or n_frames >= FRAMES_AT_ONCE:
+                yield from self._embed_held(held)
+                held, n_frames = [], 0
+        yield from self._embed_held(held)
+
+    def _embed_held(self, held: list[tuple[Recording, np.ndarray]]) -> Iterator[tuple[Recording, np.ndarray]]:
+        if held:
+            yield from zip((one for one, _ in held), self.embed_frames([features for _, features in held]), strict=True)
+
+    def _read_ahead(self, recordings: Iterable[Recording]) -> Iterator[tuple[Recording, "Future[np.ndarray]"]]:
+        """Recordings and their log-mel features, which threads compute for a few of those that come next."""
+        waiting: deque[tuple[Recording, Future[np.ndarray]]] = deque()
+        with ThreadPoolExecutor() as pool:
+            try:
+                for number, recording in enumerate(recordings, start=1):
+                    waiting.append((recording, pool.submit(self._read, recording, number)))
+                    if len(waiting) > FILES_AHEAD:
+                        yield waiting.popleft()
+                while waiting:
+                    yield waiting.popleft()
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def threshold(self, false_accept_rate: float, calibration: "Calibration | None" = None) -> float:
         """The score to reach for a false-accept rate, one of the model's or of its calibration's.
@@ -190,13 +235,11 @@ class SpeakerEmbedder:
             return
         yield Window(start / SAMPLE_RATE_HZ, (start + len(samples)) / SAMPLE_RATE_HZ, embedding)
 
-    def _read(self, path: str | Path) -> np.ndarray:
-        """The log-mel features of a file."""
-        try:
-            samples, sample_rate_hz = decode(Path(path).read_bytes(), str(path))
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}); check the name and its permissions") from None
-        return log_mel(self._prepare(samples, sample_rate_hz, str(path)))
+    def _read(self, recording: Recording, number: int) -> np.ndarray:
+        """The log-mel features of a recording, the so-manieth."""
+        data, name = _bytes_of(recording, number)
+        samples, sample_rate_hz = decode(data, name)
+        return log_mel(self._prepare(samples, sample_rate_hz, name))
 
     def _prepare(self, waveform: np.ndarray, sample_rate_hz: int, name: str) -> np.ndarray:
         samples = _mono(waveform, sample_rate_hz, name)
@@ -210,6 +253,31 @@ class SpeakerEmbedder:
         if self.require_speech:
             require_speech(samples, name)
         return samples
+
+
+def _is_recording(given: object) -> TypeGuard[Recording]:
+    return isinstance(given, str | Path | bytes | bytearray | memoryview) or hasattr(given, "read")
+
+
+def _bytes_of(recording: Recording, number: int) -> tuple[bytes, str]:
+    """A recording's bytes, and what messages call it."""
+    if isinstance(recording, bytes | bytearray | memoryview):
+        return bytes(recording), f"recording {number} (bytes)"
+    if isinstance(recording, str | Path):
+        try:
+            return read_file(recording), str(recording)
+        except OSError as error:
+            raise InputError(f"{recording}: cannot be read ({error.strerror}); check the name and its permissions") from None
+    if not hasattr(recording, "read"):
+        raise InputError(
+            f"recording {number} is of type {type(recording).__name__}, expected a path, a file or its bytes; "
+            "for waveforms there are `embed` and `embed_waveforms`"
+        )
+    name = str(getattr(recording, "name", f"recording {number} ({type(recording).__name__})"))
+    data = recording.read()
+    if not isinstance(data, bytes):
+        raise InputError(f"{name}: was opened to read text; open it to read bytes, with mode 'rb'")
+    return data, name
 
 
 def _mono(waveform: np.ndarray, sample_rate_hz: int, name: str) -> np.ndarray:

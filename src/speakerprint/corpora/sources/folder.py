@@ -6,18 +6,13 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
+from speakerprint.audio.files import AUDIO_SUFFIXES, is_audio
 from speakerprint.corpora.recordings import as_recordings
 from speakerprint.corpora.sources.clips import source_root
 from speakerprint.corpora.tables import read_recording_table, read_rows
 from speakerprint.errors import InputError
 from speakerprint.params.sources import FolderSource
 
-# fmt: off
-AUDIO_SUFFIXES = frozenset({  # what libsndfile or PyAV reads
-    ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".au", ".caf", ".flac", ".m4a", ".m4b", ".mka", ".mkv", ".mov", ".mp3",
-    ".mp4", ".oga", ".ogg", ".opus", ".rf64", ".snd", ".sph", ".w64", ".wav", ".webm", ".wma",
-})
-# fmt: on
 GENDERS = {"m": "male", "male": "male", "f": "female", "female": "female", "other": "other", "": None}
 SPEAKER_COLUMNS = ("speaker_id", "gender", "age", "accent", "locale")
 
@@ -69,9 +64,8 @@ def speaker_files(folder: Path, speakers: str = "*") -> pd.DataFrame:
             subfolders[:] = [name for name in subfolders if not name.startswith(".")]
             below = Path(parent).relative_to(folder).as_posix()
             for name in names:
-                stem, dot, suffix = name.rpartition(".")
-                if stem and not name.startswith(".") and f"{dot}{suffix.lower()}" in AUDIO_SUFFIXES:
-                    rows.append((f"{below}/{stem}", speaker.name, (Path(parent) / name).as_posix()))
+                if is_audio(name):
+                    rows.append((f"{below}/{Path(name).stem}", speaker.name, (Path(parent) / name).as_posix()))
     for *_, location in rows:
         try:
             location.encode()

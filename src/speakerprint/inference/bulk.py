@@ -1,0 +1,205 @@
+"""Many recordings into one file of embeddings: in flat memory, and resumed where a run was stopped.
+
+What is embedded goes to ``OUTPUT.part`` at once, a line of JSON for each recording. When all are there, the output is made of it.
+"""
+
+import csv
+import json
+import os
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from speakerprint.errors import InputError
+
+if TYPE_CHECKING:
+    from speakerprint.inference.embedder import SpeakerEmbedder
+
+
+class Bulk(NamedTuple):
+    """What a run did: recordings in the output, how many of them an earlier run had embedded, and what was left out, and why."""
+
+    embedded: int
+    resumed: int
+    left_out: dict[str, str]
+
+
+class Journal:
+    """The embeddings in a file of JSON lines, that a run adds to: a line that says of which model, then one a recording.
+
+    A recording is known by its path and when its file was changed, so one that was recorded anew is embedded anew.
+    """
+
+    def __init__(self, path: Path, about: dict[str, Any]):
+        """Open or make the file; an end that a killed run left unfinished is cut off. Raises InputError for another model's."""
+        self.path = path
+        self._rows: dict[str, tuple[int, int]] = {}  # where the line of a recording begins, and when its file was changed
+        self._file = path.open("a+b")
+        self._read(about)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._rows and self._rows[name][1] == _changed(name)
+
+    def add(self, name: str, embedding: np.ndarray) -> None:
+        """Add a recording, for good as far as a killed process goes."""
+        changed = _changed(name)
+        self._rows[name] = self._file.seek(0, os.SEEK_END), changed
+        self._write(row(name, embedding) | {"changed": changed})
+
+    def embedding(self, name: str) -> np.ndarray:
+        """The embedding of a recording that is in it: (dim,) float32."""
+        self._file.seek(self._rows[name][0])
+        return np.array(json.loads(self._file.readline())["embedding"], dtype=np.float32)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, tree: dict[str, Any]) -> None:
+        self._file.write(json.dumps(tree).encode() + b"\n")
+        self._file.flush()
+
+    def _read(self, about: dict[str, Any]) -> None:
+        self._file.seek(0)
+        whole = 0
+        for line in self._file:
+            try:
+                found = json.loads(line)
+                if not line.endswith(b"\n"):
+                    break
+                if whole:
+                    self._rows[found["path"]] = whole, found["changed"]
+            except (ValueError, KeyError, TypeError):
+                break  # the run that wrote it was killed
+            if not whole and found != about:
+                raise InputError(
+                    f"{self.path} is of an earlier run, with another model or other options ({found}, now {about}); "
+                    "delete it, or name another output"
+                )
+            whole += len(line)
+        self._file.truncate(whole)
+        if not whole:
+            self._write(about)
+
+
+def row(name: str, embedding: np.ndarray) -> dict[str, Any]:
+    """A recording as JSON has it: its embedding in the shortest digits that read back as the same float32."""
+    return {"path": name, "embedding": [float(str(x)) for x in embedding]}
+
+
+def embed_into(output: Path, names: list[str], embedder: "SpeakerEmbedder", skip_errors: bool = False) -> Bulk:
+    """Embed files into ``output``, in their order: .npy, .npz, .csv, .json or .jsonl.
+
+    skip_errors: leave out recordings that are refused; without it, InputError is raised, and what is done is kept for a next run.
+    Raises InputError where every recording is refused.
+    """
+    left_out: dict[str, str] = {}
+    journal = Journal(part_of(output), {"model_id": embedder.model_id, "trim_silence": embedder.trim_silence})
+    try:
+        waiting = [name for name in dict.fromkeys(names) if name not in journal]
+        progress = tqdm(desc="embed", total=len(waiting), unit="file", disable=None)
+
+        def refused(name: Any, error: InputError) -> None:
+            left_out[name] = str(error)
+            progress.update()
+
+        with progress:
+            for name, embedding in embedder.embed_each(waiting, refused if skip_errors else None):
+                journal.add(str(name), embedding)
+                progress.update()
+        found = [name for name in names if name not in left_out]
+        refuse_nothing(names, left_out)
+        new = output.with_name(f"{output.name}.new")
+        WRITERS[output.suffix](new, found, embedder.embedding_dim, journal.embedding)
+        new.replace(output)
+    finally:
+        journal.close()
+    journal.path.unlink()
+    return Bulk(len(found), len(set(names)) - len(waiting), left_out)
+
+
+def refuse_output(output: Path, skip_errors: bool) -> None:
+    """Raise InputError for a name whose ending says no format, and for one that cannot say which recordings are left out."""
+    if output.suffix not in WRITERS:
+        raise InputError(f"--output {output}: expected a name that ends in one of {', '.join(WRITERS)}")
+    if skip_errors and output.suffix == ".npy":
+        raise InputError(f"--output {output}: .npy has no names, so nobody could tell whose row is left out; name an .npz")
+
+
+def refuse_nothing(names: list[str], left_out: dict[str, str]) -> None:
+    """Raise InputError where every recording was left out."""
+    if left_out.keys() == set(names):
+        raise InputError(f"none of {len(names):,} recordings can be embedded; the first: {left_out[names[0]]}")
+
+
+def part_of(output: Path) -> Path:
+    """Where what is embedded for an output is kept until it is whole."""
+    return output.with_name(f"{output.name}.part")
+
+
+def _changed(name: str) -> int:
+    try:
+        return Path(name).stat().st_mtime_ns
+    except OSError:
+        return 0  # whoever reads it says what is wrong
+
+
+Look = Callable[[str], np.ndarray]
+
+
+def _write_npy(path: Path, names: list[str], dim: int, look: Look) -> None:
+    with path.open("wb") as file:
+        _write_matrix(file, names, dim, look)
+
+
+def _write_npz(path: Path, names: list[str], dim: int, look: Look) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        with archive.open("paths.npy", "w", force_zip64=True) as file:
+            np.lib.format.write_array(file, np.array(names))
+        with archive.open("embeddings.npy", "w", force_zip64=True) as file:
+            _write_matrix(file, names, dim, look)
+
+
+def _write_matrix(file: IO[bytes], names: list[str], dim: int, look: Look) -> None:
+    header = {"descr": "<f4", "fortran_order": False, "shape": (len(names), dim)}
+    np.lib.format.write_array_header_1_0(file, header)
+    for name in names:
+        file.write(look(name).astype("<f4").tobytes())
+
+
+def _write_csv(path: Path, names: list[str], dim: int, look: Look) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["path", *range(dim)])
+        writer.writerows([name, *row(name, look(name))["embedding"]] for name in names)
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(lines)
+
+
+def _json_rows(names: list[str], look: Look) -> Iterator[str]:
+    return (json.dumps(row(name, look(name)), ensure_ascii=False) for name in names)
+
+
+def _write_json(path: Path, names: list[str], dim: int, look: Look) -> None:
+    _write_lines(path, (f"{',' if i else '['}\n{text}" for i, text in enumerate(_json_rows(names, look))))
+    with path.open("a", encoding="utf-8") as file:
+        file.write("\n]\n")
+
+
+def _write_jsonl(path: Path, names: list[str], dim: int, look: Look) -> None:
+    _write_lines(path, (f"{text}\n" for text in _json_rows(names, look)))
+
+
+WRITERS: dict[str, Callable[[Path, list[str], int, Look], None]] = {
+    ".npy": _write_npy,
+    ".npz": _write_npz,
+    ".csv": _write_csv,
+    ".json": _write_json,
+    ".jsonl": _write_jsonl,
+}

@@ -1,0 +1,101 @@
+"""Many recordings into one file."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from speakerprint.errors import InputError
+from speakerprint.inference.bulk import embed_into, part_of
+
+
+class Embedder:
+    """Embeds a file as its size and a third, and counts; stops, as if it were killed, after so many."""
+
+    model_id, embedding_dim, trim_silence = "a model", 2, False
+
+    def __init__(self, stops_after=1000):
+        self.embedded, self.stops_after = [], stops_after
+
+    def embed_each(self, names, on_error=None):
+        for name in names:
+            if len(self.embedded) == self.stops_after:
+                raise KeyboardInterrupt
+            self.embedded.append(name)
+            yield name, np.array([Path(name).stat().st_size, 1 / 3], np.float32)
+
+
+@pytest.fixture
+def names(tmp_path):
+    paths = [tmp_path / f"{number}.wav" for number in range(5)]
+    for number, path in enumerate(paths):
+        path.write_bytes(bytes(number))
+    return [str(path) for path in paths]
+
+
+@pytest.fixture
+def output(tmp_path):
+    return tmp_path / "out.npz"
+
+
+def stop(output, names, after):
+    with pytest.raises(KeyboardInterrupt):
+        embed_into(output, names, Embedder(stops_after=after))
+
+
+def test_a_run_goes_on_where_the_one_before_was_stopped(names, output):
+    stop(output, names, after=3)
+    assert not output.exists()
+    embedder = Embedder()
+    assert embed_into(output, names, embedder) == (5, 3, {}) and embedder.embedded == names[3:]
+    found = np.load(output)
+    assert found["paths"].tolist() == names
+    np.testing.assert_array_equal(found["embeddings"], np.array([[n, 1 / 3] for n in range(5)], np.float32))
+    assert not part_of(output).exists()
+
+
+@pytest.mark.parametrize("torn", [b'{"path": "half a li', b'{"path": "x", "embedding": [1.0, 2.0], "changed": 1}', b"\0\0\0\n"])
+def test_what_a_killed_run_left_unfinished_is_cut_off(names, output, torn):
+    stop(output, names, after=2)
+    with part_of(output).open("ab") as file:
+        file.write(torn)
+    assert embed_into(output, names, Embedder()).resumed == 2
+    assert np.load(output)["embeddings"][:, 0].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_recording_that_was_changed_since_is_embedded_anew(names, output):
+    stop(output, names, after=3)
+    Path(names[1]).write_bytes(bytes(101))
+    os.utime(names[1], (1, 1))
+    embedder = Embedder()
+    assert embed_into(output, names, embedder).resumed == 2 and embedder.embedded == [names[1], *names[3:]]
+    assert np.load(output)["embeddings"][:, 0].tolist() == [0, 101, 2, 3, 4]
+
+
+def test_the_rows_are_in_the_order_of_this_run_and_a_name_may_come_twice(names, output):
+    stop(output, names, after=2)
+    asked = [names[4], names[1], names[4]]
+    embed_into(output, asked, Embedder())
+    assert np.load(output)["paths"].tolist() == asked and np.load(output)["embeddings"][:, 0].tolist() == [4, 1, 4]
+
+
+def test_another_models_half_is_refused(names, output):
+    stop(output, names, after=2)
+    other = Embedder()
+    other.model_id = "another"
+    with pytest.raises(InputError, match=r"out\.npz\.part is of an earlier run, with another model"):
+        embed_into(output, names, other)
+
+
+def test_a_stopped_run_costs_nothing_of_the_output_before(names, output):
+    embed_into(output, names[:1], Embedder())
+    stop(output, names, after=2)
+    assert np.load(output)["paths"].tolist() == names[:1]
+
+
+def test_each_line_of_the_half_is_one_recording(names, output):
+    stop(output, names, after=2)
+    about, *rows = map(json.loads, part_of(output).read_text().splitlines())
+    assert about == {"model_id": "a model", "trim_silence": False} and [row["path"] for row in rows] == names[:2]
