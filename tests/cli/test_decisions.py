@@ -146,7 +146,7 @@ def test_evaluate_gives_the_figures_of_the_pipeline(speakerprint, tmp_path, caps
         (["cluster", "anna/1.wav", "--threshold", "0.5", "--speakers", "2"], "exclude each other"),
         (
             ["cluster", "anna/1.wav", "--false-accept-rate", "0.5"],
-            "no threshold for a false-accept rate of 0.5; it has: 0.01, 0.001",
+            "no threshold for a false-accept rate of 0.5; there is: 0.01, 0.001",
         ),
         (
             ["cluster", "anna/1.wav", "--calibration", "other.json"],

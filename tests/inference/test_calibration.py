@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.special import expit, logit
+from scipy.stats import norm
 
 from speakerprint import Calibration
 from speakerprint.errors import InputError
-from speakerprint.inference.calibration import Threshold
+from speakerprint.inference.calibration import Threshold, score_for_rate
 
 AT_1_PERCENT: dict[str, Any] = {"score": 0.4, "low": 0.3, "high": 0.5, "miss_rate": 0.1, "nontarget_trials": 12}
 CALIBRATION = Calibration(
@@ -70,3 +71,31 @@ def test_numbers_that_mean_nothing_are_refused_by_name_whatever_the_digest(saved
 def test_a_posterior_is_bayes_rule_at_any_prior(prior):
     scores = np.array([-1.0, 0.0, 0.4, 1.0])
     np.testing.assert_allclose(CALIBRATION.posterior(scores, prior), expit(20 * scores - 8 + logit(prior)), rtol=1e-12)
+
+
+def test_the_score_for_a_rate_is_that_of_normal_scores():
+    non_target = norm(0.2, 0.1)  # scores of pairs of two speakers
+    thresholds = {rate: non_target.isf(rate) for rate in (0.01, 0.1, 0.001)}
+    for rate in (0.1, 0.05, 0.01, 0.003, 0.001, 1e-5):
+        assert score_for_rate(thresholds, rate) == pytest.approx(non_target.isf(rate), abs=1e-9)
+    assert score_for_rate({0.01: 0.5, 0.001: 0.9}, 1e-9) == 1  # no cosine is higher
+
+
+def test_between_rates_only_the_two_nearest_count():
+    assert score_for_rate({0.1: 0.1, 0.01: 0.4, 0.001: 0.9}, 0.05) < 0.4
+    assert score_for_rate({0.1: 0.1, 0.01: 0.4, 0.001: 0.9}, 0.05) == score_for_rate({0.1: 0.1, 0.01: 0.4}, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "rate", "known"),
+    [
+        ({0.01: 0.4, 0.001: 0.5}, 0.02, r"there is: 0\.01, 0\.001, and any other up to 0\.01\. Choose one of them"),
+        ({0.01: 0.4, 0.001: 0.5}, 0.0, "false-accept rate of 0.0"),
+        ({0.01: 0.4, 0.001: 0.5}, float("nan"), "false-accept rate of nan"),
+        ({0.01: 0.4}, 0.001, r"there is: 0\.01\. Choose"),
+        ({}, 0.01, "there is: none"),
+    ],
+)
+def test_a_rate_that_nothing_is_known_of_is_refused_with_what_is(thresholds, rate, known):
+    with pytest.raises(InputError, match=known):
+        score_for_rate(thresholds, rate)

@@ -55,6 +55,43 @@ def test_stereo_and_integers_are_the_same_recording(embedder):
     np.testing.assert_allclose(embedder.embed(np.rint(wave * 2**15 + 2**15).astype(np.uint16), 16_000), expected, atol=1e-2)
 
 
+@pytest.mark.parametrize(
+    "as_given",
+    [
+        list,
+        lambda wave: [[sample, sample] for sample in wave.tolist()],
+        torch.from_numpy,
+        lambda wave: torch.from_numpy(wave).double().requires_grad_() * 1,
+        lambda wave: torch.from_numpy(np.stack([wave, wave])),  # as torchaudio gives it
+        lambda wave: np.stack([wave] * 64, axis=1),
+        lambda wave: np.stack([wave] * 64),
+        lambda wave: wave[None],
+        lambda wave: wave[:, None],
+    ],
+)
+def test_arrays_lists_and_tensors_with_channels_first_or_last_are_the_same_recording(embedder, as_given):
+    np.testing.assert_allclose(embedder.embed(as_given(tone()), 16_000), embedder.embed(tone(), 16_000), atol=1e-5)
+
+
+@pytest.mark.parametrize("as_given", [lambda wave: wave.bfloat16(), lambda wave: wave.half()])
+def test_tensors_of_less_precision_are_taken_too(embedder, as_given):
+    assert embedder.embed(as_given(torch.from_numpy(tone())), 16_000) @ embedder.embed(tone(), 16_000) > 0.99
+
+
+@pytest.mark.parametrize("loudest", [2**15, 2**31])
+def test_pythons_integers_are_samples_of_the_width_that_holds_them(embedder, loudest):
+    whole_numbers = np.rint(tone() * loudest).astype(int).tolist()
+    np.testing.assert_allclose(embedder.embed(whole_numbers, 16_000), embedder.embed(tone(), 16_000), atol=1e-2)
+
+
+def test_several_waveforms_give_what_each_gives(embedder):
+    waves = [tone(seconds, seed=number) for number, seconds in enumerate((1.0, 0.5, 1.0))]
+    expected = [embedder.embed(wave, 16_000) for wave in waves]
+    np.testing.assert_allclose(embedder.embed_waveforms(waves, 16_000), expected, atol=1e-5)
+    np.testing.assert_allclose(embedder.embed_waveforms(iter(waves), 16_000), expected, atol=1e-5)
+    assert embedder.embed_waveforms([], 16_000).shape == (0, 12)
+
+
 def test_files_are_embedded_in_the_order_given(embedder, tmp_path):
     paths = []
     for i, seconds in enumerate([2.0, 0.5, 1.0]):
@@ -118,6 +155,13 @@ def test_a_file_that_is_not_audio_is_named(embedder, tmp_path):
     ("waveform", "rate", "message"),
     [
         (np.zeros((2, 2, 2)), 16_000, "shape"),
+        (
+            np.ones((400, 300)),
+            16_000,
+            r"shape \(400, 300\), of which neither axis is surely the channels .* give it as \(samples,\)",
+        ),
+        ([tone(), tone()], 16_000, "is a list of arrays, expected one; for several recordings there is `embed_waveforms`"),
+        ([[0.1, 0.2], [0.3]], 16_000, r"is no array of numbers \("),
         (np.zeros(16_000), 0, "sample rate"),
         (np.zeros(100), 16_000, "at least 0.1 s"),
         (np.full(16_000, np.nan), 16_000, "not finite"),
@@ -242,6 +286,15 @@ def test_a_stream_at_another_rate_has_no_seams(embedder):
         )
 
 
+def test_a_streams_short_last_chunk_has_its_channels_where_the_others_have_them(embedder):
+    stereo = np.stack([tone(1.0), np.zeros(16_000, np.float32)])[:, :-5]
+    for chunks in ([stereo[:, :9_000], stereo[:, 9_000:15_993], stereo[:, 15_993:]], [stereo.T[:15_993], stereo.T[15_993:]]):
+        (window,) = embedder.embed_stream(chunks, 16_000)
+        np.testing.assert_allclose(window.embedding, embedder.embed(stereo, 16_000), atol=1e-5)
+    with pytest.raises(InputError, match="chunk: has shape"):
+        list(embedder.embed_stream([stereo[:, :3]], 16_000))
+
+
 def test_a_window_is_there_before_the_stream_goes_on(embedder):
     heard = []
 
@@ -290,8 +343,43 @@ def test_two_recordings_are_judged_at_the_models_threshold(embedder, tmp_path):
     embedder.thresholds = {0.01: score, 0.001: score + 0.01}
     assert embedder.verify(a, b) == (pytest.approx(score), True, score, 0.01, None)
     assert embedder.verify(a, b, 0.001).same_speaker is False
-    with pytest.raises(InputError, match=r"no threshold for a false-accept rate of 0\.5; it has: 0\.01, 0\.001"):
+    with pytest.raises(InputError, match=r"no threshold for a false-accept rate of 0\.5; there is: 0\.01, 0\.001"):
         embedder.verify(a, b, 0.5)
+
+
+def test_files_waveforms_and_embeddings_are_judged_alike(embedder, tmp_path):
+    waves = tone(), tone(seed=1)
+    for name, wave in zip("ab", waves, strict=True):
+        soundfile.write(tmp_path / f"{name}.wav", wave, 16_000, subtype="FLOAT")
+    files, rows = (tmp_path / "a.wav", tmp_path / "b.wav"), embedder.embed_waveforms(waves, 16_000)
+    embedder.thresholds = {0.01: 0.4, 0.001: 0.5}
+    expected = embedder.verify(*files)
+    for found in (
+        embedder.verify(*waves, sample_rate_hz=16_000),
+        embedder.verify(*rows),
+        embedder.verify(rows[0].tolist(), 3 * rows[1]),  # any length: a mean of several, say
+        embedder.verify(files[0].read_bytes(), torch.from_numpy(rows[1])),
+        embedder.verify(files[0], waves[1], sample_rate_hz=16_000),
+    ):
+        assert found == (pytest.approx(expected.score, abs=1e-5), *expected[1:])
+    with pytest.raises(InputError, match=r"shape \(16000,\), which is no embedding of this model, \(12,\); .* sample_rate_hz"):
+        embedder.verify(*waves)
+
+
+def test_a_threshold_or_a_rate_may_be_ones_own(embedder):
+    row = embedder.embed(tone(), 16_000)
+    embedder.thresholds = {0.01: 0.4, 0.001: 0.5}
+    assert 0.4 < embedder.verify(row, row, 0.005).threshold < 0.5
+    given = embedder.verify(row, row, threshold=0.3)
+    assert (given.threshold, given.false_accept_rate, given.same_speaker) == (0.3, None, True)
+
+
+def test_what_is_returned_says_what_it_is(embedder, tmp_path):
+    assert repr(embedder).startswith(f"SpeakerEmbedder({str(tmp_path / 'model')!r}, model_id=")
+    (window,) = embedder.embed_stream([tone()], 16_000)
+    assert repr(window) == "Window(start_s=0, end_s=1, embedding=(12,))"
+    row = embedder.embed(tone(), 16_000)
+    assert "same_speaker=True, threshold=0.3, false_accept_rate=None" in repr(embedder.verify(row, row, threshold=0.3))
 
 
 def test_a_calibration_brings_its_own_threshold_and_what_the_score_is_worth(embedder, tmp_path):

@@ -7,7 +7,9 @@ false-accept rate.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from statistics import NormalDist
 from typing import Annotated, Any
 
 import numpy as np
@@ -72,11 +74,8 @@ class Calibration(BaseModel):
         return np.exp(-np.logaddexp(0, -log_odds))
 
     def threshold(self, false_accept_rate: float) -> float:
-        """The score to reach for one of the false-accept rates in ``thresholds``. Raises InputError for another one."""
-        if false_accept_rate not in self.thresholds:
-            known = ", ".join(map(str, self.thresholds))
-            raise InputError(f"the calibration has no threshold for a false-accept rate of {false_accept_rate}; it has: {known}")
-        return self.thresholds[false_accept_rate].score
+        """The score to reach for a false-accept rate, from ``thresholds`` by `score_for_rate`, which see."""
+        return score_for_rate({rate: at.score for rate, at in self.thresholds.items()}, false_accept_rate)
 
     def refuse_other_model(self, model_id: str) -> None:
         """Raise InputError if the calibration is known to be of another model."""
@@ -106,6 +105,32 @@ class Calibration(BaseModel):
         if digest != _digest(tree):
             raise InputError(f"{path} was changed or damaged since it was written, or is of an earlier version; {remedy}")
         return found
+
+
+def score_for_rate(thresholds: Mapping[float, float], false_accept_rate: float) -> float:
+    """The score to reach for a false-accept rate, from the scores to reach for others.
+
+    That of the rate itself where it is known. Else on the line through the two nearest, of scores against the rates' normal
+    quantiles (a DET curve's axes, on which it is straight if non-target scores are normal; Martin et al. 1997). Below the lowest
+    known rate the line is extended: the further, the more it is a guess.
+
+    Raises InputError for a rate above the highest known one, or not above 0, and for another than known if only one is.
+    """
+    if false_accept_rate in thresholds:
+        return thresholds[false_accept_rate]
+    rates = sorted(thresholds)
+    if len(rates) < 2 or not 0 < false_accept_rate < rates[-1]:
+        known = ", ".join(map(str, thresholds)) or "none"
+        between = f", and any other up to {rates[-1]}" if len(rates) > 1 else ""
+        raise InputError(
+            f"there is no threshold for a false-accept rate of {false_accept_rate}; there is: {known}{between}. Choose one of "
+            "them, or have `speakerprint calibrate` find others"
+        )
+    above = next(index for index, rate in enumerate(rates) if rate > false_accept_rate)
+    low, high = rates[max(above - 1, 0)], rates[max(above, 1)]
+    at, left, right = (NormalDist().inv_cdf(rate) for rate in (false_accept_rate, low, high))
+    score = thresholds[low] + (thresholds[high] - thresholds[low]) * (at - left) / (right - left)
+    return min(score, 1.0)
 
 
 def _digest(tree: dict[str, Any]) -> str:

@@ -6,19 +6,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeGuard, cast
 
 import numpy as np
+from numpy.typing import ArrayLike
 from tqdm import tqdm
 
-from speakerprint.audio.decode import decode, read_file
+from speakerprint.audio.decode import MAX_CHANNELS, decode, read_file
 from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
 from speakerprint.audio.log_mel import log_mel
 from speakerprint.audio.resample import resample
 from speakerprint.audio.voice_activity import NoSpeech, require_speech, trim_silence
 from speakerprint.errors import InputError
+from speakerprint.inference.calibration import score_for_rate
 from speakerprint.inference.model_folder import find_model
 from speakerprint.inference.network import Network
+from speakerprint.inference.vectors import unit_vectors
 from speakerprint.runtime import Device
 
 if TYPE_CHECKING:
@@ -35,14 +38,14 @@ class Verification(NamedTuple):
     """Whether two recordings are of one speaker: the cosine of their embeddings against a threshold.
 
     ``false_accept_rate`` is the fraction of pairs of different speakers that reached the threshold where it was chosen (the
-    model's card says on which recordings); other microphones, languages or noise move it. ``log_likelihood_ratio`` (natural
-    logarithm) is what the score is worth, where a calibration says so.
+    model's card says on which recordings); other microphones, languages or noise move it. None where the threshold was given.
+    ``log_likelihood_ratio`` (natural logarithm) is what the score is worth, where a calibration says so.
     """
 
     score: float
     same_speaker: bool
     threshold: float
-    false_accept_rate: float
+    false_accept_rate: float | None
     log_likelihood_ratio: float | None = None
 
 
@@ -52,6 +55,9 @@ class Window(NamedTuple):
     start_s: float
     end_s: float
     embedding: np.ndarray
+
+    def __repr__(self) -> str:
+        return f"Window(start_s={self.start_s:g}, end_s={self.end_s:g}, embedding={self.embedding.shape})"
 
 
 class SpeakerEmbedder:
@@ -102,15 +108,25 @@ class SpeakerEmbedder:
             f"SpeakerEmbedder({str(self.network.model.path)!r}, model_id={self.model_id!r}, embedding_dim={self.embedding_dim})"
         )
 
-    def embed(self, waveform: np.ndarray, sample_rate_hz: int) -> np.ndarray:
+    def embed(self, waveform: ArrayLike, sample_rate_hz: int) -> np.ndarray:
         """Embed one recording.
 
-        waveform: (samples,) or (samples, channels), averaged to mono; floating point in -1 to 1, or integers of any width.
+        waveform: (samples,), or (samples, channels) or (channels, samples), of which the axis of at most 64 is the channels; they
+        are averaged. An array, a tensor of PyTorch (on any device) or a list, of floating-point numbers in -1 to 1 or integers of
+        any width.
         Returns (embedding_dim,) float32 of unit length.
         Raises InputError for a recording under 0.1 s, digital silence, values that are not finite, another shape, or a rate
         that is not positive.
         """
-        return self.embed_frames([log_mel(self._prepare(waveform, sample_rate_hz, "waveform"))])[0]
+        return self.embed_waveforms([waveform], sample_rate_hz)[0]
+
+    def embed_waveforms(self, waveforms: Iterable[ArrayLike], sample_rate_hz: int) -> np.ndarray:
+        """Embed recordings of any lengths, of one rate, windows of one length together.
+
+        waveforms: each as `embed` takes it, which is refused for the same reasons. Returns (waveforms, embedding_dim) float32.
+        """
+        clips = [log_mel(self._prepare(waveform, sample_rate_hz, "waveform")) for waveform in waveforms]
+        return self.embed_frames(clips)
 
     def embed_frames(self, clips: Sequence[np.ndarray]) -> np.ndarray:
         """Embed log-mel features, each (frames, 80), as `log_mel` gives them: (clips, embedding_dim) float32 of unit length."""
@@ -173,36 +189,61 @@ class SpeakerEmbedder:
                 pool.shutdown(cancel_futures=True)
 
     def threshold(self, false_accept_rate: float, calibration: "Calibration | None" = None) -> float:
-        """The score to reach for a false-accept rate, one of the model's or of its calibration's.
+        """The score to reach for a false-accept rate, from the model's thresholds or its calibration's, see `score_for_rate`.
 
-        Raises InputError for a rate without a threshold, and another model's calibration.
+        Raises InputError for a rate that there is no threshold for, and another model's calibration.
         """
-        if calibration is not None:
-            calibration.refuse_other_model(self.model_id)
-            return calibration.threshold(false_accept_rate)
-        if false_accept_rate not in self.thresholds:
-            known = ", ".join(map(str, self.thresholds)) or "none"
-            raise InputError(
-                f"the model has no threshold for a false-accept rate of {false_accept_rate}; it has: {known}. Choose one of "
-                "them, or have `speakerprint calibrate` find others"
-            )
-        return self.thresholds[false_accept_rate]
+        if calibration is None:
+            return score_for_rate(self.thresholds, false_accept_rate)
+        calibration.refuse_other_model(self.model_id)
+        return calibration.threshold(false_accept_rate)
 
     def verify(
-        self, first: str | Path, second: str | Path, false_accept_rate: float = 0.01, calibration: "Calibration | None" = None
+        self,
+        first: Recording | ArrayLike,
+        second: Recording | ArrayLike,
+        false_accept_rate: float = 0.01,
+        calibration: "Calibration | None" = None,
+        *,
+        sample_rate_hz: int | None = None,
+        threshold: float | None = None,
     ) -> Verification:
-        """Tell whether two files are of one speaker, at one of the false-accept rates of the model or of its calibration.
+        """Tell whether two recordings are of one speaker.
 
-        Raises InputError for files that `embed_files` refuses, a rate without a threshold, and another model's calibration.
+        first, second: files as `embed_files` takes them; with sample_rate_hz, waveforms as `embed` does; or embeddings of this
+        model, (embedding_dim,). At the threshold of a false-accept rate, see `threshold`, or at one that is given.
+        Raises InputError for recordings that are refused, an array that is no embedding, a rate without a threshold, and another
+        model's calibration.
         """
-        threshold = self.threshold(false_accept_rate, calibration)
-        one, other = self.embed_files([first, second])
+        rate = None if threshold is not None else false_accept_rate
+        if threshold is None:
+            threshold = self.threshold(false_accept_rate, calibration)
+        elif calibration is not None:
+            calibration.refuse_other_model(self.model_id)
+        if _is_recording(first) and _is_recording(second):
+            one, other = self.embed_files([first, second])
+        else:
+            one, other = (self._embedding_of(given, sample_rate_hz) for given in (first, second))
         score = float(one @ other)
         llr = None if calibration is None else float(calibration.llr(score))
-        return Verification(score, score >= threshold, threshold, false_accept_rate, llr)
+        return Verification(score, score >= threshold, threshold, rate, llr)
+
+    def _embedding_of(self, one: Recording | ArrayLike, sample_rate_hz: int | None) -> np.ndarray:
+        """The embedding of a file, of a waveform where there is a sample rate, or of an embedding."""
+        if _is_recording(one):
+            return self.embed_files(one)[0]
+        if sample_rate_hz is not None:
+            return self.embed(cast(ArrayLike, one), sample_rate_hz)
+        given = _as_array(one, "embedding")
+        if given.shape != (self.embedding_dim,):
+            raise InputError(
+                f"found an array of shape {given.shape}, which is no embedding of this model, ({self.embedding_dim},); "
+                "if it is a waveform, give its sample_rate_hz"
+            )
+        return unit_vectors(given[None])[0].astype(np.float32)
 
     def embed_stream(
-        self, chunks: Iterable[np.ndarray], sample_rate_hz: int, window_s: float | None = None, step_s: float | None = None
+        self, chunks: Iterable[ArrayLike], sample_rate_hz: int, window_s: float | None = None, step_s: float | None = None
     ) -> Iterator[Window]:
         """Embed a recording of any length in windows, each as soon as it is heard; one window is in memory, and one chunk.
 
@@ -241,7 +282,7 @@ class SpeakerEmbedder:
         samples, sample_rate_hz = decode(data, name)
         return log_mel(self._prepare(samples, sample_rate_hz, name))
 
-    def _prepare(self, waveform: np.ndarray, sample_rate_hz: int, name: str) -> np.ndarray:
+    def _prepare(self, waveform: ArrayLike, sample_rate_hz: int, name: str) -> np.ndarray:
         samples = _mono(waveform, sample_rate_hz, name)
         if len(samples) < MIN_DURATION_S * sample_rate_hz:
             raise InputError(f"{name}: lasts {len(samples) / sample_rate_hz:.3f} s, expected at least {MIN_DURATION_S} s")
@@ -280,22 +321,33 @@ def _bytes_of(recording: Recording, number: int) -> tuple[bytes, str]:
     return data, name
 
 
-def _mono(waveform: np.ndarray, sample_rate_hz: int, name: str) -> np.ndarray:
-    """A waveform as `embed` takes it as (n_samples,) float32."""
-    samples = np.asarray(waveform)
+def _as_array(given: Any, name: str) -> np.ndarray:
+    """What is like an array, or a tensor of PyTorch, which need not be imported, as an array."""
+    if isinstance(given, list | tuple) and any(getattr(one, "ndim", 0) for one in given[:2]):
+        raise InputError(f"{name}: is a list of arrays, expected one; for several recordings there is `embed_waveforms`")
+    if hasattr(given, "detach") and hasattr(given, "cpu"):
+        given = given.detach().cpu()
+        given = given.float() if given.is_floating_point() else given  # numpy has no bfloat16
+    try:
+        return np.asarray(given)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{name}: is no array of numbers ({error})") from None
+
+
+def _mono(waveform: ArrayLike, sample_rate_hz: int, name: str, channel_axis: int | None = None) -> np.ndarray:
+    """A waveform as `embed` takes it as (n_samples,) float32. channel_axis: where its shape alone does not tell."""
+    samples = _as_array(waveform, name)
     if samples.ndim not in (1, 2):
-        raise InputError(f"{name}: has shape {samples.shape}, expected (samples,) or (samples, channels)")
+        raise InputError(f"{name}: has shape {samples.shape}, expected (samples,), (samples, channels) or (channels, samples)")
     if not (isinstance(sample_rate_hz, Real) and 0 < sample_rate_hz < math.inf):
         raise InputError(f"{name}: the sample rate is {sample_rate_hz!r} Hz, expected a positive number")
     if samples.dtype.kind not in "iuf":
         raise InputError(f"{name}: holds values of type {samples.dtype}, expected integers or floating-point numbers")
-    if np.issubdtype(samples.dtype, np.integer):
-        limits = np.iinfo(samples.dtype)
-        middle = (int(limits.max) + int(limits.min) + 1) // 2  # 0, or 128 for unsigned bytes
-        samples = (samples.astype(np.float64) - middle) / (int(limits.max) - middle + 1)
+    if samples.dtype.kind in "iu":
+        samples = _scaled(samples)
     samples = samples.astype(np.float32)
     if samples.ndim == 2:
-        samples = samples.mean(axis=1)
+        samples = samples.mean(axis=_channel_axis(samples.shape, name, channel_axis))
     if not np.isfinite(samples).all():
         raise InputError(f"{name}: holds values that are not finite; check how it was made")
     if (loudest := np.abs(samples).max(initial=0)) > LOUDEST:
@@ -303,13 +355,40 @@ def _mono(waveform: np.ndarray, sample_rate_hz: int, name: str) -> np.ndarray:
     return samples
 
 
-def _resampled(chunks: Iterable[np.ndarray], sample_rate_hz: int) -> Iterator[np.ndarray]:
-    """A stream's chunks at 16 kHz, without a seam between them."""
+def _scaled(samples: np.ndarray) -> np.ndarray:
+    """Integers as numbers from -1 to 1. Those of 64 bits, such as Python's own, are samples of 16 or 32 bits if those hold."""
+    kind = samples.dtype
+    if kind.itemsize == 8 and samples.size:
+        loudest = max(abs(int(samples.min())), abs(int(samples.max())))
+        kind = np.dtype("int16" if loudest <= 2**15 else "int32" if loudest <= 2**31 else "int64")
+    limits = np.iinfo(kind)
+    middle = (int(limits.max) + int(limits.min) + 1) // 2  # 0, or 128 for unsigned bytes
+    return (samples.astype(np.float64) - middle) / (int(limits.max) - middle + 1)
+
+
+def _channel_axis(shape: tuple[int, ...], name: str, otherwise: int | None = None) -> int:
+    """Which of two axes has the channels: the one of at most 64, where the other has more."""
+    few = [axis for axis in (0, 1) if shape[axis] <= MAX_CHANNELS]
+    if len(few) == 1:
+        return few[0]
+    if few and otherwise is not None:
+        return otherwise
+    raise InputError(
+        f"{name}: has shape {shape}, of which neither axis is surely the channels (at most {MAX_CHANNELS}, and fewer than the "
+        "samples); give it as (samples,), its channels averaged"
+    )
+
+
+def _resampled(chunks: Iterable[ArrayLike], sample_rate_hz: int) -> Iterator[np.ndarray]:
+    """A stream's chunks at 16 kHz, without a seam between them. A short one has its channels where those before have them."""
     import soxr
 
-    resampler = None
+    resampler, channel_axis = None, None
     for chunk in chunks:
-        samples = _mono(chunk, sample_rate_hz, "chunk")
+        shape = np.shape(chunk)
+        if len(shape) == 2 and max(shape) > MAX_CHANNELS:
+            channel_axis = _channel_axis(shape, "chunk")
+        samples = _mono(chunk, sample_rate_hz, "chunk", channel_axis)
         if sample_rate_hz != SAMPLE_RATE_HZ:
             resampler = resampler or soxr.ResampleStream(sample_rate_hz, SAMPLE_RATE_HZ, num_channels=1, quality="HQ")
             samples = resampler.resample_chunk(samples)

@@ -20,9 +20,14 @@ class Network:
 
     def __init__(self, folder: str | Path, device: Device = "cpu"):
         """device: auto is a GPU where ONNX Runtime can use one. Raises InputError as `read_model` and `open_session` do."""
+        self._device = device
         self.model: ModelFolder = read_model(folder)
         self._session = open_session(self.model.path / GRAPH, device)
         self._at_once = WINDOWS_AT_ONCE["cuda" if "CUDAExecutionProvider" in self._session.get_providers() else "cpu"]
+
+    def __reduce__(self) -> tuple[type["Network"], tuple[Path, Device]]:
+        """To another process goes where the model is, and not the session of ONNX Runtime: the folder is read again there."""
+        return Network, (self.model.path, self._device)
 
     def embed_frames(self, clips: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Embed recordings of any length.
