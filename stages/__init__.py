@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
+from speakerprint import files
 from speakerprint.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ def run(stage: Callable[..., None]) -> None:
 
 def _message(error: BaseException) -> str | None:
     """What the user is told; None where the error itself says more."""
+    if isinstance(error, files.DiskFull):
+        return f"error: {error} (`dvc gc -w` drops cached results that the workspace does not use)"
     if isinstance(error, InputError):
         return f"error: {error}"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -121,8 +124,10 @@ def fresh(path: str | Path) -> Path:
 
 
 def write_text(text: str, path: str | Path) -> None:
-    """Write a file anew."""
-    fresh(path).write_text(text, encoding="utf-8")
+    """Write a file anew, whole; a link into DVC's cache that is there is replaced, not followed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_text(text, path)
 
 
 def write_json(tree: dict, path: str | Path) -> None:

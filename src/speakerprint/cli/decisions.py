@@ -21,6 +21,7 @@ from speakerprint.cli.options import (
     thresholds_of,
 )
 from speakerprint.errors import InputError
+from speakerprint.files import whole_file, write_text
 
 if TYPE_CHECKING:
     from speakerprint import Calibration
@@ -142,7 +143,7 @@ def cluster_command(
         at = threshold_range(thresholds_of(embedder, calibration))
     labels = cluster(embedder.embed_files(names), at, speakers).tolist()
     if output is not None:
-        with output.open("w", encoding="utf-8", newline="") as file:
+        with whole_file(output) as part, part.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([("path", "cluster"), *zip(names, labels, strict=True)])
     if as_json:
         print_json([{"path": name, "cluster": label} for name, label in zip(names, labels, strict=True)])
@@ -187,7 +188,7 @@ def evaluate_command(
         typer.echo(f"warning: {bad['location']} is left out: {bad['reason']}", err=True)
     figures = found.metrics | found.details
     if output is not None:
-        output.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_text(json.dumps(figures, indent=2) + "\n", output)
     if as_json:
         print_json(figures)
     else:

@@ -21,6 +21,7 @@ from speakerprint.cli.options import (
     say_written,
 )
 from speakerprint.errors import InputError
+from speakerprint.files import whole_file
 
 if TYPE_CHECKING:
     from speakerprint import SpeakerEmbedder
@@ -172,5 +173,6 @@ def samples(folder: Annotated[Path, typer.Argument(help="the folder to put them 
     """
     folder.mkdir(parents=True, exist_ok=True)
     for recording in sorted((Path(__file__).parents[1] / "samples").glob("*.ogg")):
-        shutil.copyfile(recording, folder / recording.name)
+        with whole_file(folder / recording.name) as part:
+            shutil.copyfile(recording, part)
         typer.echo(folder / recording.name)

@@ -21,6 +21,7 @@ from speakerprint.corpora.resampling import read_encoded, read_parts, report_of
 from speakerprint.corpora.shards import make_shards, move_whole
 from speakerprint.corpora.sharing import file_state
 from speakerprint.errors import InputError
+from speakerprint.files import explain_full_disk
 
 
 def extract_corpus(audio_folder: str | Path, out_folder: str | Path, unfinished: str | Path | None = None) -> dict[str, Any]:
@@ -47,7 +48,8 @@ def extract_corpus(audio_folder: str | Path, out_folder: str | Path, unfinished:
     starts = list(accumulate(map(len, lengths), initial=0))
     offsets = np.concatenate([[0], np.cumsum(-(-n_samples // HOP_LENGTH))])
     attributes = {"sample_rate_hz": SAMPLE_RATE_HZ, "hop_length": HOP_LENGTH, "n_fft": N_FFT}
-    create_store(store, offsets, labels["speaker_id"], labels["gender"], attributes)
+    with explain_full_disk(store):
+        create_store(store, offsets, labels["speaker_id"], labels["gender"], attributes)
     bounds = shard_bounds(int(offsets[-1]))
     for stale in set(shard_path(store, 0).parent.glob("*")) - {shard_path(store, number) for number in range(len(bounds))}:
         shutil.rmtree(stale)

@@ -25,6 +25,7 @@ from speakerprint.corpora.feature_store import DTYPE
 from speakerprint.corpora.languages import SCHEMA
 from speakerprint.corpora.shards import in_parallel
 from speakerprint.corpora.sources.clips import read_clips
+from speakerprint.files import whole_file
 from speakerprint.params.language import Language
 from speakerprint.params.language_names import LANGUAGE_NAMES
 
@@ -125,9 +126,8 @@ class _Memory:
 
     def _write(self, part: pd.DataFrame) -> None:
         path = self._folder / f"{len(list(self._folder.glob('*.parquet'))):05d}.parquet"
-        partial = path.with_suffix(".partial")
-        pq.write_table(pa.Table.from_pandas(part, HEARD, preserve_index=False), partial)
-        partial.replace(path)
+        with whole_file(path) as file:
+            pq.write_table(pa.Table.from_pandas(part, HEARD, preserve_index=False), file)
 
 
 def _features_or_problem(clip: tuple[int, bytes | None, str]) -> tuple[int, np.ndarray | str]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from speakerprint.errors import InputError
+from speakerprint.files import whole_file
 
 SCHEMA = pa.schema(
     [
@@ -43,7 +44,8 @@ def write_languages(table: pd.DataFrame, path: str | Path) -> None:
     """Write a table of the schema as parquet, sorted by group; the same table gives the same bytes."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     rows = table.sort_values("group", ignore_index=True)
-    pq.write_table(pa.Table.from_pandas(rows, SCHEMA, preserve_index=False).replace_schema_metadata(None), path)
+    with whole_file(path) as part:
+        pq.write_table(pa.Table.from_pandas(rows, SCHEMA, preserve_index=False).replace_schema_metadata(None), part)
 
 
 def read_languages(path: str | Path) -> pd.DataFrame:

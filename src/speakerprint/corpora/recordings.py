@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from speakerprint.errors import InputError
+from speakerprint.files import whole_file
 
 SCHEMA = pa.schema(
     [
@@ -67,14 +68,10 @@ def write_recordings(recordings: pd.DataFrame | Iterable[pd.DataFrame], path: st
     path.parent.mkdir(parents=True, exist_ok=True)
     chunks = [recordings] if isinstance(recordings, pd.DataFrame) else recordings
     tables = (pa.Table.from_pandas(chunk[SCHEMA.names], SCHEMA, preserve_index=False) for chunk in chunks)
-    part = path.with_name(f"{path.name}.part")  # a source that turns out to be damaged leaves no half of a table
-    try:
-        with pq.ParquetWriter(part, SCHEMA, compression="zstd") as writer:
-            for table in _cut(tables):
-                writer.write_table(table)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    # a source that turns out to be damaged leaves no half of a table
+    with whole_file(path) as part, pq.ParquetWriter(part, SCHEMA, compression="zstd") as writer:
+        for table in _cut(tables):
+            writer.write_table(table)
 
 
 def read_recordings(path: str | Path) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from joblib import Parallel, delayed, parallel_config
 
 from speakerprint.code_digest import code_digest
 from speakerprint.errors import InputError
+from speakerprint.files import explain_full_disk, write_text
 
 ENGINE = "SPEAKERPRINT_PARALLEL"
 WAVE = 512  # items that `in_parallel` holds at once
@@ -70,10 +71,9 @@ def _make(shard: Shard, marker: Path) -> dict[str, Any]:
             return made["report"]
     marker.unlink(missing_ok=True)
     _remove(shard.path)
-    report = shard.make()
-    part = marker.with_suffix(".part")
-    part.write_text(json.dumps({"key": key, "report": report}), encoding="utf-8")
-    part.replace(marker)  # whole, or not there
+    with explain_full_disk(shard.path):
+        report = shard.make()
+    write_text(json.dumps({"key": key, "report": report}), marker)
     return report
 
 

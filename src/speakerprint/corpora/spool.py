@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from speakerprint.corpora.sharing import SharedFolder, file_state
 from speakerprint.corpora.sources.clips import containers, read_clips
+from speakerprint.files import explain_full_disk
 
 PLAIN_FILE, ABSENT = -1, -2  # in place of where a clip starts
 ENTRY = np.dtype([("key", "S16"), ("start", np.int64), ("size", np.int64)])
@@ -86,7 +87,7 @@ class Spool:
                 )
         keys = list(wanted)
         end = int((index["start"] + index["size"]).max(initial=0))
-        with self.path.open("ab") as spool, self._index_path.open("ab") as entries:
+        with explain_full_disk(self.path), self.path.open("ab") as spool, self._index_path.open("ab") as entries:
             entries.truncate(index.nbytes)
             spool.truncate(end)
             for number, data in tqdm(read_clips(list(wanted.values())), "unpack", len(keys), unit="clip", disable=None):

@@ -11,6 +11,7 @@ from scipy.special import ndtri
 
 from speakerprint.evaluation.evaluate import Evaluation
 from speakerprint.evaluation.trials import Curve
+from speakerprint.files import whole_file
 
 MODEL_COLOUR, FLOOR_COLOUR, TARGET_COLOUR = "#1f4e9c", "#9a9a9a", "#d1662a"
 DET_TICKS = np.array([0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8])
@@ -31,12 +32,14 @@ def write_plots(evaluation: Evaluation, corpus: str, folder: str | Path) -> None
         ("projection", draw_projection),
         ("confusions", draw_confusions),
     ):
-        draw(evaluation, corpus).savefig(folder / f"{name}.png", dpi=120, metadata={"Software": None})
+        with whole_file(folder / f"{name}.png") as part:
+            draw(evaluation, corpus).savefig(part, dpi=120, format="png", metadata={"Software": None})
 
 
 def _write_csv(path: Path, **columns: np.ndarray) -> None:
     rows = pd.DataFrame(columns)[::-1].round(6).drop_duplicates()
-    rows.to_csv(path, index=False, lineterminator="\n")
+    with whole_file(path) as part:
+        rows.to_csv(part, index=False, lineterminator="\n")
 
 
 def draw_det(evaluation: Evaluation, corpus: str) -> Figure:

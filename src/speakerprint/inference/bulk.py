@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from speakerprint.errors import InputError
+from speakerprint.files import explain_full_disk, whole_file
 
 if TYPE_CHECKING:
     from speakerprint.inference.embedder import SpeakerEmbedder
@@ -59,8 +60,9 @@ class Journal:
         self._file.close()
 
     def _write(self, tree: dict[str, Any]) -> None:
-        self._file.write(json.dumps(tree).encode() + b"\n")
-        self._file.flush()
+        with explain_full_disk(self.path):
+            self._file.write(json.dumps(tree).encode() + b"\n")
+            self._file.flush()
 
     def _read(self, about: dict[str, Any]) -> None:
         self._file.seek(0)
@@ -112,9 +114,8 @@ def embed_into(output: Path, names: list[str], embedder: "SpeakerEmbedder", skip
                 progress.update()
         found = [name for name in names if name not in left_out]
         refuse_nothing(names, left_out)
-        new = output.with_name(f"{output.name}.new")
-        WRITERS[output.suffix](new, found, embedder.embedding_dim, journal.embedding)
-        new.replace(output)
+        with whole_file(output) as new:
+            WRITERS[output.suffix](new, found, embedder.embedding_dim, journal.embedding)
     finally:
         journal.close()
     journal.path.unlink()

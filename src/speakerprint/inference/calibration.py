@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from speakerprint.errors import InputError
+from speakerprint.files import write_text
 
 Score = Annotated[float, Field(ge=-1.0, le=1.0)]
 Rate = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -85,7 +86,7 @@ class Calibration(BaseModel):
     def save(self, path: str | Path) -> None:
         """Write the calibration as JSON, with a digest that `load` checks."""
         tree = self.model_dump(mode="json")
-        Path(path).write_text(json.dumps(tree | {"digest": _digest(tree)}, indent=2) + "\n", encoding="utf-8")
+        write_text(json.dumps(tree | {"digest": _digest(tree)}, indent=2) + "\n", path)
 
     @classmethod
     def load(cls, path: str | Path) -> "Calibration":

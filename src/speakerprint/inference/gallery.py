@@ -33,6 +33,7 @@ from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
 from speakerprint.errors import InputError
+from speakerprint.files import whole_file
 from speakerprint.inference.vectors import unit_vectors
 
 if TYPE_CHECKING:
@@ -460,10 +461,8 @@ class Gallery:
     def _save_index(index: "faiss.Index", path: Path) -> str:
         """Write an index to disk for good, and return its digest."""
         content = _faiss().serialize_index(index).tobytes()
-        with path.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        with whole_file(path) as part:
+            part.write_bytes(content)
         return hashlib.sha256(content).hexdigest()
 
     def _units(self, embeddings: ArrayLike) -> NDArray[np.float32]:

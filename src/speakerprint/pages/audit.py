@@ -17,6 +17,7 @@ from speakerprint.corpora.shards import in_parallel
 from speakerprint.errors import InputError
 from speakerprint.evaluation.audit import KINDS, WORST, Audit, Finding, audit, hear_encoded, name_of
 from speakerprint.evaluation.evaluate import Embedder, embed_store
+from speakerprint.files import whole_file
 from speakerprint.pages import toolkit
 from speakerprint.params.audit import Audit as AuditParams
 
@@ -69,7 +70,7 @@ def write_exclude_lists(found: Audit, folder: Path) -> None:
         for row in one.excluded:
             reasons.setdefault(row, one)
     for corpus in dict.fromkeys(found.recordings["corpus"]):
-        with (folder / f"{corpus}.csv").open("w", encoding="utf-8", newline="") as file:
+        with whole_file(folder / f"{corpus}.csv") as part, part.open("w", encoding="utf-8", newline="") as file:
             lines = csv.writer(file, lineterminator="\n")
             lines.writerow(["recording_id", "reason", "other", "value"])
             for row, one in reasons.items():

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from speakerprint.corpora.recordings import read_recordings
 from speakerprint.errors import InputError
 from speakerprint.evaluation.metrics_files import read_metrics
+from speakerprint.files import whole_file, write_text
 from speakerprint.params.whole import Params
 
 BINS = 40
@@ -31,8 +32,9 @@ def write_report(params: Params, output: Path) -> None:
             folder.mkdir(exist_ok=True)
             pictures[name] = f"{folder.name}/{name}.png"
             figure = draw_histograms(read_recordings(table), name)
-            figure.savefig(folder / f"{name}.png", dpi=120, metadata={"Software": None})
-    output.write_text(describe_corpora(params, pictures), encoding="utf-8")
+            with whole_file(folder / f"{name}.png") as part:
+                figure.savefig(part, dpi=120, format="png", metadata={"Software": None})
+    write_text(describe_corpora(params, pictures), output)
 
 
 def describe_corpora(params: Params, pictures: dict[str, str] | None = None) -> str:

@@ -24,6 +24,7 @@ from speakerprint.errors import InputError
 from speakerprint.evaluation.evaluate import PERPLEXITY, embed_store
 from speakerprint.evaluation.metrics_files import read_metrics
 from speakerprint.evaluation.trials import LEVELS_PER_UNIT, Trials, eer_interval, retrieve, score_trials
+from speakerprint.files import write_text
 from speakerprint.inference.embedder import SpeakerEmbedder
 from speakerprint.inference.vectors import unit_vectors
 from speakerprint.pages import toolkit
@@ -298,4 +299,4 @@ def render(data: dict[str, Any]) -> str:
 
 def write_report(voices: Voices, embedder: SpeakerEmbedder, output: str | Path, max_recordings: int = MAX_RECORDINGS) -> None:
     """Write the page to a file. Raises InputError for fewer than three recordings."""
-    Path(output).write_text(render(report_data(voices, embedder, max_recordings)), encoding="utf-8")
+    write_text(render(report_data(voices, embedder, max_recordings)), output)

@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from speakerprint.errors import InputError
+from speakerprint.files import write_text
 from speakerprint.params.edit import edit_section, merge, plain, set_section
 from speakerprint.params.section import NAME, read_tree
 from speakerprint.params.whole import Params, parse_params
@@ -98,9 +99,7 @@ def use_preset(
     diff = ""
     for path, old, new in zip((params_path, dvc_yaml_path), texts, (after, plots), strict=True):
         if new != old:
-            part = path.with_name(f".{path.name}.part")  # whole or not at all
-            part.write_text(new, encoding="utf-8")
-            part.replace(path)
+            write_text(new, path)
             diff += "".join(unified_diff(old.splitlines(True), new.splitlines(True), f"a/{path.name}", f"b/{path.name}"))
     return Change(diff, _remove_stale(params_path.parent / "data/features", list(before.get("corpora") or ()), params))
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from speakerprint.code_digest import code_digest
+from speakerprint.files import whole_file
 from speakerprint.training.recipe import Recipe
 
 CODE = ("audio", "corpora", "evaluation", "inference", "model", "params", "training")  # packages that a run's numbers come from
@@ -51,9 +52,8 @@ class Checkpoint:
     def save(self, **state: Any) -> None:
         """Keep this state in place of what was there."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix(".part")
-        torch.save({"run": self.run, **state}, part)
-        part.replace(self.path)
+        with whole_file(self.path) as part:
+            torch.save({"run": self.run, **state}, part)
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)

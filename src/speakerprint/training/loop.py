@@ -23,6 +23,7 @@ from tqdm import tqdm
 from speakerprint.audio.dimensions import FRAMES_PER_SECOND, MAX_FRAMES
 from speakerprint.corpora.feature_store import FeatureStore
 from speakerprint.errors import InputError
+from speakerprint.files import whole_file
 from speakerprint.model.speaker_model import native_bf16
 from speakerprint.params.train import Train
 from speakerprint.training.batches import CropBatches, Reader, read_ahead
@@ -310,7 +311,7 @@ class Trainer:
         """Save the model, and the recipe that made it."""
         self.model.save(folder, self.prepared.run)
         sections = {name: section.model_dump() for name, section in self.recipe.sections().items()}
-        with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+        with whole_file(folder / "params.yaml") as part, part.open("w", encoding="utf-8") as file:
             YAML(typ="safe", pure=True).dump(sections, file)
 
     def publish(self, out: Path, log: Path) -> None:

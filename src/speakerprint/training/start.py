@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from speakerprint.audio.dimensions import FRAMES_PER_SECOND
 from speakerprint.errors import InputError
+from speakerprint.files import explain_full_disk, whole_file
 from speakerprint.model.speaker_model import DiscriminantProjection, SpeakerModel
 from speakerprint.model.whisper import ENCODER_PATH, load_encoder
 from speakerprint.params.model import Model
@@ -178,7 +179,8 @@ class DiscriminantStart:
         self.scatter.add_speakers(self.sums[:n], self.counts[:n])
         means = (self.sums[:n] / self.counts[:n, None]).float().cpu().numpy()
         self.means_path.parent.mkdir(parents=True, exist_ok=True)
-        with self.means_path.open("r+b" if self.means_path.exists() else "w+b") as file:
+        mode = "r+b" if self.means_path.exists() else "w+b"
+        with explain_full_disk(self.means_path), self.means_path.open(mode) as file:
             file.seek(group * GROUP_SPEAKERS * self.width * means.itemsize)
             file.write(means.tobytes())
         self.sums.zero_()
@@ -218,10 +220,9 @@ class DiscriminantStart:
     def save(self) -> None:
         """Keep what has been accumulated."""
         self.state_path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.state_path.with_suffix(".part")
         kept = {"sums": self.sums, "counts": self.counts, "done": self.done, "scatter": self.scatter.state()}
-        torch.save({"run": self.run, "processes": self.processes, **kept}, part)
-        part.replace(self.state_path)
+        with whole_file(self.state_path) as part:
+            torch.save({"run": self.run, "processes": self.processes, **kept}, part)
 
     def resume(self) -> None:
         """Take what an earlier process of the same run and number of processes has kept, if there is such."""

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from speakerprint.errors import InputError
+from speakerprint.files import whole_file
 
 TEACHER_PATH = Path("data/given/teacher")  # in the pipeline
 SCHEMA = pa.schema([("recording_id", pa.string()), ("speed", pa.float64()), ("embedding", pa.list_(pa.float32()))])
@@ -33,11 +34,10 @@ def write_teacher(
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
     as_heard = [1.0] * len(recording_ids) if speeds is None else speeds
     table = pa.table([pa.array(recording_ids), pa.array(as_heard), pa.array(list(embeddings.astype(np.float32)))], schema=SCHEMA)
-    pq.write_table(table, part, compression="zstd")
-    part.replace(path)
+    with whole_file(path) as part:
+        pq.write_table(table, part, compression="zstd")
 
 
 def read_teacher(

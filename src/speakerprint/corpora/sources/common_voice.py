@@ -22,6 +22,7 @@ from speakerprint.corpora.recordings import SCHEMA, as_recordings, sort_on_disk
 from speakerprint.corpora.sharing import SharedFolder, file_state
 from speakerprint.corpora.sources.clips import ARCHIVE_SUFFIXES, read_archive, source_root
 from speakerprint.errors import InputError
+from speakerprint.files import whole_file, write_text
 from speakerprint.params.sources import CommonVoiceSource
 
 REQUIRED = {"client_id": pa.string(), "path": pa.string(), "up_votes": pa.int32(), "down_votes": pa.int32()}
@@ -172,7 +173,7 @@ def _shared_tsvs(
         lacking = not copies or any(copy is None and wanted(tsv) for tsv, copy in copies.items())
         if lacking and shared.later:
             copies = _copy_tsvs(archive, lambda tsv: wanted(tsv) or any(_is_wanted(tsv, *one) for one in shared.later), place)
-            listing.write_text(json.dumps(copies), encoding="utf-8")
+            write_text(json.dumps(copies), listing)
             lacking = False
     if lacking:
         yield from _archive_tsvs(archive, wanted)
@@ -190,7 +191,7 @@ def _copy_tsvs(archive: Path, wanted: Callable[[str], bool], place: Path) -> dic
         copies[tsv] = None
         if file is not None:
             path = place / f"{len(copies)}.tsv"
-            with file, path.open("wb") as copy:
+            with file, whole_file(path) as part, part.open("wb") as copy:
                 shutil.copyfileobj(file, copy)
             copies[tsv] = str(path)
     return copies

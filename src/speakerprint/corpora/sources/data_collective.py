@@ -21,6 +21,7 @@ from tqdm import tqdm
 from speakerprint.corpora.sharing import file_state
 from speakerprint.corpora.sources.common_voice import SharedLists, read_common_voice
 from speakerprint.errors import InputError
+from speakerprint.files import write_text
 from speakerprint.params.sources import CommonVoiceSource, DataCollectiveSource
 
 TRIES = 5  # in a row that bring nothing
@@ -152,4 +153,4 @@ def _verify(archive: Path, checksum: str | None) -> None:
             f"{archive} has the SHA-256 {digest.hexdigest()}, expected {expected}: it came damaged, or "
             "the dataset has changed since; delete it and run `dvc repro` to fetch it again, or read it as kind: common_voice"
         )
-    note.write_text(verified, encoding="utf-8")
+    write_text(verified, note)

@@ -30,6 +30,7 @@ from scipy import fft
 from tqdm import tqdm
 
 from speakerprint.errors import InputError
+from speakerprint.files import explain_full_disk
 from speakerprint.params.sources import EspeakSource
 
 SPLITS = ("train", "dev", "test")
@@ -305,7 +306,7 @@ def write_release(source: EspeakSource, archive: Path) -> None:
     if not set(source.splits) <= set(SPLITS) or len(set(source.splits)) < len(source.splits):
         raise InputError(f"source.splits is {source.splits}; list some of {', '.join(SPLITS)}, each once")
     archive.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=archive.parent) as temporary:
+    with tempfile.TemporaryDirectory(dir=archive.parent) as temporary, explain_full_disk(archive, Path(temporary)):
         folder = Path(temporary)
         clips = folder / RELEASE / "clips"
         clips.mkdir(parents=True)
