@@ -9,7 +9,7 @@ names, with its digest: copies of the embeddings at two bits a number, all of wh
 tables that fit in registers: André, Kermarrec and Le Scouarnec, arXiv 1704.07355; after a random rotation, so that all numbers
 weigh alike). Recordings enrolled since are compared one by one, until they are so many that the index is extended. What it
 finds is looked up in the database, where removed recordings are no longer found, and scored with the embeddings there. Lost or
-damaged, it is made again.
+damaged, it is made again. Every row has a digest, which is checked whenever the row is read.
 """
 
 import functools
@@ -17,10 +17,12 @@ import hashlib
 import importlib
 import json
 import os
+import re
 import sqlite3
 import tempfile
 import threading
 import uuid
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -42,16 +44,19 @@ if TYPE_CHECKING:
     from speakerprint.inference.embedder import SpeakerEmbedder
 
 DATABASE = "gallery.sqlite"
-FORMAT = 1
+FORMAT = 2
 UNINDEXED = 100_000  # as many embeddings of 128 numbers are compared one by one in some 10 ms
 RESCORED = 400  # recordings looked up beyond those asked for, as two bits a number are rough: by benchmarks/bench_gallery.py
 IDENTIFIED_AMONG = 100  # the nearest recordings, whose speakers are compared
 STALE_FRACTION = 0.1  # of the indexed recordings removed since: the index is made again
 REMEDY = "see whether the disk is full and the folder may be written; a damaged file has to come from a backup"
 BUSY_TIMEOUT_S = 60.0
+CHECKED_BYTES = 64 * 2**20  # the structure of a larger database is not checked on opening, which would take a second or more
 ROWS = 10_000  # read at once to be indexed
 LEARNED_FROM = 50_000  # recordings, at most, that the index's code is learned from
 DTYPE = np.dtype("<f4")
+INDEX_NAME = re.compile(r"index-[0-9a-f]{32}\.faiss")  # in the gallery's folder: the database cannot name another file
+ROW = "recordings.id, embedding, recordings.digest, speaker, recordings.name"  # what `_arrays` takes
 
 SCHEMA = f"""
 PRAGMA journal_mode = WAL;
@@ -69,13 +74,15 @@ CREATE TABLE gallery (
 CREATE TABLE speakers (
     id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
-    mean BLOB                                  -- of the speaker's embeddings, float32
+    mean BLOB,                                 -- of the speaker's embeddings, float32
+    digest INTEGER                             -- of name and mean: a file on a disk is not believed, see _digest
 );
 CREATE TABLE recordings (
     id INTEGER PRIMARY KEY AUTOINCREMENT,      -- never used again, so an id is one embedding for ever
     speaker INTEGER NOT NULL REFERENCES speakers,
     name TEXT NOT NULL,
     embedding BLOB NOT NULL,                   -- unit vector, float32
+    digest INTEGER NOT NULL,                   -- of speaker, name and embedding
     UNIQUE (speaker, name)
 );
 """
@@ -175,11 +182,18 @@ class Gallery:
             self._create(model_id, embedding_dim)
         with self._transaction() as db:
             (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version != FORMAT:
-                raise InputError(
-                    f"{self._database} has format {version}, expected {FORMAT}; enrol the recordings in another folder"
-                )
-            self.model_id, self.embedding_dim = db.execute("SELECT model_id, embedding_dim FROM gallery").fetchone()
+            if self._database.stat().st_size <= CHECKED_BYTES and (found := db.execute("PRAGMA quick_check(1)").fetchone()) != (
+                "ok",
+            ):
+                raise InputError(f"{self._database} is damaged: {found[0]}; {REMEDY}")
+        if version == 1:
+            self._add_digests()
+        elif version != FORMAT:
+            raise InputError(f"{self._database} has format {version}, expected {FORMAT}; enrol the recordings in another folder")
+        with self._transaction() as db:
+            self.model_id, self.embedding_dim = self._row(db, "SELECT model_id, embedding_dim FROM gallery")
+        if not (isinstance(self.model_id, str) and isinstance(self.embedding_dim, int) and self.embedding_dim > 0):
+            raise InputError(f"{self._database}: its model is {self.model_id!r}, {self.embedding_dim!r}; {REMEDY}")
         if model_id is not None and (model_id, embedding_dim) != (self.model_id, self.embedding_dim):
             raise InputError(
                 f"{folder} is a gallery of model {self.model_id} ({self.embedding_dim} numbers an embedding), and this is model "
@@ -223,29 +237,36 @@ class Gallery:
             replaced = db.executemany("DELETE FROM recordings WHERE speaker = ? AND name = ?", keys).rowcount
             db.execute("UPDATE gallery SET removed = removed + ?", (replaced,))
             db.executemany(
-                "INSERT INTO recordings (speaker, name, embedding) VALUES (?, ?, ?)",
-                ((*key, unit.tobytes()) for key, unit in zip(keys, units, strict=True)),
+                "INSERT INTO recordings (speaker, name, embedding, digest) VALUES (?, ?, ?, ?)",
+                ((*key, unit.tobytes(), _digest(*key, unit.tobytes())) for key, unit in zip(keys, units, strict=True)),
             )
-            for id in ids.values():
-                own = self._arrays(db.execute("SELECT id, embedding FROM recordings WHERE speaker = ?", (id,)).fetchall())[1]
-                mean = own.mean(axis=0, dtype=np.float64).astype(DTYPE)
-                db.execute("UPDATE speakers SET mean = ? WHERE id = ?", (mean.tobytes(), id))
+            for name, id in ids.items():
+                own = self._arrays(db.execute(f"SELECT {ROW} FROM recordings WHERE speaker = ?", (id,)).fetchall())[1]
+                mean = own.mean(axis=0, dtype=np.float64).astype(DTYPE).tobytes()
+                db.execute("UPDATE speakers SET mean = ?, digest = ? WHERE id = ?", (mean, _digest(id, name, mean), id))
 
     def remove(self, speaker: str) -> int:
-        """Forget a speaker, who is not found from here on. Returns how many recordings they had.
+        """Forget a speaker. Returns how many recordings they had.
 
-        The database is wiped of them. The index file, if there is one, keeps numbers of theirs, without a name and never
-        returned, until it is made anew: when a tenth of what it holds is removed, or at the next search if you delete it.
+        Nothing of them is left in the gallery's files: the database is rewritten without them (a second for each 100,000
+        recordings), and the index is made anew, without them, by the next search or `update_index`.
 
         Raises InputError if nobody has that name.
         """
-        with self._transaction("IMMEDIATE") as db:
-            own = "speaker = (SELECT id FROM speakers WHERE name = ?)"
-            n_recordings = db.execute(f"DELETE FROM recordings WHERE {own}", (speaker,)).rowcount
-            if not n_recordings:
-                raise InputError(f"{self.folder} knows no speaker {speaker!r}; `speakerprint people` lists those it knows")
-            db.execute("DELETE FROM speakers WHERE name = ?", (speaker,))
-            db.execute("UPDATE gallery SET removed = removed + ?", (n_recordings,))
+        with FileLock(self.folder / "index.lock"):  # so that no index is under way that holds them
+            with self._transaction("IMMEDIATE") as db:
+                own = "speaker = (SELECT id FROM speakers WHERE name = ?)"
+                n_recordings = db.execute(f"DELETE FROM recordings WHERE {own}", (speaker,)).rowcount
+                if not n_recordings:
+                    raise InputError(f"{self.folder} knows no speaker {speaker!r}; `speakerprint people` lists those it knows")
+                db.execute("DELETE FROM speakers WHERE name = ?", (speaker,))
+                no_index = "index_file = NULL, index_size = 0, index_last = 0"
+                db.execute(f"UPDATE gallery SET removed = removed + ?, {no_index}", (n_recordings,))
+            for path in self.folder.glob("index-*.faiss"):
+                path.unlink()
+            with self._connected() as db:
+                db.execute("VACUUM")  # wiped cells leave copies behind where pages were split
+                db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return n_recordings
 
     def speakers(self) -> dict[str, list[str]]:
@@ -274,6 +295,8 @@ class Gallery:
             sql = """SELECT recordings.id, speakers.name, recordings.name FROM recordings JOIN speakers ON speakers.id = speaker
                      WHERE recordings.id IN (SELECT value FROM json_each(?))"""
             names = {id: (speaker, recording) for id, speaker, recording in db.execute(sql, (json.dumps(ids.tolist()),))}
+            if len(names) < len(ids):
+                raise InputError(f"{self._database} is damaged: recordings have no speaker; {REMEDY}")
         matches = [Match(*names[id], score) for id, score in zip(ids.tolist(), scores.tolist(), strict=True)]
         return sorted(matches, key=lambda match: (-match.score, match))
 
@@ -294,10 +317,12 @@ class Gallery:
         query = self._query(embedding)
         with self._searchable() as (db, vectors):
             speakers = set(self._nearest(db, vectors, query, IDENTIFIED_AMONG)[1].tolist())
-            sql = "SELECT id, mean, name FROM speakers WHERE id IN (SELECT value FROM json_each(?))"
+            sql = "SELECT id, mean, digest, id, name FROM speakers WHERE id IN (SELECT value FROM json_each(?))"
             rows = db.execute(sql, (json.dumps(list(speakers)),)).fetchall()
-        scores = self._arrays([row[:2] for row in rows])[1] @ query
-        candidates = [Candidate(row[2], score) for row, score in zip(rows, scores.tolist(), strict=True)]
+            if len(rows) < len(speakers):
+                raise InputError(f"{self._database} is damaged: recordings have no speaker; {REMEDY}")
+        scores = self._arrays(rows)[1] @ query
+        candidates = [Candidate(row[4], score) for row, score in zip(rows, scores.tolist(), strict=True)]
         candidates = sorted(candidates, key=lambda candidate: (-candidate.score, candidate))[:n_candidates]
         name, score = candidates[0] if candidates else (None, -1.0)
         return Identification(name if score >= threshold else None, score, threshold, candidates)
@@ -349,16 +374,24 @@ class Gallery:
     @contextmanager
     def _transaction(self, kind: Literal["DEFERRED", "IMMEDIATE"] = "DEFERRED") -> Iterator[sqlite3.Connection]:
         """A connection of its own (some 0.1 ms), so that threads and forks share none, in a transaction that an error undoes."""
+        with self._connected() as db:
+            db.execute(f"BEGIN {kind}")
+            with db:
+                yield db
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        """A connection of its own. Raises InputError for what SQLite says of the file."""
         try:
             with closing(sqlite3.connect(self._database, timeout=BUSY_TIMEOUT_S, isolation_level=None)) as db:
                 db.execute("PRAGMA secure_delete = ON")  # a voice that is removed is biometric data
-                db.execute(f"BEGIN {kind}")
-                with db:
-                    yield db
+                yield db
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
                 raise
             raise InputError(f"{self._database}: {error}; {REMEDY}") from error
+        except UnicodeDecodeError as error:
+            raise InputError(f"{self._database} is damaged: a name is not UTF-8; {REMEDY}") from error
 
     @contextmanager
     def _searchable(self) -> Iterator[tuple[sqlite3.Connection, _Vectors]]:
@@ -373,7 +406,7 @@ class Gallery:
 
     def _state(self, db: sqlite3.Connection) -> _State:
         columns = ", ".join(_State._fields[:-1])
-        state = _State(*db.execute(f"SELECT {columns}, (SELECT coalesce(max(id), 0) FROM recordings) FROM gallery").fetchone())
+        state = _State(*self._row(db, f"SELECT {columns}, (SELECT coalesce(max(id), 0) FROM recordings) FROM gallery"))
         return state if _faiss() else state._replace(index_file=None, index_sha256=None, index_size=0, index_last=0)
 
     def _load(self, db: sqlite3.Connection) -> _Vectors | None:
@@ -392,7 +425,7 @@ class Gallery:
             elif held.state.removed != state.removed or held.state.last > state.last:
                 held = _Vectors(state, held.indexed, *self._arrays([]))
             after = int(held.ids[-1]) if len(held.ids) else state.index_last
-            sql = "SELECT id, embedding FROM recordings WHERE id > ? ORDER BY id"
+            sql = f"SELECT {ROW} FROM recordings WHERE id > ? ORDER BY id"
             ids, embeddings = self._arrays(db.execute(sql, (after,)).fetchall())
             tail = np.concatenate([held.ids, ids]), np.concatenate([held.embeddings, embeddings])
             self._vectors = _Vectors(state, held.indexed, *tail)
@@ -402,18 +435,18 @@ class Gallery:
         self, db: sqlite3.Connection, vectors: _Vectors, query: NDArray[np.float32], count: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
         """Ids, speakers' ids and scores of the nearest `count` recordings, best first."""
-        sql = "SELECT id, embedding, speaker FROM recordings WHERE id IN (SELECT value FROM json_each(?))"
+        sql = f"SELECT {ROW} FROM recordings WHERE id IN (SELECT value FROM json_each(?))"
         wanted = count + RESCORED
         while True:
             rows = db.execute(sql, (json.dumps(vectors.nearest(query, wanted)),)).fetchall()
-            ids, embeddings = self._arrays([row[:2] for row in rows])
+            ids, embeddings = self._arrays(rows)
             from_index = np.count_nonzero(ids <= vectors.state.index_last)
             if from_index >= count + RESCORED // 2 or wanted >= vectors.state.index_size:
                 break
             wanted *= 4  # too many of those that the index found were removed
         scores = embeddings @ query
         best = np.lexsort((ids, -scores))[:count]
-        return ids[best], np.array([row[2] for row in rows], dtype=np.int64)[best], scores[best]
+        return ids[best], np.array([row[3] for row in rows], dtype=np.int64)[best], scores[best]
 
     def _many_after(self, db: sqlite3.Connection, last: int) -> bool:
         if not _faiss():
@@ -423,7 +456,7 @@ class Gallery:
 
     def _load_index(self, state: _State) -> "faiss.Index | None":
         """The index that the database names; None if there is none, it is damaged, or stale."""
-        if state.index_file is None or state.stale:
+        if state.index_file is None or state.stale or not INDEX_NAME.fullmatch(state.index_file):
             return None
         path = self.folder / state.index_file
         try:
@@ -439,14 +472,14 @@ class Gallery:
         pairs = -(-self.embedding_dim // 2)  # of numbers, four bits each
         faiss = _faiss()
         index = faiss.index_factory(self.embedding_dim, f"IDMap,RR{2 * pairs},PQ{pairs}x4fs", faiss.METRIC_INNER_PRODUCT)
-        sql = "SELECT id, embedding FROM recordings WHERE id % max(1, (SELECT max(id) FROM recordings) / ?) = 0"
+        sql = f"SELECT {ROW} FROM recordings WHERE id % max(1, (SELECT max(id) FROM recordings) / ?) = 0"
         with self._transaction() as db:
             index.train(self._arrays(db.execute(sql, (LEARNED_FROM,)).fetchall())[1])
         return index
 
     def _add_after(self, last: int, index: "faiss.Index") -> int:
         """Add all recordings after an id to an index, and return the last one's."""
-        sql = "SELECT id, embedding FROM recordings WHERE id > ? ORDER BY id LIMIT ?"
+        sql = f"SELECT {ROW} FROM recordings WHERE id > ? ORDER BY id LIMIT ?"
         with tqdm(desc="index", unit="recording", disable=None) as progress:
             while True:
                 with self._transaction() as db:  # short ones, for the log of a writing process cannot shrink during any
@@ -477,10 +510,35 @@ class Gallery:
         query: NDArray[np.float32] = self._units(np.asarray(embedding)[None])[0]
         return query
 
-    def _arrays(self, rows: Sequence[tuple[int, bytes]]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """ids (n,) and vectors (n, dim) of rows of both."""
+    def _row(self, db: sqlite3.Connection, sql: str) -> tuple[Any, ...]:
+        """The one row that there is in a whole gallery."""
+        row: tuple[Any, ...] | None = db.execute(sql).fetchone()
+        if row is None:
+            raise InputError(f"{self._database} is damaged: it does not say what it holds; {REMEDY}")
+        return row
+
+    def _arrays(self, rows: Sequence[tuple[int, bytes, int, int, str]]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """ids (n,) and vectors (n, dim) of rows of both, their digest and what else it is of. Raises InputError if it is not."""
         size = self.embedding_dim * DTYPE.itemsize
-        if any(len(vector) != size for _, vector in rows):
-            raise InputError(f"{self._database}: an embedding is not {size} bytes long; {REMEDY}")
-        vectors = np.frombuffer(b"".join(vector for _, vector in rows), dtype=DTYPE)
-        return np.array([id for id, _ in rows], dtype=np.int64), vectors.reshape(-1, self.embedding_dim)
+        for _, vector, digest, owner, name in rows:
+            if not isinstance(vector, bytes) or len(vector) != size or digest != _digest(owner, name, vector):
+                raise InputError(f"{self._database} is damaged: {name!r} is not as it was enrolled; {REMEDY}")
+        vectors = np.frombuffer(b"".join(row[1] for row in rows), dtype=DTYPE)
+        return np.array([row[0] for row in rows], dtype=np.int64), vectors.reshape(-1, self.embedding_dim)
+
+    def _add_digests(self) -> None:
+        """Bring a gallery of format 1 to format 2, in one transaction; another process may be first."""
+        with self._transaction("IMMEDIATE") as db:
+            if db.execute("PRAGMA user_version").fetchone() != (1,):
+                return
+            db.create_function("digest", 3, _digest, deterministic=True)
+            db.execute("ALTER TABLE recordings ADD COLUMN digest INTEGER NOT NULL DEFAULT 0")
+            db.execute("ALTER TABLE speakers ADD COLUMN digest INTEGER")
+            db.execute("UPDATE recordings SET digest = digest(speaker, name, embedding)")
+            db.execute("UPDATE speakers SET digest = digest(id, name, mean)")
+            db.execute(f"PRAGMA user_version = {FORMAT}")
+
+
+def _digest(owner: int, name: str, vector: bytes) -> int:
+    """CRC-32 of a row: tells a damaged disk or copy, not a forger, who could write another one."""
+    return zlib.crc32(f"{owner} {name} ".encode() + vector)
