@@ -178,3 +178,54 @@ def test_only_wanted_members_are_yielded(tmp_path: Path) -> None:
 def test_a_missing_root_is_an_error_that_names_the_key(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere does not exist .* source\.root"):
         source_root(str(tmp_path / "nowhere"))
+
+
+# --- bombs ------------------------------------------------------------------------------------------------------------
+
+
+def zeros_archive(path: Path, n_bytes: int, name: str = "a.wav", kind: bytes = tarfile.REGTYPE) -> Path:
+    """A gzipped tar of one member of zeros, written without holding them."""
+    member = tarfile.TarInfo(name)
+    member.size, member.type = n_bytes, kind
+    with gzip.open(path, "wb", compresslevel=1) as stream:
+        stream.write(member.tobuf())
+        for _ in range(n_bytes >> 20):
+            stream.write(bytes(1 << 20))
+        stream.write(bytes(10240))
+    return path
+
+
+@pytest.mark.parametrize("wanted", ["a.wav", "another.wav"])
+def test_an_archive_that_unpacks_to_hundreds_of_times_its_bytes_is_refused_at_once(tmp_path: Path, wanted: str) -> None:
+    bomb = zeros_archive(tmp_path / "bomb.tar.gz", 100 << 20)
+    tracemalloc.start()
+    with pytest.raises(InputError, match=r"bomb\.tar\.gz: its [\d,]+ bytes unpack to 104,8[\d,]+ or more, over 200 times"):
+        list(read_clips([f"{bomb}/{wanted}"]))
+    assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    tracemalloc.stop()
+
+
+def test_zeros_after_the_archive_s_end_are_not_read_for_ever(tmp_path: Path) -> None:
+    bomb = write_archive(tmp_path / "bomb.tar.gz", {"a.wav": b"a"})
+    with gzip.open(bomb, "ab") as stream:
+        for _ in range(100):
+            stream.write(bytes(1 << 20))
+    with pytest.raises(InputError, match=r"unpack to .* over 200 times"):
+        list(read_archive(bomb, lambda name: True))
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+def test_a_header_of_megabytes_is_not_read(tmp_path: Path, kind: bytes) -> None:
+    bomb = zeros_archive(tmp_path / "bomb.tar.gz", 32 << 20, kind=kind)
+    tracemalloc.start()
+    with pytest.raises(InputError, match="a header of 33,554,432 bytes"):
+        list(read_archive(bomb, lambda name: True))
+    assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    tracemalloc.stop()
+
+
+def test_a_member_larger_than_a_recording_may_be_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = write_archive(tmp_path / "r.tar", {"a.wav": noise(1), "b.wav": b"b"}, "w")
+    with pytest.raises(InputError, match=r"r\.tar: member 'a\.wav' has 2,000 bytes, expected at most 1,999"):
+        list(read_archive(archive, lambda name: True, max_member_bytes=1999))
+    assert list(read_archive(archive, "b.wav".__eq__, max_member_bytes=1999)) == [("b.wav", b"b")]

@@ -1,5 +1,6 @@
 """Zip archives in one file or in parts: what is read, how little of it, and which part is to blame."""
 
+import functools
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -154,3 +155,15 @@ def test_what_is_no_zip_is_refused(tmp_path: Path, content: bytes | None) -> Non
 def test_parts_in_a_folder_that_is_gone_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no vox2_dev_aac_partaa"):
         list(read_clips([f"{tmp_path}/gone/vox2_dev_aac_partaa/dev/aac/id1/v/1.m4a"]))
+
+
+def test_a_zip_that_unpacks_to_hundreds_of_times_its_bytes_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.wav", bytes(70 << 20))
+    monkeypatch.setattr(zipfile.ZipFile, "read", None)
+    with pytest.raises(InputError, match=r"bomb\.zip: its [\d,]+ bytes unpack to 73,400,320 or more, over 200 times"):
+        list(read_zip(tmp_path / "bomb.zip", lambda name: True))
+    monkeypatch.setattr(zips, "SMALL_BYTES", 1 << 40)
+    with pytest.raises(InputError, match=r"member 'a\.wav' has 73,400,320 bytes, expected at most 1,000"):
+        monkeypatch.setattr(zips, "refuse_large", functools.partial(zips.refuse_large, most=1000))
+        list(read_zip(tmp_path / "bomb.zip", lambda name: True))

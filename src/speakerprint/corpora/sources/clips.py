@@ -26,6 +26,9 @@ ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _ARCHIVE_PART = re.compile(rf"\.(?:tar|tar\.gz|tgz)/|{zips.ARCHIVE_PART.pattern}")
 _PARQUET_ROW = re.compile(r"(?P<file>.+\.parquet)/(?P<column>[^/]+)/(?P<row>\d+)")
 _GZIP_MAGIC = b"\x1f\x8b"
+MAX_HEADER_BYTES = 1 << 20  # of a long name or other attributes, which tarfile reads into memory
+ATTRIBUTES = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+MAX_LIST_BYTES = 1 << 36  # of a member that is read as it comes; Common Voice's largest list has under 1 GB
 
 
 def source_root(root: str) -> Path:
@@ -142,12 +145,16 @@ def _read_rows(file: str, column: str, rows: Sequence[int]) -> Iterator[tuple[in
 
 
 def read_archive(
-    archive: Path, wanted: Callable[[str], bool], read: Callable[[IO[bytes]], Any] = lambda file: file.read()
+    archive: Path,
+    wanted: Callable[[str], bool],
+    read: Callable[[IO[bytes]], Any] = lambda file: file.read(),
+    max_member_bytes: int = decode.MAX_BYTES,
 ) -> Iterator[tuple[str, Any]]:
     """Yield (name, bytes) of the archive's files for whose name ``wanted`` is true, in one pass that holds one file at a time.
 
     In place of its bytes comes what ``read`` makes of a file. Gzip is told by content, not by name. Raises InputError if the
-    archive is missing, damaged, or has an unsafe member.
+    archive is missing, damaged, has an unsafe member or a wanted one of more than ``max_member_bytes``, or unpacks to more than
+    zips.MAX_RATIO times its bytes.
     """
     try:
         with (
@@ -159,11 +166,13 @@ def read_archive(
                 while (member := tar.next()) is not None:
                     tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header it has read
                     name = _safe_name(member, archive)
+                    zips.refuse_bomb(archive, member.offset_data + member.size, archive.stat().st_size)
                     if wanted(name) and (contents := tar.extractfile(member)):
+                        zips.refuse_large(archive, name, member.size, max_member_bytes)
                         yield name, read(contents)
                     bar.update(file.tell() - bar.n)
             while stream.read(1 << 20):  # to the end, where gzip compares checksums
-                pass
+                zips.refuse_bomb(archive, stream.tell(), archive.stat().st_size)
     except FileNotFoundError:
         raise InputError(f"{archive} does not exist; put the archive back or correct the corpus's source.root") from None
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
@@ -174,7 +183,12 @@ def read_archive(
 
 
 class _TarInfo(tarfile.TarInfo):
-    """A header that is damaged or cut off is an error; tarfile takes it for the archive's end."""
+    """A header that is damaged or cut off is an error; tarfile takes it for the archive's end. So is one of many bytes."""
+
+    def _proc_member(self, tarfile_: tarfile.TarFile) -> tarfile.TarInfo | None:
+        if self.type in ATTRIBUTES and self.size > MAX_HEADER_BYTES:
+            raise tarfile.SubsequentHeaderError(f"a header of {self.size:,} bytes")  # type: ignore[attr-defined]
+        return super()._proc_member(tarfile_)  # type: ignore[misc]
 
     @classmethod
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> "_TarInfo":

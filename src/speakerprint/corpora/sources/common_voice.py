@@ -20,7 +20,7 @@ from pyarrow import csv
 
 from speakerprint.corpora.recordings import SCHEMA, as_recordings, sort_on_disk
 from speakerprint.corpora.sharing import SharedFolder, file_state
-from speakerprint.corpora.sources.clips import ARCHIVE_SUFFIXES, read_archive, source_root
+from speakerprint.corpora.sources.clips import ARCHIVE_SUFFIXES, MAX_LIST_BYTES, read_archive, source_root
 from speakerprint.errors import InputError
 from speakerprint.files import whole_file, write_text
 from speakerprint.params.sources import CommonVoiceSource
@@ -209,7 +209,7 @@ def _archive_tsvs(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tupl
             return False
         return True
 
-    for name, file in read_archive(archive, wanted_member, _unpacked):
+    for name, file in read_archive(archive, wanted_member, _unpacked, MAX_LIST_BYTES):
         yield str(PurePosixPath(archive.as_posix(), name)), file
     yield from ((tsv, None) for tsv in unwanted)
 

@@ -16,9 +16,12 @@ from string import ascii_lowercase
 
 from tqdm import tqdm
 
+from speakerprint.audio.decode import MAX_BYTES
 from speakerprint.errors import InputError
 
 BUFFER_BYTES = 1 << 16
+MAX_RATIO = 200  # of what an archive unpacks to and its own bytes: lists pack 20 to 1, audio not at all, zeros 1,000 to 1
+SMALL_BYTES = 64 * 2**20  # what any archive may unpack to
 ARCHIVE_PART = re.compile(r"(?:\.zip|_partaa)/")  # where a location goes on inside such an archive
 _PART = re.compile(r"(.*_part)([a-z]{2})(?:\.zip)?")  # some publish the first part with the extension
 
@@ -69,11 +72,14 @@ def read_zip(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str
     """Yield (name, bytes) of the archive's files for whose name ``wanted`` is true, in the order in which they lie in it.
 
     ``archive`` is a zip file, or the first of its parts. Raises InputError, naming the file and what to do, if one is missing,
-    cut off or damaged.
+    cut off or damaged, or unpacks to more than MAX_RATIO times its bytes, or a wanted member has more than decode.MAX_BYTES.
     """
     parts = _parts(archive)
     with _opened(archive, parts) as zipped:
         chosen = sorted((info for info in zipped.infolist() if wanted(info.filename)), key=lambda info: info.header_offset)
+        refuse_bomb(archive, sum(info.file_size for info in chosen), sum(path.stat().st_size for path in parts))
+        for info in chosen:
+            refuse_large(archive, info.filename, info.file_size)
         for info in tqdm(chosen, desc=archive.name, unit="file", leave=False, disable=None):
             try:
                 data = zipped.read(info)
@@ -82,6 +88,24 @@ def read_zip(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str
                 part = parts[bisect_right(ends, info.header_offset)]
                 raise InputError(f"{part}: member {info.filename!r} is damaged ({error}); download that file again") from None
             yield info.filename, data
+
+
+def refuse_bomb(archive: Path, unpacked: int, packed: int) -> None:
+    """Raise InputError for an archive of ``packed`` bytes that unpacks to ``unpacked``, if those are too many."""
+    if unpacked > max(SMALL_BYTES, MAX_RATIO * packed):
+        raise InputError(
+            f"{archive}: its {packed:,} bytes unpack to {unpacked:,} or more, over {MAX_RATIO} times as many; no release does: "
+            "download it again from its publisher"
+        )
+
+
+def refuse_large(archive: Path, member: str, n_bytes: int, most: int = MAX_BYTES) -> None:
+    """Raise InputError for a member of more bytes than allowed, by default those that a recording may have."""
+    if n_bytes > most:
+        raise InputError(
+            f"{archive}: member {member!r} has {n_bytes:,} bytes, expected at most {most:,}; download the archive again from its "
+            "publisher, or pack that recording in parts"
+        )
 
 
 def zip_names(archive: Path) -> list[str]:
