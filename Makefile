@@ -35,6 +35,9 @@ repro: $(VENV)/.installed  ## run the pipeline (dvc repro), then show its figure
 test: $(VENV)/.installed  ## run the tests
 	@$(IN_VENV) python -m pytest
 
+torture: $(VENV)/.installed  ## damage every kind of file that we read, 600 times each, and count what came of it: minutes
+	@$(IN_VENV) TORTURE_CASES=600 python -m pytest -m torture -s
+
 lint: $(VENV)/.installed  ## check style, types and who imports whom
 	@$(IN_VENV) ruff check
 	@$(IN_VENV) ruff format --check
@@ -64,4 +67,4 @@ $(VENV)/.installed: requirements.txt constraints.txt pyproject.toml
 	@$(PIP) --no-deps -e .
 	@touch $@
 
-.PHONY: help install repro test lint bench docs clean
+.PHONY: help install repro test torture lint bench docs clean

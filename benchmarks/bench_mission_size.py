@@ -23,7 +23,7 @@ import pandas as pd
 from ruamel.yaml import YAML
 from tqdm import tqdm
 
-from speakerprint.corpora.feature_store import create_store, shard_bounds, write_shard
+from speakerprint.corpora.feature_store import create_store, seal, shard_bounds, write_shard
 from speakerprint.corpora.recordings import as_recordings, write_recordings
 from speakerprint.params.presets import use_preset
 from speakerprint.params.section import read_tree
@@ -49,6 +49,7 @@ def write_store(folder: Path, n_recordings: int, n_speakers: int, n_frames: int,
         noise = rng.standard_normal((stop - start, 80), dtype=np.float32)
         write_shard(folder, start, (means[of_frame] + 2 * SPREAD * noise).astype(np.float16))
     write_recordings(recordings, folder / "recordings.parquet")
+    seal(folder)
 
 
 def write_params(folder: Path, steps: int) -> None:

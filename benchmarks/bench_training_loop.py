@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 from ruamel.yaml import YAML
 
-from speakerprint.corpora.feature_store import FeatureStore, create_store, shard_bounds, write_shard
+from speakerprint.corpora.feature_store import FeatureStore, create_store, seal, shard_bounds, write_shard
 from speakerprint.corpora.recordings import as_recordings, write_recordings
 from speakerprint.model.speaker_model import SpeakerModel, native_bf16
 from speakerprint.params.presets import read_recipe
@@ -61,6 +61,7 @@ def write_store(folder: Path, speakers: int) -> Path:
     rows = pd.DataFrame({"recording_id": [f"{i:06}" for i in range(len(lengths))], "location": "none", "gender": "female"})
     rows["speaker_id"] = speaker_ids
     write_recordings(as_recordings(rows, "benchmark"), folder / "recordings.parquet")
+    seal(folder)
     return folder
 
 

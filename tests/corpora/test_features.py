@@ -298,13 +298,46 @@ def test_a_store_that_is_not_whole_is_refused_by_name(audio, tmp_path):
     meta = tmp_path / "store/features.zarr/features/zarr.json"
     whole = meta.read_text()
     meta.write_text(whole.replace("330", "230"))
+    store.seal(tmp_path / "store")
     expected = "store does not fit together: 6 recordings, offsets of 6, 6 speakers, 6 genders, 230 frames of 330"
     with pytest.raises(InputError, match=expected):
         FeatureStore(tmp_path / "store")
     meta.write_text(whole[:100])
+    store.seal(tmp_path / "store")
     with pytest.raises(InputError, match=r"features\.zarr is not a whole feature store"):
         FeatureStore(tmp_path / "store")
-    (tmp_path / "store/features.zarr/offsets/zarr.json").unlink()
     meta.write_text(whole)
-    with pytest.raises(InputError, match=r"features\.zarr is not a whole feature store"):
+    store.seal(tmp_path / "store")
+    (tmp_path / "store/features.zarr/offsets/zarr.json").unlink()
+    with pytest.raises(InputError, match=r"store is not a whole feature store \(.*offsets/zarr\.json is missing\)"):
+        FeatureStore(tmp_path / "store")
+
+
+@pytest.mark.parametrize("damage", ["missing", "flipped", "cut"])
+def test_a_shard_that_is_not_as_it_was_written_is_refused_when_it_is_read(audio, tmp_path, monkeypatch, damage):
+    monkeypatch.setattr(store, "SHARD_FRAMES", 100)
+    monkeypatch.setattr(store, "CHUNK_FRAMES", 50)
+    extract_corpus(audio, tmp_path / "store")
+    shard = store.shard_path(tmp_path / "store", 1) / "0"
+    content = bytearray(shard.read_bytes())
+    if damage == "missing":
+        shard.unlink()
+    else:
+        content[40] ^= 1
+        shard.write_bytes(content if damage == "flipped" else content[:-9])
+    opened = FeatureStore(tmp_path / "store")
+    assert opened.frames(0, stop=20).shape == (20, 80)  # of the first shard
+    for read in (opened.load, lambda: [opened.frames(index) for index in range(len(opened))]):
+        with pytest.raises(InputError, match=r"features/c/1/0 is missing, or was changed or damaged .* `dvc repro`"):
+            read()
+
+
+@pytest.mark.parametrize("name", ["recordings.parquet", "features.zarr/zarr.json", "features.zarr/offsets/c/0", "digests.json"])
+def test_a_store_with_a_changed_file_is_refused(audio, tmp_path, name):
+    extract_corpus(audio, tmp_path / "store")
+    path = tmp_path / "store" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"store.*`dvc repro`"):
         FeatureStore(tmp_path / "store")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from experiments.discriminant_starts import Projection, Tried, central, columns, some_layers, statistics
-from speakerprint.corpora.feature_store import FeatureStore, create_store, write_shard
+from speakerprint.corpora.feature_store import FeatureStore, create_store, seal, write_shard
 from speakerprint.corpora.recordings import as_recordings, write_recordings
 from speakerprint.evaluation.trials import pairs_within, score_trials
 from speakerprint.inference.vectors import unit_vectors
@@ -79,6 +79,7 @@ def test_a_corpus_is_judged_as_the_model_would_embed_it(model, tmp_path):
     ids = [f"r{number}" for number in range(8)]
     table = pd.DataFrame({"recording_id": ids, "speaker_id": list("abcdabcd"), "locale": list("xxyyxxyy"), "location": "-"})
     write_recordings(as_recordings(table, "test"), tmp_path / "recordings.parquet")
+    seal(tmp_path)
     tried, store = Tried(tmp_path, model), FeatureStore(tmp_path)
     rows = np.concatenate([tried.windows, tried.short])
     speakers = np.concatenate([tried.owner, np.arange(8)])

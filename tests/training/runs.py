@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file
 
-from speakerprint.corpora.feature_store import FeatureStore, create_store, write_shard
+from speakerprint.corpora.feature_store import FeatureStore, create_store, seal, write_shard
 from speakerprint.corpora.recordings import as_recordings, write_recordings
 from speakerprint.params.whole import load_params
 from speakerprint.training.batches import Reader
@@ -38,6 +38,7 @@ def write_store(folder: Path, speakers: int = 8, recordings: int = 4, seed: int 
     create_store(folder, np.cumsum([0, *map(len, clips)]), rows["speaker_id"], rows["gender"], {})
     write_shard(folder, 0, np.concatenate(clips).astype(np.float16))
     write_recordings(as_recordings(rows, "test"), folder / "recordings.parquet")
+    seal(folder)
     return folder
 
 

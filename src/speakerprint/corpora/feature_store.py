@@ -3,6 +3,8 @@
 Apart from ``features``, so that training depends on what is stored and not on the code that made it.
 """
 
+import hashlib
+import json
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,11 +18,14 @@ from speakerprint.audio.dimensions import N_MELS
 from speakerprint.audio.log_mel import pad_batch
 from speakerprint.corpora.recordings import read_recordings
 from speakerprint.errors import InputError
+from speakerprint.files import write_text
 
 DTYPE = np.dtype("float16")  # features span about -1 to 1.5, where float16 is within 0.0005 of float32
+REMEDY = "delete it and run `dvc repro` to make it again"
 CHUNK_FRAMES = 500  # 5 s, about a recording: what is decompressed at once
 SHARD_FRAMES = 400 * CHUNK_FRAMES  # 32 MB before compression: a file
 LABELS_PER_CHUNK = 1 << 16
+DIGESTS = "digests.json"  # of every file of a store, by its path
 UNKNOWN = "unknown"  # the gender of a speaker whose gender the corpus does not tell
 
 
@@ -82,24 +87,57 @@ def write_shard(folder: str | Path, start: int, features: np.ndarray) -> None:
         zarr.open_array(Path(folder) / "features.zarr/features", mode="r+")[start : start + len(features)] = features
 
 
+def shard_digest(folder: str | Path, number: int) -> str | None:
+    """SHA-256 of a shard's one file; None where there is none, as zarr writes none of zeros alone."""
+    path = shard_path(folder, number) / "0"
+    return _sha256(path) if path.is_file() else None
+
+
+def seal(folder: str | Path, shards: Sequence[str | None] | None = None) -> None:
+    """Complete a store whose features and ``recordings.parquet`` are written, with the digests that FeatureStore checks.
+
+    shards: of each shard its `shard_digest`, where that is known already.
+    """
+    folder = Path(folder)
+    if shards is None:
+        parts = sorted(shard_path(folder, 0).parent.glob("*"), key=lambda part: int(part.name))
+        shards = [shard_digest(folder, number) for number in range(int(parts[-1].name) + 1 if parts else 0)]
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not _is_shard(folder, path) and path.name != DIGESTS)
+    digests = {"files": {path.relative_to(folder).as_posix(): _sha256(path) for path in files}, "shards": list(shards)}
+    write_text(json.dumps(digests, indent=1) + "\n", folder / DIGESTS)
+
+
+def _is_shard(folder: Path, path: Path) -> bool:
+    return path.parent.parent == shard_path(folder, 0).parent
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 class FeatureStore:
     """A corpus's log-mel features and recordings, as features.extract_corpus wrote them, read-only.
 
+    What is read is as it was written: all but the features is compared with its digest when the store is opened, and each shard
+    of features when it is first read. (To zarr a shard that is missing holds zeros, and one with a flipped bit other numbers.)
+
     ``recordings`` is the table of recordings. In its order, ``speaker_ids`` (n,) and ``genders`` (n,) are text, the gender
     "unknown" where the corpus does not tell it, and ``n_frames`` (n,) int64 is how long each recording is. Raises InputError if
-    the folder holds no whole store.
+    the folder holds no whole store, and where something of it is not as it was written.
     """
 
     def __init__(self, folder: str | Path):
         folder = Path(folder)
-        remedy = "delete it and run `dvc repro` to make it again"
         self.recordings = read_recordings(folder / "recordings.parquet")
+        self._folder, self._digests = folder, self._checked_digests(folder)
+        self._trusted: set[int] = set()  # shards that were compared with their digests
         try:
             group: Any = zarr.open_group(folder / "features.zarr", mode="r")
             self._features = group["features"]  # numpy's after load()
             self._offsets, self.speaker_ids, self.genders = (group[name][:] for name in ("offsets", "speaker_id", "gender"))
         except (OSError, KeyError, ValueError, RuntimeError) as error:
-            raise InputError(f"{folder / 'features.zarr'} is not a whole feature store ({error}); {remedy}") from None
+            raise InputError(f"{folder / 'features.zarr'} is not a whole feature store ({error}); {REMEDY}") from None
         self.speaker_ids, self.genders = self.speaker_ids.astype(object), self.genders.astype(object)
         self.n_frames = np.diff(self._offsets)
         found = {len(self.recordings), len(self.n_frames), len(self.speaker_ids), len(self.genders)}
@@ -107,7 +145,7 @@ class FeatureStore:
             raise InputError(
                 f"{folder} does not fit together: {len(self.recordings)} recordings, offsets of {len(self.n_frames)}, "
                 f"{len(self.speaker_ids)} speakers, {len(self.genders)} genders, "
-                f"{self._features.shape[0]} frames of {self._offsets[-1]}; {remedy}"
+                f"{self._features.shape[0]} frames of {self._offsets[-1]}; {REMEDY}"
             )
 
     def __len__(self) -> int:
@@ -115,12 +153,38 @@ class FeatureStore:
 
     def load(self) -> None:
         """Read all features into memory (160 bytes a frame), from where `frames` then takes them."""
+        self._check_shards(0, len(self._digests))
         self._features = self._features[:]
 
     def frames(self, index: int, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Features of recording ``index`` from frame ``start`` up to ``stop`` or its end: (frames, mels) float16."""
         begin, end = self._offsets[index], self._offsets[index + 1]
-        return self._features[begin + start : end if stop is None else min(begin + stop, end)]
+        first, last = begin + start, end if stop is None else min(begin + stop, end)
+        if not isinstance(self._features, np.ndarray) and last > first:
+            length = self._features.shards[0]
+            self._check_shards(first // length, (last - 1) // length + 1)
+        return self._features[first:last]
+
+    @staticmethod
+    def _checked_digests(folder: Path) -> list[str | None]:
+        """Digests of the shards, once all other files have theirs."""
+        try:
+            digests = json.loads((folder / DIGESTS).read_bytes())
+            for name, expected in digests["files"].items():
+                if _sha256(folder / name) != expected:
+                    raise InputError(f"{folder / name} was changed or damaged since it was written; {REMEDY}")
+            return list(digests["shards"])
+        except FileNotFoundError as error:
+            raise InputError(f"{folder} is not a whole feature store ({error.filename} is missing); {REMEDY}") from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{folder / DIGESTS} is damaged ({error!r}); {REMEDY}") from None
+
+    def _check_shards(self, start: int, stop: int) -> None:
+        for number in set(range(start, stop)) - self._trusted:
+            if number >= len(self._digests) or shard_digest(self._folder, number) != self._digests[number]:
+                path = shard_path(self._folder, number) / "0"
+                raise InputError(f"{path} is missing, or was changed or damaged since it was written; {REMEDY}")
+            self._trusted.add(number)
 
     def batch(self, indices: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
         """Whole recordings in Whisper's own form: (batch, mels, frames) float32 and its attention mask (batch, frames) int64."""

@@ -15,7 +15,7 @@ from speakerprint.audio.decode import decode
 from speakerprint.audio.dimensions import HOP_LENGTH, N_FFT, N_MELS, SAMPLE_RATE_HZ
 from speakerprint.audio.files import UndecodableAudio
 from speakerprint.audio.log_mel import log_mel
-from speakerprint.corpora.feature_store import DTYPE, create_store, shard_bounds, shard_path, write_shard
+from speakerprint.corpora.feature_store import DTYPE, create_store, seal, shard_bounds, shard_digest, shard_path, write_shard
 from speakerprint.corpora.recordings import write_recordings
 from speakerprint.corpora.resampling import read_encoded, read_parts, report_of
 from speakerprint.corpora.shards import make_shards, move_whole
@@ -54,10 +54,13 @@ def extract_corpus(audio_folder: str | Path, out_folder: str | Path, unfinished:
     for stale in set(shard_path(store, 0).parent.glob("*")) - {shard_path(store, number) for number in range(len(bounds))}:
         shutil.rmtree(stale)
     shards = (_FeatureShard.of(paths, starts, offsets, store, number, *of_shard) for number, of_shard in enumerate(bounds))
+    digests: list[str | None] = []
     with tqdm(total=int(offsets[-1]), desc="features", unit="frame", unit_scale=True, disable=None) as bar:
         for report in make_shards(shards, unfinished / "whole"):
             bar.update(report["frames"])
+            digests.append(report["sha256"])
     write_recordings((table.to_pandas() for _, table in read_parts(audio_folder)), store / "recordings.parquet")
+    seal(store, digests)
     move_whole(store, out_folder)
     shutil.rmtree(unfinished)
     n_speakers, n_frames = len(set(labels["speaker_id"])), int(offsets[-1])
@@ -108,7 +111,7 @@ class _FeatureShard:
             half = torch.from_numpy(features[low - self.start : high - self.start])
             half.copy_(torch.from_numpy(frames[low - begin : high - begin]))  # rounds as numpy does, in a tenth of its time
         write_shard(self.store, self.start, features)
-        return {"frames": len(features)}
+        return {"frames": len(features), "sha256": shard_digest(self.store, self.number)}
 
 
 def _damaged(why: object) -> InputError:

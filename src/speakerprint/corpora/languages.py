@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from speakerprint.corpora.parquet import refuse_damaged
 from speakerprint.errors import InputError
 from speakerprint.files import whole_file
 
@@ -54,12 +55,11 @@ def read_languages(path: str | Path) -> pd.DataFrame:
     Raises InputError if the file is missing, is no parquet file, lacks a column, has a probability outside 0 to 1, or names a
     group twice.
     """
-    try:
-        table = pd.read_parquet(path)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; run `dvc repro` to make it") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path} is not a parquet file ({error}); make it again (see data/given/README.md)") from None
+    with refuse_damaged(path, "make it with `dvc repro`, or as data/given/README.md says"):
+        return _checked(pd.read_parquet(path), path)
+
+
+def _checked(table: pd.DataFrame, path: str | Path) -> pd.DataFrame:
     table = pd.DataFrame({"probability": 1.0, "clips": 0}, index=table.index).assign(**table)
     missing = [name for name in SCHEMA.names if name not in table]
     if missing:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from speakerprint.corpora.parquet import refuse_damaged
 from speakerprint.errors import InputError
 from speakerprint.files import whole_file
 
@@ -33,6 +34,7 @@ SCHEMA = pa.schema(
     ]
 )
 GENDERS = ("male", "female", "other")
+REMEDY = "run `dvc repro` to make it"
 REQUIRED = ("recording_id", "speaker_id", "location")
 CHUNK_ROWS = 8192  # of a table that are in memory at once, and in a row group of its file; a multiple of audio.SHARD_ROWS
 BLOCK_ROWS = 64  # of a sorted chunk that are read back at once: of each chunk so many wait in memory
@@ -76,7 +78,7 @@ def write_recordings(recordings: pd.DataFrame | Iterable[pd.DataFrame], path: st
 
 def read_recordings(path: str | Path) -> pd.DataFrame:
     """Read a table written by write_recordings. Raises InputError if the file is missing or has other columns."""
-    with _open(path) as file:
+    with _open(path) as file, refuse_damaged(path, REMEDY):
         return file.read().to_pandas()
 
 
@@ -93,20 +95,18 @@ class RecordingsFile:
     def __iter__(self) -> Iterator[pd.DataFrame]:
         with _open(self.path) as file:
             for group in range(file.num_row_groups):  # not iter_batches, which keeps the whole file
-                yield file.read_row_group(group).to_pandas()
+                with refuse_damaged(self.path, REMEDY):
+                    rows = file.read_row_group(group).to_pandas()
+                yield rows
 
 
 def _open(path: str | Path) -> pq.ParquetFile:
-    try:
+    with refuse_damaged(path, REMEDY):
         file = pq.ParquetFile(path)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; run `dvc repro` to make it") from None
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{path} is not a parquet file ({error}); run `dvc repro` to make it again") from None
-    if file.schema_arrow.names != SCHEMA.names:
-        raise InputError(
-            f"{path} has columns {file.schema_arrow.names}, expected {SCHEMA.names}; run `dvc repro` to make it again"
-        )
+        found = file.schema_arrow
+    if not found.equals(SCHEMA):
+        differing = [str(field) for field in found if field not in SCHEMA] or found.names
+        raise InputError(f"{path} has columns {differing}, expected {SCHEMA.names}; {REMEDY}")
     return file
 
 

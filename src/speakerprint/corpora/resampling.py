@@ -23,6 +23,7 @@ from speakerprint.audio.decode import decode
 from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
 from speakerprint.audio.files import UndecodableAudio
 from speakerprint.audio.resample import encode, resample
+from speakerprint.corpora.parquet import refuse_damaged
 from speakerprint.corpora.recordings import SCHEMA, RecordingsFile
 from speakerprint.corpora.shards import make_shards, move_whole
 from speakerprint.corpora.sharing import SharedFolder, file_state
@@ -31,6 +32,7 @@ from speakerprint.corpora.spool import ABSENT, PLAIN_FILE, Spool
 from speakerprint.errors import InputError
 from speakerprint.params.resample import Resample
 
+REMEDY = "the resampled audio is damaged; delete data/audio and run `dvc repro` to make it again"
 METADATA_TOLERANCE = 0.1  # of the duration that a corpus's metadata give
 SHARD_ROWS = 512  # 5 s each: at most 82 MB; divides recordings.CHUNK_ROWS
 ROWS_PER_GROUP = 64  # rows that a reader or writer holds in memory at once
@@ -258,23 +260,24 @@ def read_parts(folder: str | Path) -> Iterator[tuple[Path, pa.Table]]:
         raise InputError(f"{folder} holds no part-*.parquet; run `dvc repro` to make it")
     schema = SCHEMA.append(pa.field("n_samples", pa.int64()))
     for path in paths:
-        try:
+        with refuse_damaged(path, REMEDY):
             table = pq.read_table(path, columns=schema.names).cast(schema)
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{folder} is damaged ({error}); delete it and run `dvc repro` to make it again") from None
         yield path, table
 
 
 def read_encoded(shard: str | Path, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
     """Audio files of a shard's rows from ``start`` up to ``stop`` or its end, in order; one row group at a time is in memory."""
-    with pq.ParquetFile(shard) as file:
+    with refuse_damaged(shard, REMEDY):
+        file = pq.ParquetFile(shard)
+    with file:
         stop = file.metadata.num_rows if stop is None else stop
         first = 0
         for group in range(file.num_row_groups):  # not iter_batches, which keeps the whole file
             last = first + file.metadata.row_group(group).num_rows
             if start < last and first < stop:
-                cells = file.read_row_group(group, columns=["audio"]).column("audio")
-                yield from (cell["bytes"].as_py() for cell in cells[max(0, start - first) : stop - first])
+                with refuse_damaged(shard, REMEDY):
+                    cells = file.read_row_group(group, columns=["audio"]).column("audio")[max(0, start - first) : stop - first]
+                yield from (cell["bytes"].as_py() for cell in cells)
             first = last
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from speakerprint.corpora.parquet import refuse_damaged
 from speakerprint.errors import InputError
 from speakerprint.files import whole_file
 
@@ -73,12 +74,13 @@ def read_teacher(
 
 
 def _read(path: Path) -> tuple[list[str], list[float], NDArray[np.float64]]:
-    try:
-        table = pq.read_table(path)
-    except FileNotFoundError:
-        raise InputError(f"there is to be a teacher, but {path} does not exist; {REMEDY}") from None
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{path} is not a parquet file ({error}); {REMEDY}") from None
+    if not path.exists():
+        raise InputError(f"there is to be a teacher, but {path} does not exist; {REMEDY}")
+    with refuse_damaged(path, REMEDY):
+        return _heard(pq.read_table(path), path)
+
+
+def _heard(table: pa.Table, path: Path) -> tuple[list[str], list[float], NDArray[np.float64]]:
     if missing := [name for name in ("recording_id", "embedding") if name not in table.column_names]:
         raise InputError(f"{path} has no column {missing[0]!r}, but {table.column_names}; {REMEDY}")
     ids, lists = table["recording_id"].to_pylist(), table["embedding"].to_pylist()

@@ -1,0 +1,180 @@
+"""Damaged files: a message that names the file, or the answer of the whole one; never a traceback, a hang, or memory without end.
+
+`make test` damages each kind of file a few times, `make torture` 600 times (10,200 cases), and prints what came of them.
+"""
+
+import json
+import os
+import resource
+import signal
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+
+from speakerprint.audio.decode import decode, read_file
+from speakerprint.corpora.languages import empty_table, read_languages, write_languages
+from speakerprint.corpora.recordings import RecordingsFile, as_recordings, read_recordings, write_recordings
+from speakerprint.corpora.tables import read_recording_table
+from speakerprint.errors import InputError
+from speakerprint.evaluation.metrics_files import thresholds_of
+from speakerprint.evaluation.trial_lists import read_trial_list
+from speakerprint.inference.calibration import Calibration
+from speakerprint.inference.gallery import Gallery
+from speakerprint.inference.network import Network
+from speakerprint.model.speaker_model import SpeakerModel
+from speakerprint.params.section import read_tree
+from speakerprint.params.whole import parse_params
+from speakerprint.training.teacher import read_teacher, write_teacher
+from tests.helpers import tiny_model
+from tests.inference.test_calibration import CALIBRATION
+
+CASES = int(os.environ.get("TORTURE_CASES", "12"))
+SECONDS = 10  # a case may take
+MEMORY_BYTES = 1 << 30  # all cases of a kind may add
+ROOT = Path(__file__).resolve().parents[1]
+RNG = np.random.default_rng(0)
+ROWS = as_recordings(pd.DataFrame({"recording_id": list("abcd"), "speaker_id": list("xxyy"), "location": list("abcd")}), "test")
+
+
+@dataclass
+class Kind:
+    """A file that we read. ``checked``: what it says is stored with a digest, so that only the whole file's answer counts."""
+
+    make: Callable[[Path], Path]  # in an empty folder; returns the file to damage
+    read: Callable[[Path], Any]
+    checked: bool = False
+
+
+def written(name: str, write: Callable[[Path], Any]) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        write(folder / name)
+        return folder / name
+
+    return make
+
+
+def languages(path: Path) -> None:
+    rows = pd.DataFrame({"group": list("abcd"), "language": "en", "probability": 0.5, "clips": 1})
+    write_languages(pd.concat([empty_table(), rows]), path)
+
+
+def table(path: Path) -> None:
+    path.write_text("speaker,path\nann,a.wav\nbob,b.wav\n", encoding="utf-8")
+    for name in ("a.wav", "b.wav"):
+        (path.parent / name).touch()
+
+
+def metrics(path: Path) -> None:
+    figures = {"threshold_at_1pct_false_accepts": 0.4, "threshold_at_0_1pct_false_accepts": 0.5, "eer": 0.1}
+    path.write_text(json.dumps(figures), encoding="utf-8")
+    path.with_suffix(".details.json").write_text('{"auc": 1.0}', encoding="utf-8")
+
+
+def gallery(folder: Path) -> Path:
+    Gallery(folder, "model", 8).enrol(list("xxyy"), np.eye(8)[:4], list("abcd"))
+    return folder / "gallery.sqlite"
+
+
+def model(name: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        SpeakerModel(tiny_model()).save(folder, "run")
+        return folder / name
+
+    return make
+
+
+def embedding(path: Path) -> bytes:
+    return Network(path.parent).embed_frames([np.ones((20, 80), np.float32)]).tobytes()
+
+
+def sound(form: str) -> Kind:
+    noise = 0.1 * np.random.default_rng(1).normal(size=8000)
+    return Kind(
+        written(f"a.{form}", lambda path: soundfile.write(path, noise, 16_000, format=form.upper())),
+        lambda path: decode(read_file(path), str(path)),
+    )
+
+
+def params(path: Path) -> None:
+    path.write_bytes((ROOT / "params.yaml").read_bytes())
+
+
+def trials(path: Path) -> None:
+    path.write_text("1 a b\n0 a c\n1 c d\n", encoding="utf-8")
+
+
+RECORDINGS = written("r.parquet", lambda path: write_recordings(ROWS, path))
+TEACHER = written("t.parquet", lambda path: write_teacher(path, list("abcd"), np.eye(4, dtype=np.float32)))
+KINDS = {
+    "params": Kind(written("params.yaml", params), lambda path: parse_params(read_tree(path), path)),
+    "recordings": Kind(RECORDINGS, read_recordings),
+    "recordings in chunks": Kind(RECORDINGS, lambda path: pd.concat(RecordingsFile(path))),
+    "languages": Kind(written("l.parquet", languages), read_languages),
+    "teacher": Kind(TEACHER, lambda path: read_teacher(path.parent, {"t": list("abcd")})),
+    "table of recordings": Kind(written("t.csv", table), read_recording_table),
+    "trial list": Kind(written("t.txt", trials), lambda path: read_trial_list(path, ROWS)),
+    "metrics": Kind(written("m.json", metrics), thresholds_of),
+    "calibration": Kind(written("c.json", CALIBRATION.save), Calibration.load, checked=True),
+    "gallery": Kind(gallery, lambda path: Gallery(path.parent).identify(np.eye(8)[0], 0.5), checked=True),
+    "model's config": Kind(model("config.json"), embedding, checked=True),
+    "model's graph": Kind(model("model.onnx"), embedding, checked=True),
+    "model's weights": Kind(model("model.safetensors"), embedding, checked=True),
+    **{form: sound(form) for form in ("wav", "flac", "ogg", "mp3")},
+}
+
+
+def damaged(content: bytes, rng: np.random.Generator) -> bytes:
+    """Some bytes flipped, cut out, doubled or put in, or the end cut off."""
+    data = bytearray(content)
+    for _ in range(int(rng.integers(1, 4))):
+        place, length = int(rng.integers(len(data) + 1)), int(rng.integers(1, 40))
+        match rng.integers(5):
+            case 0:
+                data = data[:place]
+            case 1:
+                del data[place : place + length]
+            case 2:
+                data[place:place] = rng.bytes(length)
+            case 3:
+                data[place:place] = data[max(0, place - length) : place]
+            case _:
+                for one in rng.integers(len(data), size=3) if data else ():
+                    data[one] = int(rng.integers(256))
+    return bytes(data)
+
+
+def as_text(answer: Any) -> str:
+    return answer.to_json() if isinstance(answer, pd.DataFrame) else repr(answer)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("name", KINDS)
+def test_a_damaged_file_ends_in_a_message_or_in_the_whole_one_s_answer(name, tmp_path, record_property):
+    kind, rng = KINDS[name], np.random.default_rng(len(name))
+    path = kind.make(tmp_path)
+    whole, answer = path.read_bytes(), as_text(kind.read(path))
+    before, found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, Counter()
+    there = {one.name for one in tmp_path.iterdir()}
+    signal.signal(signal.SIGALRM, lambda *_: pytest.fail(f"{name}: a case takes over {SECONDS} s"))
+    for number in range(CASES):
+        path.write_bytes(damaged(whole, rng))
+        signal.alarm(SECONDS)
+        try:
+            same = as_text(kind.read(path)) == answer
+            assert same or not kind.checked, f"case {number}: another answer"
+            found["the same answer" if same else "another answer"] += 1
+        except InputError as error:
+            assert path.name in str(error) or str(tmp_path) in str(error), f"case {number}: {error} names no file"
+            found["a message"] += 1
+        finally:
+            signal.alarm(0)
+    assert {one.name for one in tmp_path.iterdir()} - there <= {"gallery.sqlite-wal", "gallery.sqlite-shm"}
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10 < MEMORY_BYTES
+    print(f"{name}: {CASES} cases, {dict(found)}")
