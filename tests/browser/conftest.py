@@ -1,5 +1,6 @@
 """Pages in a real browser, headless; skipped where there is none."""
 
+import importlib.resources
 import shutil
 
 import pytest
@@ -21,10 +22,20 @@ def browser():
         browser.close()
 
 
+VIEWS = {
+    f"{device}, {scheme}": {"viewport": {"width": width, "height": 900}, "color_scheme": scheme}
+    for device, width in (("desktop", 1280), ("phone", 360))
+    for scheme in ("light", "dark")
+}
+
+
 @pytest.fixture
-def page(browser):
-    """A page on which nothing may go wrong unnoticed: what the console calls an error fails the test."""
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
+def page(browser, request):
+    """A page on which nothing may go wrong unnoticed: what the console calls an error fails the test.
+
+    A parameter is the view of it, one of VIEWS by name; without one it is the first.
+    """
+    page = browser.new_page(**VIEWS[getattr(request, "param", next(iter(VIEWS)))])
     page.set_default_timeout(60_000)
     problems = []
     page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
@@ -33,3 +44,16 @@ def page(browser):
     yield page
     page.close()
     assert len(problems) == page.expected_problems, problems
+
+
+@pytest.fixture
+def violations():
+    """What axe-core finds wrong with a page that is open: rules, each with the elements that break it."""
+    script = (importlib.resources.files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
+
+    def check(page):
+        page.evaluate(script)
+        found = page.evaluate("axe.run()")["violations"]
+        return {one["id"]: [(node["html"][:200], node["failureSummary"]) for node in one["nodes"]] for one in found}
+
+    return check

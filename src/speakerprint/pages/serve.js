@@ -8,8 +8,8 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-async function call(method, path, body) {
-  const response = await fetch(path, { method, body });
+async function call(method, path, body, signal) {
+  const response = await fetch(path, { method, body, signal });
   const answer = await response.json().catch(() => ({ detail: `the server answered ${response.status} ${response.statusText}` }));
   if (response.ok) return answer;
   throw new Error(typeof answer.detail === "string" ? answer.detail : answer.detail.map((one) => `${one.loc.at(-1)}: ${one.msg}`).join("; "));
@@ -27,6 +27,7 @@ class Slot {
     this.multiple = multiple !== undefined;
     this.files = [];
     this.recorder = null;
+    this.form = box.closest("form");
     const id = `file-${name}`;
     const input = element("input", { type: "file", id, accept: "audio/*,video/webm", multiple: this.multiple });
     input.addEventListener("change", () => { this.add([...input.files]); input.value = ""; });
@@ -46,11 +47,14 @@ class Slot {
   }
 
   add(files) {
-    if (files.length) this.show(this.multiple ? [...this.files, ...files] : files.slice(0, 1));
+    if (!files.length) return;
+    this.problem.textContent = "";
+    this.show(this.multiple ? [...this.files, ...files] : files.slice(0, 1));
   }
 
   show(files) {
     this.files = files;
+    withdraw(this.form);
     for (const audio of this.list.querySelectorAll("audio")) URL.revokeObjectURL(audio.src);
     this.list.replaceChildren(...files.map((file, i) => {
       const remove = element("button", { type: "button", textContent: "Remove", onclick: () => this.show(files.filter((_, at) => at !== i)) });
@@ -100,6 +104,15 @@ class Slot {
 
 // --- answers
 
+const asked = new Map(); // form: an AbortController for what the server has not answered yet
+
+/** Takes back what a form answered, or was about to: it was of other recordings, of another threshold, or of other people. */
+function withdraw(form) {
+  if (form.id === "enrol" && asked.has(form)) return; // who was sent to be enrolled is enrolled
+  asked.get(form)?.abort();
+  form.querySelector(".answer").replaceChildren();
+}
+
 function say(place, kind, headline, ...more) {
   place.replaceChildren(element("div", { className: `verdict ${kind}` }, element("strong", { textContent: headline }), ...more));
 }
@@ -114,11 +127,11 @@ function svg(tag, attributes, text) {
 /** A score on an axis with the model's thresholds, over the scores of a corpus where the server was given one. */
 function axis(score, width) {
   const { thresholds, reference } = settings;
-  const [height, base] = [210, 130];
+  const base = 40 + 18 * thresholds.length + (reference ? 96 : 24);
   const low = Math.min(-0.2, score - 0.05, reference ? reference.edges[0] : 0);
   const x = (value) => 20 + ((value - low) / (1 - low)) * (width - 40);
   const marks = thresholds.map((one) => `${one.score.toFixed(3)} at ${percent(one.false_accept_rate)} false accepts`).join(", ");
-  const drawing = svg("svg", { class: "axis", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Score ${score.toFixed(3)}; thresholds ${marks}` });
+  const drawing = svg("svg", { class: "axis", viewBox: `0 0 ${width} ${base + 24}`, role: "img", "aria-label": `Score ${score.toFixed(3)}; thresholds ${marks}` });
   if (reference) {
     const tallest = Math.max(...reference.target, ...reference.nontarget);
     for (const kind of ["nontarget", "target"]) {
@@ -132,19 +145,34 @@ function axis(score, width) {
   for (let tick = Math.ceil(low / 0.2) * 0.2; tick < 1.01; tick += 0.2) {
     drawing.append(svg("text", { class: "quiet", x: x(tick), y: base + 18, "text-anchor": "middle" }, (Math.round(tick * 10) / 10).toFixed(1)));
   }
-  thresholds.forEach((one, i) => {
-    const y = base + 40 + 18 * i;
-    drawing.append(svg("line", { class: "threshold", x1: x(one.score), x2: x(one.score), y1: 40, y2: y - 14 }));
-    const [anchor, aside] = i === 0 && x(one.score) > 130 ? ["end", 4] : ["start", -4]; // clear of the other's line
-    drawing.append(svg("text", { x: x(one.score) + aside, y, "text-anchor": anchor }, `${percent(one.false_accept_rate)} false accepts`));
-  });
   drawing.append(svg("line", { class: "here", x1: x(score), x2: x(score), y1: 22, y2: base + 4 }));
-  drawing.append(svg("text", { class: "mark", x: x(score), y: 15, "text-anchor": "middle" }, `score ${score.toFixed(3)}`));
-  return element("figure", {}, drawing, element("figcaption", { className: "quiet", textContent: reference
-    ? `The cosine of the two embeddings; behind it the pairs of ${reference.corpus}: of one speaker in orange, of two in grey.` : "The cosine of the two embeddings." }));
+  thresholds.forEach((one, i) => {
+    const y = 40 + 18 * i; // each begins below the words of the one before
+    drawing.append(svg("line", { class: "threshold", x1: x(one.score), x2: x(one.score), y1: y - 11, y2: base }));
+    const words = width < 500 ? "" : " false accepts"; // the caption says it, too
+    const [anchor, aside] = x(one.score) > width - 20 - 8 * (6 + words.length) ? ["end", -5] : ["start", 5];
+    drawing.append(svg("text", { x: x(one.score) + aside, y, "text-anchor": anchor }, percent(one.false_accept_rate) + words));
+  });
+  drawing.append(svg("text", { class: "mark", x: Math.min(Math.max(x(score), 50), width - 50), y: 15, "text-anchor": "middle" }, `score ${score.toFixed(3)}`));
+  return drawing;
 }
 
+/** The axis and what it shows, as wide as it can be, and drawn again where that changes. */
+function scoreFigure(score, width) {
+  const { reference } = settings;
+  const behind = reference ? ` Behind it the pairs of ${reference.corpus}: of one speaker in orange, of two in grey.` : "";
+  const figure = element("figure", {}, axis(score, width), element("figcaption", { className: "quiet", textContent:
+    `The cosine of the two embeddings. Dashed: the model’s thresholds, by their false accepts.${behind}` }));
+  new ResizeObserver(([{ contentRect }]) => figure.firstChild.replaceWith(axis(score, contentRect.width || width))).observe(figure);
+  return figure;
+}
+
+/** How far a score is from a threshold, in words. */
+const distance = (score, threshold) => `${Math.abs(score - threshold).toFixed(3)} ${score >= threshold ? "above" : "below"} the threshold ${threshold.toFixed(3)}`;
+
 function showPeople(people) {
+  withdraw(byId("identify"));
+  byId("people-answer").replaceChildren();
   const rows = Object.entries(people).map(([speaker, recordings]) => {
     const forget = element("button", { type: "button", textContent: "Forget" });
     forget.setAttribute("aria-label", `Forget ${speaker}`);
@@ -152,6 +180,7 @@ function showPeople(people) {
       if (!confirm(`Forget ${speaker} and ${recordings.length} embedding(s)?`)) return;
       try {
         showPeople(await call("DELETE", `/api/people/${encodeURIComponent(speaker)}`));
+        withdraw(byId("enrol"));
         say(byId("people-answer"), "", `${speaker} is forgotten`);
       } catch (error) {
         say(byId("people-answer"), "error", error.message);
@@ -168,51 +197,68 @@ const answers = {
     const [kind, headline] = found.same_speaker ? ["yes", "Same speaker"] : ["no", "Different speakers"];
     const reached = found.same_speaker ? "reaches" : "does not reach";
     say(place, kind, headline, element("div", { textContent: `Score ${found.score.toFixed(3)} ${reached} the threshold ${found.threshold.toFixed(3)}, at ${percent(found.false_accept_rate)} false accepts.` }));
-    place.append(axis(found.score, Math.min(700, place.clientWidth)));
+    place.append(scoreFigure(found.score, place.clientWidth));
   },
-  identify(place, found) {
-    say(place, found.speaker === null ? "no" : "yes", found.speaker ?? "Nobody who is enrolled",
-      element("div", { textContent: `Threshold ${found.threshold.toFixed(3)}.` }));
-    if (!found.candidates.length) return;
-    const rows = found.candidates.map((one) => element("tr", {}, element("td", { className: "name", textContent: one.speaker }), element("td", { textContent: one.score.toFixed(3) })));
-    place.append(element("table", {}, element("thead", {}, element("tr", {}, element("th", { textContent: "Person" }), element("th", { textContent: "Score" }))), element("tbody", {}, ...rows)));
+  identify(place, { speaker, score, threshold, candidates }) {
+    if (!candidates.length) return say(place, "no", "Nobody who is enrolled", element("div", { textContent: "Nobody is enrolled yet: enrol somebody first." }));
+    const nearest = speaker === null ? `Nearest is ${candidates[0].speaker}: score` : "Score";
+    say(place, speaker === null ? "no" : "yes", speaker ?? "Nobody who is enrolled",
+      element("div", { textContent: `${nearest} ${score.toFixed(3)}, ${distance(score, threshold)}.` }));
+    const head = ["Person", "Score", "From the threshold"].map((textContent) => element("th", { scope: "col", textContent }));
+    const rows = candidates.map((one) => {
+      const away = one.score - threshold;
+      return element("tr", {}, element("td", { className: "name", textContent: one.speaker }), element("td", { textContent: one.score.toFixed(3) }),
+        element("td", { textContent: `${away < 0 ? "−" : "+"}${Math.abs(away).toFixed(3)}` }));
+    });
+    place.append(element("table", {}, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows)));
+    return undefined;
   },
-  enrol(place, people, form) {
-    say(place, "yes", `${form.get("speaker")} is enrolled`);
+  enrol(place, people, sent) {
     showPeople(people);
-    byId("enrol").reset();
-    slots.get("recordings").show([]);
+    const [name, recordings] = [byId("enrol").elements.speaker, slots.get("recordings")];
+    if (name.value === sent.get("speaker")) name.value = "";
+    recordings.show(recordings.files.filter((file) => !sent.getAll("recordings").some((one) => one.name === file.name && one.size === file.size)));
+    say(place, "yes", `${sent.get("speaker")} is enrolled`);
   },
 };
 
 for (const box of document.querySelectorAll(".slot")) new Slot(box);
 
+/** Asks the server what a form asks, unless something is missing; an answer that came too late is not shown. */
+async function ask(form) {
+  const place = form.querySelector(".answer");
+  const body = new FormData(form);
+  let size = 0;
+  for (const { dataset } of form.querySelectorAll(".slot")) {
+    const { files } = slots.get(dataset.name);
+    if (!files.length) return say(place, "error", `${dataset.label}: choose, drop or record one first`);
+    for (const file of files) {
+      body.append(dataset.name, file);
+      size += file.size;
+    }
+  }
+  if (size > settings.max_request_bytes) return say(place, "error", `More than ${settings.max_request_bytes / 2 ** 20} MB; use shorter or fewer recordings`);
+  const button = form.querySelector("button.main");
+  const control = new AbortController();
+  asked.set(form, control);
+  button.disabled = true;
+  say(place, "", "Listening …");
+  let answer;
+  try {
+    const found = await call("POST", `/api/${form.id}`, body, control.signal);
+    answer = () => answers[form.id](place, found, body);
+  } catch (error) {
+    answer = () => say(place, "error", error.message);
+  }
+  button.disabled = false;
+  asked.delete(form);
+  if (!control.signal.aborted) answer();
+  return undefined;
+}
+
 for (const form of document.forms) {
-  form.addEventListener("submit", async (event) => {
-    event.preventDefault();
-    const place = form.querySelector(".answer");
-    const button = form.querySelector("button.main");
-    const body = new FormData(form);
-    let size = 0;
-    for (const { dataset } of form.querySelectorAll(".slot")) {
-      const { files } = slots.get(dataset.name);
-      if (!files.length) return say(place, "error", `${dataset.label}: choose, drop or record one first`);
-      for (const file of files) {
-        body.append(dataset.name, file);
-        size += file.size;
-      }
-    }
-    if (size > settings.max_request_bytes) return say(place, "error", `More than ${settings.max_request_bytes / 2 ** 20} MB; use shorter or fewer recordings`);
-    button.disabled = true;
-    say(place, "", "Listening …");
-    try {
-      answers[form.id](place, await call("POST", `/api/${form.id}`, body), body);
-    } catch (error) {
-      say(place, "error", error.message);
-    }
-    button.disabled = false;
-    return undefined;
-  });
+  form.addEventListener("submit", (event) => { event.preventDefault(); ask(form); });
+  form.addEventListener("change", ({ target }) => { if (target.type !== "file") withdraw(form); }); // a slot tells of its files
 }
 
 call("GET", "/api/model").then(async (answer) => {
