@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from speakerprint.corpora.sources import demo_voices
 from speakerprint.inference.embedder import SpeakerEmbedder
 from tests.cli.conftest import FakeEmbedder
 from tests.helpers import touch
@@ -151,3 +152,11 @@ def test_the_samples_are_two_recordings_of_one_speaker_and_one_of_another(speake
     assert embedder.verify(ann, tmp_path / "voices/ann-2.ogg", 0.001).same_speaker
     assert not embedder.verify(ann, bob).same_speaker
     assert all(path.stat().st_size <= 60_000 for path in (tmp_path / "voices").iterdir())
+
+
+def test_demo_voices_are_six_with_names_and_25_others(speakerprint, capsys, monkeypatch, tmp_path):
+    written = {}
+    monkeypatch.setattr(demo_voices, "write_voices", lambda folder, split, names: written.update({folder: (split, len(names))}))
+    speakerprint("demo-voices", str(tmp_path))
+    assert written == {tmp_path / "voices": ("dev", 6), tmp_path / "others": ("train", 25)}
+    assert capsys.readouterr().out.splitlines()[0] == f"{tmp_path / 'voices'}: 6 speakers, 6 recordings each"

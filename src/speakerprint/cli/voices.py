@@ -176,3 +176,27 @@ def samples(folder: Annotated[Path, typer.Argument(help="the folder to put them 
         with whole_file(folder / recording.name) as part:
             shutil.copyfile(recording, part)
         typer.echo(folder / recording.name)
+
+
+@app.command()
+def demo_voices(
+    folder: Annotated[Path, typer.Argument(help="the folder to put them in, made if need be")] = Path("demo"),
+) -> None:
+    """Make synthetic voices to try every task with: voices/, six speakers with names, and others/, 25 to choose thresholds with.
+
+    Each has a folder with six recordings. eSpeak NG speaks them, each in another room before another microphone. The same voices
+    are made each time, in about a minute.
+
+    Examples:
+
+    - `speakerprint demo-voices`
+    - `speakerprint demo-voices demo && speakerprint evaluate demo/voices`
+    """
+    from speakerprint.corpora.sources.demo_voices import write_voices
+
+    for name, split, speakers in (
+        ("voices", "dev", ["ann", "bob", "cid", "dora", "eva", "finn"]),
+        ("others", "train", [f"speaker{n:02}" for n in range(1, 26)]),
+    ):
+        write_voices(folder / name, split, speakers)
+        typer.echo(f"{folder / name}: {len(speakers)} speakers, 6 recordings each")
