@@ -16,6 +16,7 @@ function element(tag, attributes = {}, ...children) {
 // --- recordings: what they are called, and their sound
 
 const speakers = [...new Set(recordings.map((one) => one.speaker))];
+const known = speakers[0] !== null;
 const title = (one) => (one.speaker === null ? one.name : `${one.name} (speaker ${one.speaker})`);
 
 function player(one) {
@@ -108,23 +109,63 @@ function drawDet() {
 const escaped = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;");
 let selected = null;
 
+const LABEL = { letter: 7.5, height: 20, longest: 18 }; // pixels, pixels, letters
+
+/** What the map has names for, most important first: [name, x, y]. A speaker's is above those of their recordings that lie together. */
+function named() {
+  if (!known) return report.map.map(([at, x, y]) => [recordings[at].name.split("/").at(-1), x, y]);
+  const places = new Map();
+  for (const point of report.map) {
+    const { speaker } = recordings[point[0]];
+    places.set(speaker, [...(places.get(speaker) ?? []), point]);
+  }
+  const first = selected === null ? null : recordings[selected].speaker;
+  const top = (points) => {
+    const away = (one) => points.reduce((sum, other) => sum + Math.hypot(one[1] - other[1], one[2] - other[2]), 0);
+    const inward = [...points].sort((a, b) => away(a) - away(b)).slice(0, Math.ceil((2 * points.length) / 3));
+    return inward.reduce((best, one) => (one[2] > best[2] ? one : best));
+  };
+  return [...places].sort(([a, ofA], [b, ofB]) => (b === first) - (a === first) || ofB.length - ofA.length)
+    .map(([speaker, points]) => [speaker, ...top(points).slice(1)]);
+}
+
+/** Names above points of the map: as many as do not cover each other where it stands; nearer, there is room for more. */
+function labels() {
+  const { xaxis, yaxis } = byId("map")._fullLayout;
+  const taken = [];
+  const shown = [];
+  for (const [name, x, y] of named()) {
+    const text = name.length > LABEL.longest ? `${name.slice(0, LABEL.longest - 1)}…` : name;
+    const half = (LABEL.letter * text.length) / 2 + 4;
+    const [middle, bottom] = [xaxis.d2p(x), yaxis.d2p(y) - 8];
+    if (middle < 0 || middle > xaxis._length || bottom < 0 || bottom > yaxis._length) continue;
+    const centre = Math.min(Math.max(middle, half), xaxis._length - half);
+    if (taken.some((one) => Math.abs(one.centre - centre) < one.half + half && Math.abs(one.bottom - bottom) < LABEL.height)) continue;
+    taken.push({ centre, bottom, half });
+    shown.push({ x, y, text: escaped(text), xshift: centre - middle, yshift: 8, yanchor: "bottom", showarrow: false, font: { color: colour("ink"), size: 12 },
+      bgcolor: `${colour("card")}cc`, borderpad: 1 });
+  }
+  return shown;
+}
+
 function drawMap() {
   const chosen = report.map.map(([at]) => recordings[at]);
   const speaker = selected === null ? null : recordings[selected].speaker;
   const code = chosen.map((one) => speakers.indexOf(one.speaker));
   const here = report.map.map(([at]) => at === selected);
-  return Plotly.react("map", [{
+  const drawn = Plotly.react("map", [{
     type: "scatter", mode: "markers", x: report.map.map((point) => point[1]), y: report.map.map((point) => point[2]),
     customdata: report.map.map((point) => point[0]), text: chosen.map((one) => escaped(one.name) + (one.speaker === null ? "" : `<br>speaker ${escaped(one.speaker)}`)),
     hovertemplate: "%{text}<extra></extra>",
     marker: {
       size: here.map((is) => (is ? 20 : 11)), symbol: code.map((i) => SYMBOLS[i % SYMBOLS.length]),
-      color: code.map((i) => (speakers[0] === null ? colour("accent") : `hsl(${(i * 137.5) % 360}, 62%, 52%)`)),
+      color: code.map((i) => (known ? `hsl(${(i * 137.5) % 360}, 62%, ${colour("point-lightness")})` : colour("accent"))),
       opacity: chosen.map((one, i) => (speaker === null || here[i] || one.speaker === speaker ? 0.95 : 0.3)),
       line: { width: here.map((is) => (is ? 3 : 1)), color: here.map((is) => (is ? colour("ink") : colour("card"))) },
     },
   }], layout({ hovermode: "closest", dragmode: "pan", margin: { l: 4, r: 4, t: 4, b: 4 }, xaxis: { visible: false }, yaxis: { visible: false, scaleanchor: "x" } }),
   { ...config, displayModeBar: true, scrollZoom: true, modeBarButtons: [["zoomIn2d", "zoomOut2d", "resetScale2d"]] });
+  return drawn.then(() => Plotly.relayout("map", { annotations: labels() }));
 }
 
 // --- what moves
@@ -169,7 +210,6 @@ function pair([first, second, score], sameSpeaker) {
     element("div", { className: "sides" }, described(recordings[first]), described(recordings[second])));
 }
 
-const known = speakers[0] !== null;
 byId("likest-title").textContent = known ? "Two speakers, highest scores" : "Most alike";
 byId("likest-about").textContent = known
   ? "The worst pair of any two speakers. A score far above the threshold may be one person under two names."
@@ -198,5 +238,6 @@ function draw() {
 draw().then(() => {
   if (measured) moveThreshold();
   byId("map").on("plotly_click", (event) => select(event.points[0].customdata, true));
+  byId("map").on("plotly_relayout", (changed) => { if (!("annotations" in changed)) Plotly.relayout("map", { annotations: labels() }); });
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
