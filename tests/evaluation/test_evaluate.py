@@ -119,7 +119,10 @@ def test_the_details_are_exactly_what_else_was_measured(evaluation):
     details = evaluation.details
     assert set(details) == {
         *("target_trials", "nontarget_trials", "skipped_trials", "auc", "precision_at_5", "threshold_at_eer"),
-        *("threshold_at_0_1pct_false_accepts", "log_mel_floor", "conditions"),
+        *("threshold_at_0_1pct_false_accepts", "log_mel_floor", "conditions", "confusions"),
+    }
+    assert details["confusions"][0] == evaluation.confusions[0]._asdict() | {
+        "mean_score": round(evaluation.confusions[0].mean_score, 6)
     }
     assert set(details["log_mel_floor"]) == {"eer", "eer_low", "eer_high", "min_dcf", "top_1", "top_5", "precision_at_5"}
     assert details["log_mel_floor"]["eer"] == evaluation.metrics["log_mel_floor_eer"]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 
 from speakerprint.evaluation.evaluate import Evaluation, Projection, ScoreHistogram
 from speakerprint.evaluation.plots import draw_confusions, draw_det, draw_projection, draw_scores, write_plots
@@ -74,7 +75,8 @@ def test_curves_are_thin_and_hold_both_ends(evaluation, tmp_path):
 
 def test_the_det_picture_shows_the_model_and_the_floor_in_percent(evaluation):
     axes = draw_det(evaluation, "fake").axes[0]
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    (legend,) = axes.figure.legends
+    labels = [text.get_text() for text in legend.get_texts()]
     assert labels == [
         f"log-mel floor, EER {100 * evaluation.metrics['log_mel_floor_eer']:.2f} %",
         f"model, EER {100 * evaluation.metrics['eer']:.2f} %",
@@ -95,7 +97,28 @@ def test_every_projected_speaker_has_a_look_of_its_own(evaluation):
     assert len({str(collection.get_facecolor()) for collection in collections}) == 20
 
 
-def test_long_speaker_ids_are_shortened(evaluation):
+def test_a_long_speaker_id_is_shown_as_it_begins_and_the_picture_says_where_it_stands_whole(evaluation):
     axes = draw_confusions(evaluation, "fake").axes[0]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["01234567…cdef  ·  id00012", "b  ·  c"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["0123456789ab…\nid00012", "b\nc"]
+    assert "metrics/fake.details.json" in axes.get_xlabel()
     assert [bar.get_width() for bar in axes.patches if isinstance(bar, Rectangle)] == [0.75, 0.5]
+
+
+@pytest.mark.parametrize("draw", [draw_det, draw_scores, draw_projection, draw_confusions])
+def test_every_picture_can_be_read_on_a_phone_and_nothing_stands_outside_of_it(evaluation, draw):
+    figure = draw(evaluation, "fake")
+    figure.draw_without_rendering()
+    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    shrunk = 360 / figure.get_figwidth() / 72  # pixels of a phone for a point
+    assert min(text.get_fontsize() for text in texts) * shrunk >= 7.5
+    assert np.mean([text.get_fontsize() * shrunk >= 9 for text in texts if "\n" not in text.get_text()]) > 0.9
+    box, size = figure.get_tightbbox(), figure.get_size_inches()
+    assert (box.min > -0.01).all() and (box.max < size + 0.01).all()
+
+
+def test_no_legend_covers_what_is_drawn(evaluation):
+    for draw in (draw_det, draw_scores):
+        figure = draw(evaluation, "fake")
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        assert legend.get_window_extent().y1 <= figure.axes[0].get_window_extent().y0

@@ -115,6 +115,8 @@ def evaluate(
         **others,
         "conditions": _conditions(embeddings, store, scored, trials, sorted(settings.duration_edges_s)),
     }
+    confusions = confused_speakers(embeddings, store.speaker_ids, CONFUSIONS)
+    figures["confusions"] = [confusion._asdict() for confusion in confusions]  # whom pictures and tables have no room to name
     return Evaluation(
         metrics=_rounded({name: figures.pop(name) for name in COMPARED if name in figures}),
         details=_rounded(figures),
@@ -122,7 +124,7 @@ def evaluate(
         floor_curve=floor_curve,
         scores=ScoreHistogram(*scored.densities(SCORE_BINS), threshold),
         projection=project(embeddings, store.speaker_ids, projected_speakers, SEED),
-        confusions=confused_speakers(embeddings, store.speaker_ids, CONFUSIONS),
+        confusions=confusions,
     )
 
 
@@ -213,4 +215,6 @@ def _rounded(tree: Any) -> Any:
     """The tree with floats to six decimals, so that a change in git's eyes is a change in the figures."""
     if isinstance(tree, dict):
         return {key: _rounded(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_rounded(value) for value in tree]
     return round(tree, 6) if isinstance(tree, float) else tree

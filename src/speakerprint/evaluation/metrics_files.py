@@ -55,6 +55,8 @@ def thresholds_of(path: str | Path) -> dict[str, float]:
 def side_by_side(corpora: Sequence[str], details: bool) -> "pd.DataFrame":
     """The figures of corpora, a column for each of them and a row a figure, in the order of the files; nested ones as ``a.b``.
 
+    Lists, such as the speakers confused, are no figures and left out.
+
     Raises InputError as `read_metrics` does.
     """
     import pandas as pd
@@ -63,5 +65,6 @@ def side_by_side(corpora: Sequence[str], details: bool) -> "pd.DataFrame":
     for corpus in corpora:
         path = f"metrics/{corpus}.json"
         figures = read_evaluation(path) if details else read_metrics(path, f"evaluate@{corpus}")
+        figures = {name: figure for name, figure in figures.items() if not isinstance(figure, list)}
         columns[corpus] = pd.json_normalize(figures).astype(object).iloc[0]
     return pd.DataFrame(columns).reindex(next(iter(columns.values())).index)

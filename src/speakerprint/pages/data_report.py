@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from speakerprint.corpora.recordings import read_recordings
 from speakerprint.errors import InputError
 from speakerprint.evaluation.metrics_files import read_metrics
-from speakerprint.files import whole_file, write_text
+from speakerprint.evaluation.plots import MODEL_COLOUR, WIDTH_INCHES, save_picture
+from speakerprint.files import write_text
 from speakerprint.params.whole import Params
 
 BINS = 40
-COLOUR = "#1f4e9c"
 COUNTS = ("speakers", "recordings")
 
 
@@ -31,9 +31,7 @@ def write_report(params: Params, output: Path) -> None:
             folder = output.with_suffix("")
             folder.mkdir(exist_ok=True)
             pictures[name] = f"{folder.name}/{name}.png"
-            figure = draw_histograms(read_recordings(table), name)
-            with whole_file(folder / f"{name}.png") as part:
-                figure.savefig(part, dpi=120, format="png", metadata={"Software": None})
+            save_picture(draw_histograms(read_recordings(table), name), folder / f"{name}.png")
     write_text(describe_corpora(params, pictures), output)
 
 
@@ -80,19 +78,20 @@ def describe_corpora(params: Params, pictures: dict[str, str] | None = None) -> 
 
 def draw_histograms(recordings: pd.DataFrame, corpus: str) -> Figure:
     """How many recordings the speakers have, and how long the recordings are."""
-    figure = Figure(figsize=(9.6, 3.2), layout="constrained")
-    figure.suptitle(corpus, fontsize=12)
+    figure = Figure(figsize=(WIDTH_INCHES, 2.2), layout="constrained")
+    figure.suptitle(corpus, fontsize=11)
     speakers, durations = figure.subplots(1, 2)
     per_speaker = recordings["speaker_id"].value_counts().to_numpy()
     step = max(
         1, -(-int(np.ptp(per_speaker) + 1) // BINS)
     )  # whole recordings wide, so that no bar counts more values than another
-    speakers.hist(per_speaker, np.arange(per_speaker.min(), per_speaker.max() + step + 1, step) - 0.5, color=COLOUR)
+    speakers.hist(per_speaker, np.arange(per_speaker.min(), per_speaker.max() + step + 1, step) - 0.5, color=MODEL_COLOUR)
     speakers.set(xlabel="recordings of a speaker", ylabel="speakers")
-    durations.hist(recordings["duration_s"], BINS, color=COLOUR)
+    durations.hist(recordings["duration_s"], BINS, color=MODEL_COLOUR)
     durations.set(xlabel="duration (s)", ylabel="recordings")
     for axes in (speakers, durations):
         axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=9)
     return figure
 
 
