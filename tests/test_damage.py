@@ -18,7 +18,8 @@ import pandas as pd
 import pytest
 import soundfile
 
-from speakerprint.audio.decode import decode, read_file
+from speakerprint.audio.decode import decode
+from speakerprint.audio.files import read_file
 from speakerprint.corpora.languages import empty_table, read_languages, write_languages
 from speakerprint.corpora.recordings import RecordingsFile, as_recordings, read_recordings, write_recordings
 from speakerprint.corpora.tables import read_recording_table
@@ -160,7 +161,7 @@ def test_a_damaged_file_ends_in_a_message_or_in_the_whole_one_s_answer(name, tmp
     kind, rng = KINDS[name], np.random.default_rng(len(name))
     path = kind.make(tmp_path)
     whole, answer = path.read_bytes(), as_text(kind.read(path))
-    before, found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, Counter()
+    before, found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, Counter[str]()
     there = {one.name for one in tmp_path.iterdir()}
     signal.signal(signal.SIGALRM, lambda *_: pytest.fail(f"{name}: a case takes over {SECONDS} s"))
     for number in range(CASES):

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from speakerprint.errors import InputError
 from speakerprint.inference.bulk import embed_into, part_of
 
 
-class Embedder:
+class FakeEmbedder:
     """Embeds a file as its size and a third, and counts; stops, as if it were killed, after so many."""
 
     model_id, embedding_dim, trim_silence = "a model", 2, False
@@ -25,6 +26,10 @@ class Embedder:
                 raise KeyboardInterrupt
             self.embedded.append(name)
             yield name, np.array([Path(name).stat().st_size, 1 / 3], np.float32)
+
+
+def fake_embedder(stops_after: int = 1000) -> Any:
+    return FakeEmbedder(stops_after)
 
 
 @pytest.fixture
@@ -42,13 +47,13 @@ def output(tmp_path):
 
 def stop(output, names, after):
     with pytest.raises(KeyboardInterrupt):
-        embed_into(output, names, Embedder(stops_after=after))
+        embed_into(output, names, fake_embedder(stops_after=after))
 
 
 def test_a_run_goes_on_where_the_one_before_was_stopped(names, output):
     stop(output, names, after=3)
     assert not output.exists()
-    embedder = Embedder()
+    embedder = fake_embedder()
     assert embed_into(output, names, embedder) == (5, 3, {}) and embedder.embedded == names[3:]
     found = np.load(output)
     assert found["paths"].tolist() == names
@@ -61,7 +66,7 @@ def test_what_a_killed_run_left_unfinished_is_cut_off(names, output, torn):
     stop(output, names, after=2)
     with part_of(output).open("ab") as file:
         file.write(torn)
-    assert embed_into(output, names, Embedder()).resumed == 2
+    assert embed_into(output, names, fake_embedder()).resumed == 2
     assert np.load(output)["embeddings"][:, 0].tolist() == [0, 1, 2, 3, 4]
 
 
@@ -69,7 +74,7 @@ def test_a_recording_that_was_changed_since_is_embedded_anew(names, output):
     stop(output, names, after=3)
     Path(names[1]).write_bytes(bytes(101))
     os.utime(names[1], (1, 1))
-    embedder = Embedder()
+    embedder = fake_embedder()
     assert embed_into(output, names, embedder).resumed == 2 and embedder.embedded == [names[1], *names[3:]]
     assert np.load(output)["embeddings"][:, 0].tolist() == [0, 101, 2, 3, 4]
 
@@ -77,20 +82,20 @@ def test_a_recording_that_was_changed_since_is_embedded_anew(names, output):
 def test_the_rows_are_in_the_order_of_this_run_and_a_name_may_come_twice(names, output):
     stop(output, names, after=2)
     asked = [names[4], names[1], names[4]]
-    embed_into(output, asked, Embedder())
+    embed_into(output, asked, fake_embedder())
     assert np.load(output)["paths"].tolist() == asked and np.load(output)["embeddings"][:, 0].tolist() == [4, 1, 4]
 
 
 def test_another_models_half_is_refused(names, output):
     stop(output, names, after=2)
-    other = Embedder()
+    other = fake_embedder()
     other.model_id = "another"
     with pytest.raises(InputError, match=r"out\.npz\.part is of an earlier run, with another model"):
         embed_into(output, names, other)
 
 
 def test_a_stopped_run_costs_nothing_of_the_output_before(names, output):
-    embed_into(output, names[:1], Embedder())
+    embed_into(output, names[:1], fake_embedder())
     stop(output, names, after=2)
     assert np.load(output)["paths"].tolist() == names[:1]
 

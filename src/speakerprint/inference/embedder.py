@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
-from speakerprint.audio.decode import MAX_CHANNELS, decode, read_file
+from speakerprint.audio.decode import MAX_CHANNELS, decode
 from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
+from speakerprint.audio.files import read_file
 from speakerprint.audio.log_mel import log_mel
 from speakerprint.audio.resample import resample
 from speakerprint.audio.voice_activity import NoSpeech, require_speech, trim_silence

@@ -148,7 +148,7 @@ def read_archive(
     archive: Path,
     wanted: Callable[[str], bool],
     read: Callable[[IO[bytes]], Any] = lambda file: file.read(),
-    max_member_bytes: int = decode.MAX_BYTES,
+    max_member_bytes: int = files.MAX_BYTES,
 ) -> Iterator[tuple[str, Any]]:
     """Yield (name, bytes) of the archive's files for whose name ``wanted`` is true, in one pass that holds one file at a time.
 

@@ -26,5 +26,6 @@ def write_voices(folder: str | Path, split: str, names: Sequence[str], recording
         number = table.groupby("speaker_id").cumcount() + 1
         for index, clip in read_clips(table["location"]):
             path = Path(folder, name_of[table["speaker_id"][index]], f"{number[index]}.mp3")
+            assert clip is not None, "it was made a moment ago"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(clip)

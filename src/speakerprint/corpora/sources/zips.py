@@ -16,7 +16,7 @@ from string import ascii_lowercase
 
 from tqdm import tqdm
 
-from speakerprint.audio.decode import MAX_BYTES
+from speakerprint.audio.files import MAX_BYTES
 from speakerprint.errors import InputError
 
 BUFFER_BYTES = 1 << 16
