@@ -15,7 +15,7 @@ from speakerprint.evaluation.trials import equal_error_rate, score_trials
 from speakerprint.params.evaluation import Evaluation
 
 
-class Store(Any):
+class Store:
     """A feature store in memory: speaker s's frames are noise around a colour of its own."""
 
     def __init__(self, n_speakers=9, n_each=4, seed=4, locale=("fr", "de")):
@@ -219,14 +219,14 @@ def test_a_list_decides_the_trials_and_not_the_retrieval(evaluation, store):
 
 
 def test_a_condition_that_holds_everywhere_repeats_the_figures_of_all_trials():
-    store = Store(locale=("fr",))
+    store: Any = Store(locale=("fr",))
     found = evaluate(store, Model(), SETTINGS)
     metrics = found.metrics | found.details
     assert metrics["conditions"]["same_locale"] == {name: metrics[name] for name in ("eer", "target_trials", "nontarget_trials")}
 
 
 def test_a_condition_that_holds_nowhere_has_no_eer():
-    store = Store()
+    store: Any = Store()
     store.recordings["gender"] = None
     nothing = {"eer": None, "target_trials": 0, "nontarget_trials": 0}
     assert evaluate(store, Model(), SETTINGS).details["conditions"]["same_gender"] == nothing
@@ -267,7 +267,8 @@ def test_curves_histogram_and_confusions_belong_to_the_figures(evaluation):
 
 
 def test_a_corpus_without_target_trials_is_refused_before_the_model_runs():
+    unpaired: Any = Store(n_speakers=6, n_each=1)
     model = Model()
     with pytest.raises(InputError, match="no target trial"):
-        evaluate(Store(n_speakers=6, n_each=1), model, SETTINGS)
+        evaluate(unpaired, model, SETTINGS)
     assert not model.batches
