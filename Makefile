@@ -17,6 +17,9 @@ CPU_TORCH = test "$$(uname -s)" = Linux && ! nvidia-smi >/dev/null 2>&1 && $(PIP
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --torch-backend cpu --no-deps "$(TORCH)" 2>/dev/null
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+# A module's tests share what they build, so a module stays with one worker. More threads would only wait for each other's core.
+PYTEST = $(IN_VENV) OMP_NUM_THREADS=1 python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadscope --no-loadscope-reorder
+
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  %-12s %s\n", $$1, $$2 }'
 
@@ -32,8 +35,11 @@ repro: $(VENV)/.installed  ## run the pipeline (dvc repro), then show its figure
 	@echo "Pictures:"; ls metrics/plots/*/*.png | sed 's/^/  /'
 	@echo "DET, ROC and training curves: .venv/bin/dvc plots show"
 
-test: $(VENV)/.installed  ## run the tests
-	@$(IN_VENV) python -m pytest
+check: lint  ## lint, and the fast tests: what a change should pass at any time, in under a minute
+	@$(PYTEST) -m "not slow"
+
+test: $(VENV)/.installed  ## run all tests
+	@$(PYTEST)
 
 torture: $(VENV)/.installed  ## damage every kind of file that we read, 600 times each, and count what came of it: minutes
 	@$(IN_VENV) TORTURE_CASES=600 python -m pytest -m torture -s
@@ -67,4 +73,4 @@ $(VENV)/.installed: requirements.txt constraints.txt pyproject.toml
 	@$(PIP) --no-deps -e .
 	@touch $@
 
-.PHONY: help install repro test torture lint bench docs clean
+.PHONY: help install repro check test torture lint bench docs clean

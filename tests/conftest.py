@@ -2,11 +2,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from speakerprint.errors import InputError
 from speakerprint.model.whisper import obtain_encoder, obtain_whisper
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of several workers (`make test`), none is left with a slow module at the end: those come first."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session")
@@ -26,8 +33,11 @@ def _pretrained(name: str, obtain: Callable[[str, Path], None]) -> Path:
     for path in (ROOT / "data/pretrained" / name, cached):
         if path.is_file():
             return path
-    try:
-        obtain("auto", cached)
-    except InputError as error:
-        pytest.skip(str(error))
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{cached}.lock"):  # another worker may be at it
+        if not cached.is_file():
+            try:
+                obtain("auto", cached)
+            except InputError as error:
+                pytest.skip(str(error))
     return cached

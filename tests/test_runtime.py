@@ -37,6 +37,7 @@ def left_behind(home: Path, code: str, *arguments: Path) -> set[str]:
     return {path.name for path in home.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="where telemetry leaves its id elsewhere")
 def test_verify_opens_no_socket_looks_up_no_name_and_keeps_no_id(tmp_path):
     model = PACKAGE / "models/speakerprint-base/model.onnx"

@@ -58,6 +58,7 @@ def test_more_samples_than_allowed_are_refused_with_the_remedy(monkeypatch, cont
         decode(stream.getvalue(), "clip")
 
 
+@pytest.mark.slow
 def test_hours_of_silence_in_a_small_file_take_no_memory():
     """In a process of its own, whose peak memory it is."""
     code = """

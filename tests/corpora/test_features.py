@@ -198,6 +198,7 @@ def run_alone(code: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_zarr_group_alone_is_enough_to_train_from(audio, tmp_path):
     extract_corpus(audio, tmp_path / "data/features/train/demo_train")
     (tmp_path / "data/features/train/demo_train/recordings.parquet").unlink()
@@ -208,6 +209,7 @@ print(after.item() < loss.item(), mask.sum(dim=1).tolist(), tuple(features.shape
     assert run_alone(documented(1) + checks, tmp_path) == "True [30, 60, 40, 70] (4, 70, 80) [0, 0, 1, 1] unknown\n"
 
 
+@pytest.mark.slow
 def test_the_audio_opens_as_documented(audio, tmp_path):
     (tmp_path / "data/audio").mkdir(parents=True)
     audio.rename(tmp_path / "data/audio/demo_train")

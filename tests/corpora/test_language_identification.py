@@ -270,6 +270,7 @@ def test_the_first_step_is_hugging_faces_decoder_on_the_start_token():
         torch.testing.assert_close(step(heard, None), expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_in_a_padded_batch_a_clip_gets_the_answer_that_it_gets_alone():
     torch.manual_seed(1)
     model = LanguageModel().double().eval()
@@ -294,6 +295,7 @@ SENTENCES = {
 }
 
 
+@pytest.mark.slow
 def test_whispers_own_weights_tell_the_language_of_synthetic_speech(pretrained_whisper):
     model = load_language_model("auto", pretrained_whisper)
     clips = []

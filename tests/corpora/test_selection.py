@@ -241,6 +241,7 @@ def select_by_hand(rows: list[dict], rules: Filter) -> set[str]:
     return result
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(
     st.lists(

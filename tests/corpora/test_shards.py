@@ -98,6 +98,7 @@ def times_of(folder: str) -> dict[str, int]:
 # --- interrupted ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_killed_stages_go_on_from_their_last_whole_shard_and_end_in_the_same_bytes(corpus):
     Path("clip11.wav").unlink()
     os.mkfifo("clip11.wav")  # whoever opens it waits for ever
@@ -159,6 +160,7 @@ def test_what_was_changed_in_between_is_made_anew(corpus, monkeypatch, change):
     assert n_kept == {"a clip": 5, "all but four": 2}.get(change, 0)
 
 
+@pytest.mark.slow
 def test_features_of_other_audio_are_made_anew(corpus, monkeypatch):
     with joblib.parallel_config("threading"):
         with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
@@ -198,6 +200,7 @@ def expected(corpus) -> dict[str, bytes]:
         return both_stages("alone")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_any_number_of_processes_gives_the_same_bytes(corpus, expected, monkeypatch, workers):
     monkeypatch.setattr("joblib._parallel_backends.cpu_count", lambda *_: workers)
@@ -222,6 +225,7 @@ def test_a_dask_worker_that_does_not_see_the_disk_is_named(tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("engine", "package"), [("dask", "distributed"), ("ray", "ray")])
 def test_a_cluster_gives_the_same_bytes(corpus, expected, monkeypatch, engine, package):
     if find_spec(package) is None:

@@ -46,6 +46,7 @@ def rows(path):
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", [0.7, 0.0])
 def test_every_declared_file_is_written(spread, tmp_path):
     write_plots(evaluation_of(spread), "fake", tmp_path / "plots/fake")
@@ -56,6 +57,7 @@ def test_every_declared_file_is_written(spread, tmp_path):
             assert imread(tmp_path / "plots/fake" / name)[..., :3].std() > 0.01  # something is drawn
 
 
+@pytest.mark.slow
 def test_the_same_evaluation_gives_the_same_bytes(evaluation, tmp_path):
     for folder in ("first", "second"):
         write_plots(evaluation, "fake", tmp_path / folder)

@@ -71,6 +71,7 @@ def test_a_projection_is_that_of_a_model_that_starts_from_it(model):
     np.testing.assert_allclose(project(rows), expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_corpus_is_judged_as_the_model_would_embed_it(model, tmp_path):
     lengths = [120, 450, 900, 60, 130, 850, 410, 220]
     offsets = np.concatenate([[0], np.cumsum(lengths)])

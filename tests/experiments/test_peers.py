@@ -224,6 +224,7 @@ def run(monkeypatch, *arguments):
     peers.main()
 
 
+@pytest.mark.slow
 def test_a_run_leaves_records_tables_and_pictures(audio, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     where = ["--audio", audio, "--corpora", "report", "--systems", "log-mel floor"]

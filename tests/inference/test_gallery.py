@@ -425,6 +425,7 @@ def enrol_many(folder, name, times, recordings=3, started=None):
             started.set()
 
 
+@pytest.mark.slow
 def test_processes_that_enrol_at_once_lose_nothing(tmp_path):
     writers = [SPAWN.Process(target=enrol_many, args=(tmp_path / "gallery", name, 30)) for name in ("a", "bb")]
     for writer in writers:

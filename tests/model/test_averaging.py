@@ -76,6 +76,7 @@ def test_models_that_have_no_mean_are_refused(settings, message):
         average(models, [np.eye(12, dtype=np.float32)] * 2)
 
 
+@pytest.mark.slow
 def test_the_mean_of_folders_is_a_model_that_loads(tmp_path):
     write_store(tmp_path / "features")
     folders = [tmp_path / name for name in "ab"]

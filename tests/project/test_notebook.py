@@ -4,12 +4,14 @@ import os
 from pathlib import Path
 
 import nbformat
+import pytest
 from ipykernel.kernelspec import write_kernel_spec
 from nbclient import NotebookClient
 
 PROJECT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_the_tour_runs_from_top_to_bottom(tmp_path, monkeypatch):
     write_kernel_spec(tmp_path / "kernels/python3")  # this environment's Python, whatever kernels the user has
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))

@@ -15,5 +15,5 @@ def started(*words: str, folder) -> subprocess.CompletedProcess:
 
 def in_two_processes(*words: str, folder) -> subprocess.CompletedProcess:
     """A module under `accelerate launch`; --multi_gpu is its word for several processes, with or without a GPU."""
-    launch = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--mixed_precision", "no")
-    return started("-m", *launch, "-m", *words, folder=folder)
+    launch = "accelerate.commands.launch --multi_gpu --num_processes 2 --main_process_port 0 --mixed_precision no"
+    return started("-m", *launch.split(), "-m", *words, folder=folder)

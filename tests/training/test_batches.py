@@ -51,6 +51,7 @@ def test_views_follow_from_the_batch_and_differ_from_one_another(run):
     assert torch.equal(again[1], first) and torch.equal(again[2], second)
 
 
+@pytest.mark.slow
 def test_batches_come_in_order_from_memory_and_from_processes(run, monkeypatch):
     monkeypatch.setattr("speakerprint.training.batches.READERS", 1)  # each takes seconds to start
     batches = CropBatches(reader(run), run.recipe)

@@ -43,6 +43,7 @@ def agree(gradients: dict[str, torch.Tensor], expected: dict[str, torch.Tensor],
     return all((gradients[name] - g).abs().max() <= tolerance * max(1.0, g.abs().max().item()) for name, g in expected.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_have_the_losses_and_gradients_of_one(of_two_processes, case):
     one, two = losses_and_gradients(**CASES[case]), of_two_processes[case]

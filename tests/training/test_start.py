@@ -51,6 +51,7 @@ def test_every_recording_comes_once_as_it_is_and_once_as_a_view_in_groups_of_spe
     assert batches.groups == sorted(batches.groups)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_groups")
 def test_the_start_is_the_discriminant_analysis_of_all_pooled_statistics_at_once(run):
     """A second way: pool every crop, keep all, and do what the definition says."""
@@ -85,6 +86,7 @@ def test_the_start_is_the_discriminant_analysis_of_all_pooled_statistics_at_once
     np.testing.assert_allclose(weights["angular_margin.centres"], centres, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_groups")
 @pytest.mark.parametrize("at", [0, 1, 4, 7])
 def test_a_killed_start_goes_on_to_exactly_the_same_numbers(run, monkeypatch, at):
@@ -109,6 +111,7 @@ def test_a_killed_start_goes_on_to_exactly_the_same_numbers(run, monkeypatch, at
     assert list((run.folder / "killed").iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_groups")
 def test_the_start_of_another_run_is_not_gone_on_from(run, monkeypatch):
     found(discriminant_start(run, of_run="one"))
@@ -125,6 +128,7 @@ def test_training_at_several_speeds_has_a_centre_for_each_speaker_at_each(run):
     torch.testing.assert_close(centres.norm(dim=1), torch.ones(16))
 
 
+@pytest.mark.slow
 def test_a_discriminant_projection_starts_from_what_tells_speakers_apart(run):
     data, random = training_set(run), initial_model(run.recipe.model, "unused")
     one = discriminant_start(run)
@@ -143,6 +147,7 @@ def test_centres_of_a_model_that_goes_on_are_the_mean_embeddings_of_its_speakers
     np.testing.assert_allclose(objective.angular_margin.centres.detach(), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_trained_model(run):
     first = run("first", validation_speakers=0.0)
     assert same(initial_model(run.recipe.model, run.folder / "first/model").state_dict(), first)
@@ -151,6 +156,7 @@ def test_training_goes_on_from_a_trained_model(run):
     assert 0 < (further[near] - first[near]).abs().max() < 1e-4
 
 
+@pytest.mark.slow
 def test_speakers_of_a_model_that_goes_on_start_where_it_hears_them(run):
     run.recipe = replace(run.recipe, model=run.recipe.model.model_copy(update={"projection": "mlp"}))
     run("from Whisper", steps=1)
@@ -158,12 +164,14 @@ def test_speakers_of_a_model_that_goes_on_start_where_it_hears_them(run):
     assert curve(run, "further", "train/angular_margin")[0] < 0.5 * curve(run, "from Whisper", "train/angular_margin")[0]
 
 
+@pytest.mark.slow
 def test_a_model_of_another_kind_is_no_start(run):
     run("first", steps=1)
     with pytest.raises(InputError, match=r"model\.embedding_dim is 9, but there 8"):
         initial_model(run.recipe.model.model_copy(update={"embedding_dim": 9}), run.folder / "first/model")
 
 
+@pytest.mark.slow
 def test_a_new_head_goes_on_a_trained_encoder_and_whispers_further_layers(run, monkeypatch):
     run("first", encoder_learning_rate=0.01, freeze_encoder_steps=0)
     trained = SpeakerModel.load(run.folder / "first/model").encoder.state_dict()

@@ -140,6 +140,7 @@ def test_drawn_per_speaker_a_speakers_clips_get_the_same_kinds(settings):
     assert (per_clip != per_clip[:, :1]).any(dim=1).sum() > 50
 
 
+@pytest.mark.slow
 def test_drawn_per_speaker_a_kind_may_come_again(settings):
     low, high = changed_bands(settings.model_copy(update={"draw_per": "speaker"}), 2).T
     twice_white, once_white, never_white = (high > 0.6), (high > 0.4) & (high < 0.6), high == 0

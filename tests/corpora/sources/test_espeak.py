@@ -58,6 +58,7 @@ def archive(tmp_path_factory):
     return write(tmp_path_factory.mktemp("release") / "demo.tar.gz")
 
 
+@pytest.mark.slow
 def test_the_same_source_gives_the_same_bytes_on_one_core(archive, tmp_path, monkeypatch):
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
     assert write(tmp_path / "other-name.tar.gz").read_bytes() == archive.read_bytes()
