@@ -31,7 +31,7 @@ QUICK: dict[str, dict[str, Any]] = {  # the benchmarks, and the arguments of the
     "training_step": dict(n_clips=4, rounds=5),
     "embedding": dict(n_recordings=48, rounds=5),
     "verify": dict(rounds=3),
-    "data_path": dict(n_clips=20, rounds=5),
+    "data_path": dict(n_clips=10, rounds=3),
     "dvc": dict(store_gb=1.0, rounds=5),
     "trials": dict(n_speakers=1500, rounds=5),
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dvc.repo import Repo
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +43,8 @@ class Project:
         self.folder = folder
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         identity = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-        self.environment = {**os.environ, **identity, "PATH": path, "DVC_NO_ANALYTICS": "1", "COLUMNS": "300"}
+        alone = {"OMP_NUM_THREADS": "1", "LOKY_MAX_CPU_COUNT": "1"}  # other processes take longer to start than to do the work
+        self.environment = {**os.environ, **identity, **alone, "PATH": path, "DVC_NO_ANALYTICS": "1", "COLUMNS": "300"}
         self.environment.pop("PYTHONPATH", None)  # the copy's own code runs
 
     def run(self, *command: str, fails: bool = False) -> str:
@@ -81,10 +83,22 @@ class Project:
         assert old in text, f"{path} does not contain {old!r}"
         (self.folder / path).write_text(text.replace(old, new))
 
+    def changed(self) -> set[str]:
+        """The stages whose own dependencies changed, as `dvc status` has them; a process of its own would take a second."""
+        with Repo(self.folder) as repo:
+            return {stage.rpartition(":")[2] for stage in repo.status()}  # it says which dvc.yaml, too
+
+    def outputs(self) -> list[Path]:
+        """What there is in data/, models/ and metrics/."""
+        return [path for root in ("data", "models", "metrics") for path in (self.folder / root).rglob("*")]
+
+    def state(self) -> dict[Path, tuple[int, int]]:
+        """Which file stands where: DVC's links into its cache share what they link to."""
+        return {path: (path.stat().st_ino, path.stat().st_mtime_ns) if path.is_file() else (0, 0) for path in self.outputs()}
+
     def contents(self) -> dict[str, bytes]:
         """What the stages left: every file of data/, models/ and metrics/ by its path, but for what a killed run resumes from."""
-        files = (path for root in ("data", "models", "metrics") for path in (self.folder / root).rglob("*") if path.is_file())
-        contents = {path.relative_to(self.folder).as_posix(): path.read_bytes() for path in files}
+        contents = {path.relative_to(self.folder).as_posix(): path.read_bytes() for path in self.outputs() if path.is_file()}
         return {path: data for path, data in contents.items() if not path.startswith(("models/checkpoint", "data/unfinished"))}
 
 
@@ -123,9 +137,13 @@ def first_project(tmp_path_factory, pretrained_encoder) -> Project:
 @pytest.fixture
 def project(first_project) -> Iterator[Project]:
     """The same project for every test, which finds it as it was after its first run."""
+    before = first_project.state()
     yield first_project
-    for outputs in ("data", "models", "metrics"):
-        shutil.rmtree(first_project.folder / outputs)
+    as_before = first_project.state() == before
+    if not as_before:
+        for outputs in ("data", "models", "metrics"):
+            shutil.rmtree(first_project.folder / outputs)
     first_project.run("git", "reset", "-q", "--hard")
     first_project.run("git", "clean", "-q", "-d", "-f")
-    first_project.run("dvc", "checkout", "-q", "--force")
+    if not as_before:
+        first_project.run("dvc", "checkout", "-q", "--force")

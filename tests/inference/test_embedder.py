@@ -1,7 +1,9 @@
 """The public API."""
 
 import io
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,10 +20,17 @@ from speakerprint.model.speaker_model import SpeakerModel
 from tests.helpers import tiny_model
 
 
-@pytest.fixture
-def embedder(tmp_path) -> SpeakerEmbedder:
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
     torch.manual_seed(0)
-    SpeakerModel(tiny_model()).save(tmp_path / "model", "a run")
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    SpeakerModel(tiny_model()).save(folder, "a run")
+    return folder
+
+
+@pytest.fixture
+def embedder(saved, tmp_path) -> SpeakerEmbedder:
+    shutil.copytree(saved, tmp_path / "model")
     return SpeakerEmbedder.load(tmp_path / "model")
 
 
@@ -204,6 +213,7 @@ def test_files_give_what_they_give_alone(tmp_path, embedder, monkeypatch, at_onc
     np.testing.assert_allclose(found, [embedder.embed(wave, 16_000) for wave in waves], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer_combination", ["concatenate", "last"])
 @pytest.mark.parametrize("pooling", ["mean", "attentive_statistics"])
 @pytest.mark.parametrize("projection", ["discriminant", "mlp"])
@@ -218,6 +228,7 @@ def test_onnx_runtime_embeds_any_model_and_any_length_as_torch_does(tmp_path, la
     np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_shipped_model_gives_the_scores_that_torch_gives():
     clips = [np.random.default_rng(n).normal(size=(n, 80)).astype(np.float32) for n in (100, 399, 401, 1000)]
     found, expected = SpeakerEmbedder.load().embed_frames(clips), SpeakerModel.load(SHIPPED).embed_frames(clips)
@@ -270,6 +281,7 @@ def test_the_last_window_ends_with_the_recording_if_half_of_it_is_there(embedder
     assert [window.end_s for window in found] == pytest.approx(ends_s)
 
 
+@pytest.mark.slow
 def test_by_default_the_windows_are_the_models_and_half_of_each_is_in_the_next(embedder):
     assert [window.start_s for window in embedder.embed_stream([tone(60)], 16_000)] == [0, 15, 30]
 

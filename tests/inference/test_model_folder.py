@@ -1,6 +1,7 @@
 """A model folder is read as it was written, or not at all."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -18,11 +19,17 @@ from tests.helpers import tiny_model
 FILES = ["config.json", "model.onnx", "model.safetensors"]
 
 
-@pytest.fixture
-def folder(tmp_path):
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
     torch.manual_seed(0)
-    SpeakerModel(tiny_model()).save(tmp_path / "model", "a run", thresholds={"0.01": 0.4})
-    return tmp_path / "model"
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    SpeakerModel(tiny_model()).save(folder, "a run", thresholds={"0.01": 0.4})
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "model")
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -30,6 +30,7 @@ def steps(monkeypatch) -> list[int]:
     return seen
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(run):
     first = run("first")
     assert same(first, run("second"))
@@ -48,9 +49,10 @@ def dying_at(step: int):
     return forward
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [0, 4])
 def test_a_killed_run_resumes_to_the_same_weights_and_curves(run, monkeypatch, steps, at):
-    settings = dict(start_weight=0.25, encoder_learning_rate=0.001, freeze_encoder_steps=2)
+    settings = dict(start_weight=0.25, encoder_learning_rate=0.001, freeze_encoder_steps=2, checkpoint_every_steps=1)
     whole = run("whole", **settings)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Objective, "forward", dying_at(at))
@@ -66,15 +68,17 @@ def test_a_killed_run_resumes_to_the_same_weights_and_curves(run, monkeypatch, s
     assert list((run.folder / "killed/checkpoint").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_recipe_is_not_resumed(run, monkeypatch, steps):
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoint, "remove", lambda self: None)
-        run("run")
+        run("run", checkpoint_every_steps=1)
     steps.clear()
-    run("run", head_learning_rate=0.01)
+    run("run", checkpoint_every_steps=1, head_learning_rate=0.01)
     assert steps[0] == 0
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(run):
     run.recipe = replace(run.recipe, model=run.recipe.model.model_copy(update={"projection": "mlp"}))
     run(steps=60, head_learning_rate=0.003, validate_every_steps=60)
@@ -82,6 +86,7 @@ def test_training_lowers_the_loss(run):
     assert loss.iloc[-1] < 0.5 * loss.iloc[0]
 
 
+@pytest.mark.slow
 def test_a_frozen_encoder_keeps_its_weights_and_an_unfrozen_one_does_not(run):
     before = start.load_encoder("unused", 1).state_dict()
     frozen = run("frozen", encoder_learning_rate=0.01, freeze_encoder_steps=99, validation_speakers=0.0)
@@ -91,6 +96,7 @@ def test_a_frozen_encoder_keeps_its_weights_and_an_unfrozen_one_does_not(run):
     assert not torch.equal(late[f"encoder.{name}"], before[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eers", [[0.5, 0.4, 0.1, 0.3], [0.1, 0.5, 0.4, 0.3]], ids=["on the way", "the start"])
 def test_the_best_checkpoint_is_kept(run, monkeypatch, eers):
     eers, best, seen = iter(eers), eers.index(0.1), []
@@ -103,6 +109,7 @@ def test_the_best_checkpoint_is_kept(run, monkeypatch, eers):
     assert same(run(), seen[best])
 
 
+@pytest.mark.slow
 def test_the_start_is_published_beside_the_model(run):
     trained = run("run", start_weight=0.0, head_learning_rate=0.01, validation_speakers=0.0)
     began = SpeakerModel.load(run.folder / "run/model/start").state_dict()
@@ -114,6 +121,7 @@ def with_recorded_noise(run: Run) -> Run:
     return Run(run.folder, replace(run.recipe, augmentation=run.recipe.augmentation.model_copy(update={"ntxent": drawn})))
 
 
+@pytest.mark.slow
 def test_recordings_of_a_noise_corpus_are_mixed_into_the_views(run, monkeypatch):
     write_store(run.folder / "wind", speakers=1, seed=5)
     store, mixed = FeatureStore(run.folder / "wind"), []
@@ -127,12 +135,14 @@ def test_recordings_of_a_noise_corpus_are_mixed_into_the_views(run, monkeypatch)
     assert not same(first, noisy("without", steps=2))
 
 
+@pytest.mark.slow
 def test_without_a_noise_corpus_no_recorded_noise_is_drawn_and_that_is_said(run, capsys):
     silent = with_recorded_noise(run)("without", steps=2)
     assert "no corpus has role: noise, so recorded_noise is not drawn" in capsys.readouterr().out
     assert all(tensor.isfinite().all() for tensor in silent.values())
 
 
+@pytest.mark.slow
 def test_weights_are_averaged_with_those_at_the_start(run):
     found, began, mean = (run(f"{share}", start_weight=share, validation_speakers=0.0) for share in (0.0, 1.0, 0.25))
     for name in ("encoder.conv1.weight", "projection.linear.weight", "pooling.score.2.bias"):
@@ -140,6 +150,7 @@ def test_weights_are_averaged_with_those_at_the_start(run):
     assert not torch.equal(began["projection.linear.weight"], found["projection.linear.weight"])
 
 
+@pytest.mark.slow
 def test_what_is_validated_is_averaged_and_what_is_trained_on_is_not(run, monkeypatch):
     validated = []
 
@@ -154,6 +165,7 @@ def test_what_is_validated_is_averaged_and_what_is_trained_on_is_not(run, monkey
     assert torch.equal(mean["projection.linear.weight"], last)
 
 
+@pytest.mark.slow
 def test_the_last_weights_are_kept_where_that_is_asked_for(run, monkeypatch):
     eers = iter([0.3, 0.1, 0.2, 0.2] * 2)  # at the start and every two of six steps
     monkeypatch.setattr(loop, "validate", lambda *_: next(eers))
@@ -164,6 +176,7 @@ def test_the_last_weights_are_kept_where_that_is_asked_for(run, monkeypatch):
     assert same(last, run("better to the end"))
 
 
+@pytest.mark.slow
 def test_early_stopping_stops_after_validations_without_gain(run, monkeypatch):
     calls = []
     monkeypatch.setattr(loop, "validate", lambda *_: calls.append(1) or 0.2)
@@ -171,17 +184,20 @@ def test_early_stopping_stops_after_validations_without_gain(run, monkeypatch):
     assert len(calls) == 3
 
 
+@pytest.mark.slow
 def test_gradient_accumulation_takes_as_many_batches_a_step(run, steps):
     run(steps=2, gradient_accumulation=3)
     assert steps == [0, 0, 0, 1, 1, 1]
 
 
+@pytest.mark.slow
 def test_the_recipe_is_written_beside_the_model(run):
     run()
     text = (run.folder / "run/model/params.yaml").read_text()
     assert "ntxent_temperature: 0.5" in text and "corpora" not in text
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_with_a_remedy(run, monkeypatch):
     monkeypatch.setattr(objective, "batch_hard_triplet", lambda embeddings, *_: embeddings.sum() * torch.nan)
     with pytest.raises(InputError, match=r"the loss is nan at step .*lower"):
@@ -206,6 +222,7 @@ def test_processes_that_cannot_share_a_batch_evenly_are_refused(run, monkeypatch
         run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight", ["teacher_match_weight", "teacher_similarity_weight"])
 def test_a_model_learns_what_its_teacher_hears(run, weight):
     others = dict.fromkeys(("triplet_weight", "ntxent_weight", "supervised_contrastive_weight", "angular_margin_weight"), 0.0)
@@ -216,6 +233,7 @@ def test_a_model_learns_what_its_teacher_hears(run, weight):
     assert loss.iloc[-1] < 0.5 * loss.iloc[0]
 
 
+@pytest.mark.slow
 def test_a_teacher_that_has_not_heard_all_is_counted_and_used_for_the_others(run, capsys):
     taught = Run(run.folder, with_teacher(run.recipe), teach(run, recordings=20))
     first = taught("taught", steps=2, validation_speakers=0.0)
@@ -277,6 +295,7 @@ def project(folder, run: Run, **changes) -> None:
         YAML(typ="safe", pure=True).dump(tree, file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("killed", "changes", "resuming"),
     [
@@ -287,7 +306,7 @@ def project(folder, run: Run, **changes) -> None:
 )
 def test_a_run_killed_in_one_process_resumes_in_two_to_what_one_makes(run, tmp_path, monkeypatch, killed, changes, resuming):
     for name in ("whole", "killed"):
-        project(tmp_path / name, run, **changes)
+        project(tmp_path / name, run, checkpoint_every_steps=1, **changes)
     monkeypatch.chdir(tmp_path / "whole")
     main()
     assert started("-c", killed, folder=tmp_path / "killed").returncode == 9
