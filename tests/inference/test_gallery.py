@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from contextlib import closing
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -58,6 +59,31 @@ def test_search_finds_the_nearest_recordings_with_their_cosines(tmp_path):
     assert [match[:2] for match in found] == [("ann", "a"), ("ann", "b")]
     assert [match.score for match in found] == pytest.approx([1, 0.5**0.5])
     assert [match[:2] for match in gallery.search([2.0, 0.0])] == [("ann", "a"), ("ann", "b"), ("bob", "a")]
+
+
+def test_the_threshold_is_that_of_one_question_however_many_are_enrolled(tmp_path):
+    embedder = SimpleNamespace(model_id="model", embedding_dim=2, thresholds={0.01: 0.4, 0.001: 0.6, 0.0001: 0.7})
+    gallery = Gallery.open(tmp_path, embedder)
+    gallery.enrol("ann", [[1.0, 0.0]], ["a"])
+    assert gallery.threshold() == gallery.identify([0.0, 1.0]).threshold == 0.4
+    gallery.enrol([f"speaker {n}" for n in range(9)], [[1.0, n] for n in range(9)], 9 * ["a"])
+    assert gallery.threshold() == gallery.identify([0.0, 1.0]).threshold == 0.6
+    assert gallery.identify([0.0, 1.0], false_accept_rate=0.001).threshold == 0.7
+    assert gallery.identify([0.0, 1.0], threshold=0.5, false_accept_rate=0.001).threshold == 0.5
+    gallery.remove("ann")
+    assert gallery.threshold() == gallery.identify([0.0, 1.0]).threshold < 0.6
+    with pytest.raises(
+        InputError, match=r"^0\.5 of strangers among 9 speakers is 0\.0555556 of comparisons; there is no threshold"
+    ):
+        gallery.identify([0.0, 1.0], false_accept_rate=0.5)
+    with pytest.raises(InputError, match=r"there is: none.*; or give a threshold"):
+        Gallery(tmp_path).identify([0.0, 1.0])
+
+
+def test_a_gallery_says_what_it_is(tmp_path):
+    gallery = Gallery(tmp_path, "model", 2)
+    gallery.enrol("ann", [[1.0, 0.0]], ["a"])
+    assert repr(gallery) == f"Gallery({str(tmp_path)!r}, model_id='model', speakers=1)"
 
 
 def test_a_speakers_score_is_the_mean_cosine_to_their_recordings(tmp_path):

@@ -78,7 +78,7 @@ def test_a_stricter_threshold_can_be_asked_for(client):
     assert verify(client, wav(300), wav(380), data={"false_accept_rate": 0.001}).json()["same_speaker"] is False
     refused = verify(client, wav(300), wav(380), data={"false_accept_rate": 0.5})
     assert refused.status_code == 422
-    assert "no threshold for a false-accept rate of 0.5; it has: 0.01, 0.001" in refused.json()["detail"]
+    assert "no threshold for a false-accept rate of 0.5; there is: 0.01, 0.001" in refused.json()["detail"]
 
 
 def test_what_a_browser_records_is_heard(client):
@@ -101,8 +101,17 @@ def test_people_are_enrolled_identified_and_forgotten(client):
 
 def test_an_unknown_voice_is_nobody(client):
     enrol(client, "ann", wav(300))
-    found = client.post("/api/identify", files={"recording": wav(370)}).json()
-    assert found["speaker"] is None and found["threshold"] == ToneEmbedder().thresholds[0.001]
+    found = client.post("/api/identify", files={"recording": wav(420)}).json()
+    assert found["speaker"] is None and found["false_accept_rate"] == 0.01
+    assert found["threshold"] == ToneEmbedder().thresholds[0.01]  # with one person there is one comparison
+
+
+def test_who_asks_for_a_rate_gets_the_threshold_that_the_command_and_python_take(client, tmp_path):
+    for number in range(10):
+        enrol(client, f"person {number}", wav(300 + 10 * number))
+    found = client.post("/api/identify", files={"recording": wav(1000)}, data={"false_accept_rate": "0.01"}).json()
+    expected = Gallery.open(tmp_path / "gallery", ToneEmbedder()).threshold()
+    assert found["threshold"] == expected == ToneEmbedder().thresholds[0.001]
 
 
 def test_who_is_enrolled_is_known_to_the_next_server(client, tmp_path):

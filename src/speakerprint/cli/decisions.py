@@ -17,7 +17,7 @@ from speakerprint.cli.options import (
     named_files,
     print_json,
     print_table,
-    threshold_at,
+    read_calibration,
     thresholds_of,
 )
 from speakerprint.errors import InputError
@@ -138,7 +138,7 @@ def cluster_command(
     embedder = SpeakerEmbedder.load(model, device)
     at: float | tuple[float, float] | None = threshold
     if false_accept_rate is not None:
-        at = threshold_at(false_accept_rate, embedder, calibration)
+        at = embedder.threshold(false_accept_rate, read_calibration(calibration))
     elif threshold is None and speakers is None:
         at = threshold_range(thresholds_of(embedder, calibration))
     labels = cluster(embedder.embed_files(names), at, speakers).tolist()

@@ -11,11 +11,12 @@ from speakerprint.cli.options import (
     DeviceName,
     Files,
     ModelFolder,
+    Threshold,
     check_files,
     named_files,
     print_json,
     print_table,
-    threshold_at,
+    read_calibration,
 )
 from speakerprint.errors import InputError
 
@@ -78,15 +79,15 @@ def identify(
     gallery: GalleryFolder = GALLERY,
     model: ModelFolder = None,
     device: DeviceName = "auto",
-    false_accept_rate: Annotated[float, typer.Option(help="of the threshold: one that the model was given")] = 0.01,
+    false_accept_rate: Annotated[float, typer.Option(help="of the question: strangers taken for anybody, at most")] = 0.01,
     calibration: CalibrationFile = None,
-    threshold: Annotated[float | None, typer.Option(help="score to reach, instead of one of the model's")] = None,
+    threshold: Threshold = None,
     as_json: AsJson = False,
 ) -> None:
     """Tell who of the gallery speaks in each recording. Exit status: 0 all are known, 1 somebody is not, 2 an error.
 
-    A speaker's score is the mean cosine of the recording to those enrolled. The false-accept rate is that of one comparison: a
-    stranger is compared with everybody, so among N speakers up to N times as many are accepted.
+    A speaker's score is the mean cosine of the recording to those enrolled. The threshold rises with the number of speakers, so
+    that at most 1 % of strangers are taken for any of them, on recordings like those that the thresholds are from.
 
     Examples:
 
@@ -102,7 +103,7 @@ def identify(
     Gallery(gallery)  # before the model takes its time: is there one?
     embedder = SpeakerEmbedder.load(model, device, require_speech=True)
     opened = Gallery.open(gallery, embedder)
-    level = threshold_at(false_accept_rate, embedder, calibration) if threshold is None else threshold
+    level = opened.threshold(false_accept_rate, read_calibration(calibration)) if threshold is None else threshold
     found = [opened.identify(embedding, level) for embedding in embedder.embed_files(names)]
     if as_json:
         for name, person in zip(names, found, strict=True):
@@ -115,11 +116,8 @@ def identify(
             [(name, p.speaker or "unknown", f"{p.score:.3f}", near) for name, p, near in zip(names, found, nearest, strict=True)],
         )
         if threshold is None:
-            strangers = min(1.0, len(opened) * false_accept_rate)
-            typer.echo(
-                f"threshold {level:.3f}, at {false_accept_rate:.1%} false accepts in one comparison: "
-                f"up to {strangers:.1%} for a stranger among {_counted(len(opened), 'speaker')}"
-            )
+            among = _counted(len(opened), "speaker")
+            typer.echo(f"threshold {level:.3f}: at most {false_accept_rate:.1%} of strangers are taken for one of {among}")
     if any(person.speaker is None for person in found):
         raise typer.Exit(1)
 

@@ -13,7 +13,7 @@ from speakerprint.runtime import Device
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from speakerprint import SpeakerEmbedder
+    from speakerprint import Calibration, SpeakerEmbedder
 
 ModelFolder = Annotated[
     Path | None,
@@ -21,6 +21,7 @@ ModelFolder = Annotated[
 ]
 DeviceName = Annotated[Device, typer.Option("--device", help="auto, cpu or cuda; auto is a GPU where ONNX Runtime can use one")]
 CalibrationFile = Annotated[Path | None, typer.Option(help="what `calibrate` wrote: its thresholds, not the model's")]
+Threshold = Annotated[float | None, typer.Option(help="score to reach, whatever the false-accept rate")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 Files = Annotated[
     list[str],
@@ -87,19 +88,19 @@ def print_json(tree: Any) -> None:
     typer.echo(json.dumps(tree, ensure_ascii=False))
 
 
+def read_calibration(path: Path | None) -> "Calibration | None":
+    """The calibration in a file, if one is named. Raises InputError for what is none."""
+    if path is None:
+        return None
+    from speakerprint import Calibration
+
+    return Calibration.load(path)
+
+
 def thresholds_of(embedder: "SpeakerEmbedder", calibration: Path | None) -> dict[float, float]:
     """Score to reach for each false-accept rate, from the calibration or the model. Raises InputError for another model's."""
-    if calibration is None:
+    own = read_calibration(calibration)
+    if own is None:
         return embedder.thresholds
-    from speakerprint import Calibration
-
-    own = Calibration.load(calibration)
     own.refuse_other_model(embedder.model_id)
     return {rate: at.score for rate, at in own.thresholds.items()}
-
-
-def threshold_at(false_accept_rate: float, embedder: "SpeakerEmbedder", calibration: Path | None) -> float:
-    """Score to reach for a false-accept rate, from the calibration or the model. Raises InputError if there is none."""
-    from speakerprint import Calibration
-
-    return embedder.threshold(false_accept_rate, None if calibration is None else Calibration.load(calibration))

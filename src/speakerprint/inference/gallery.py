@@ -36,11 +36,13 @@ from tqdm import tqdm
 
 from speakerprint.errors import InputError
 from speakerprint.files import whole_file
+from speakerprint.inference.calibration import score_for_rate
 from speakerprint.inference.vectors import unit_vectors
 
 if TYPE_CHECKING:
     import faiss
 
+    from speakerprint.inference.calibration import Calibration
     from speakerprint.inference.embedder import SpeakerEmbedder
 
 DATABASE = "gallery.sqlite"
@@ -163,7 +165,7 @@ class Gallery:
 
     >>> gallery = Gallery.open("gallery", embedder)
     >>> gallery.enrol("ann", embedder.embed_files(["ann1.wav", "ann2.wav"]), ["ann1.wav", "ann2.wav"])
-    >>> gallery.identify(embedder.embed_files(["who.wav"])[0], embedder.thresholds[0.001]).speaker
+    >>> gallery.identify(embedder.embed_files("who.wav")[0]).speaker
     'ann'
     """
 
@@ -174,7 +176,9 @@ class Gallery:
         """
         self.folder = Path(folder)
         self._database = self.folder / DATABASE
+        self.thresholds: dict[float, float] = {}  # of one comparison; `open` takes the embedder's
         self._vectors: _Vectors | None = None
+        self._counted: tuple[_State, int] | None = None  # speakers, in the state of the vectors
         self._loading = threading.Lock()
         if not self._database.is_file():
             if model_id is None:
@@ -204,7 +208,12 @@ class Gallery:
     @classmethod
     def open(cls, folder: str | Path, embedder: "SpeakerEmbedder") -> Self:
         """Open the gallery of an embedder's model in a folder, or make one. Raises InputError as the constructor does."""
-        return cls(folder, embedder.model_id, embedder.embedding_dim)
+        gallery = cls(folder, embedder.model_id, embedder.embedding_dim)
+        gallery.thresholds = embedder.thresholds
+        return gallery
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.folder)!r}, model_id={self.model_id!r}, speakers={len(self)})"
 
     def enrol(self, speaker: str | Sequence[str], embeddings: ArrayLike, recordings: Sequence[str]) -> None:
         """Enrol recordings, by name, (n,) with embeddings (n, dim): all of them, or none if anything is wrong.
@@ -300,7 +309,14 @@ class Gallery:
         matches = [Match(*names[id], score) for id, score in zip(ids.tolist(), scores.tolist(), strict=True)]
         return sorted(matches, key=lambda match: (-match.score, match))
 
-    def identify(self, embedding: ArrayLike, threshold: float, n_candidates: int = 5) -> Identification:
+    def identify(
+        self,
+        embedding: ArrayLike,
+        threshold: float | None = None,
+        n_candidates: int = 5,
+        false_accept_rate: float = 0.01,
+        calibration: "Calibration | None" = None,
+    ) -> Identification:
         """Tell whose voice an embedding (dim,) is, or that it is nobody's, if no speaker's score reaches the threshold.
 
         A speaker's score is the mean of the cosines to all their recordings. Not the best one, which grows with their number as
@@ -308,11 +324,13 @@ class Gallery:
         the mean: a threshold chosen on pairs of recordings would let more strangers in than it says. The speakers compared are
         those of the IDENTIFIED_AMONG nearest recordings.
 
-        threshold: for one comparison, such as ``embedder.thresholds[rate]``. A stranger is accepted if any speaker's score
-        reaches it: with N speakers, at up to N times the rate of one comparison (Boole's inequality). For 1 % with ten
-        speakers, take the threshold at 0.1 %.
+        false_accept_rate: how many of a hundred strangers are taken for anybody at all, at most, divided by a hundred. A stranger
+        is accepted if any of N speakers' scores reaches the threshold, so it is that of false_accept_rate / N in one comparison
+        (Boole's inequality), from the embedder's thresholds or the calibration's, see `score_for_rate`. threshold: instead, a
+        score to reach, however many are enrolled.
 
-        Raises InputError for an embedding of another length, zero or not finite.
+        Raises InputError for an embedding of another length, zero or not finite, and where there is nothing to take a threshold
+        from: the gallery was not opened with `Gallery.open`, or its model has none.
         """
         query = self._query(embedding)
         with self._searchable() as (db, vectors):
@@ -321,11 +339,34 @@ class Gallery:
             rows = db.execute(sql, (json.dumps(list(speakers)),)).fetchall()
             if len(rows) < len(speakers):
                 raise InputError(f"{self._database} is damaged: recordings have no speaker; {REMEDY}")
+            if threshold is None:
+                threshold = self._threshold(false_accept_rate, calibration, self._count(db, vectors.state))
         scores = self._arrays(rows)[1] @ query
         candidates = [Candidate(row[4], score) for row, score in zip(rows, scores.tolist(), strict=True)]
         candidates = sorted(candidates, key=lambda candidate: (-candidate.score, candidate))[:n_candidates]
         name, score = candidates[0] if candidates else (None, -1.0)
         return Identification(name if score >= threshold else None, score, threshold, candidates)
+
+    def threshold(self, false_accept_rate: float = 0.01, calibration: "Calibration | None" = None) -> float:
+        """The score that `identify` asks for, with as many speakers as there are now. Raises InputError as it does."""
+        return self._threshold(false_accept_rate, calibration, len(self))
+
+    def _threshold(self, false_accept_rate: float, calibration: "Calibration | None", n_speakers: int) -> float:
+        one_comparison = false_accept_rate / max(n_speakers, 1)
+        if calibration is not None:
+            calibration.refuse_other_model(self.model_id)
+        try:
+            return calibration.threshold(one_comparison) if calibration else score_for_rate(self.thresholds, one_comparison)
+        except InputError as error:
+            question = f"{false_accept_rate:g} of strangers among {n_speakers:,} speakers is {one_comparison:g} of comparisons"
+            raise InputError(f"{question}; {error}; or give a threshold") from None
+
+    def _count(self, db: sqlite3.Connection, state: _State) -> int:
+        """How many speakers a state has, counted once."""
+        counted = self._counted
+        if counted is None or counted[0] != state:
+            counted = self._counted = state, int(db.execute("SELECT count(*) FROM speakers").fetchone()[0])
+        return counted[1]
 
     def update_index(self) -> None:
         """Bring the index file up to date, anew if it is missing, damaged or stale: a million recordings take some 20 seconds.

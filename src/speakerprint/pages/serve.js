@@ -199,11 +199,11 @@ const answers = {
     say(place, kind, headline, element("div", { textContent: `Score ${found.score.toFixed(3)} ${reached} the threshold ${found.threshold.toFixed(3)}, at ${percent(found.false_accept_rate)} false accepts.` }));
     place.append(scoreFigure(found.score, place.clientWidth));
   },
-  identify(place, { speaker, score, threshold, candidates }) {
+  identify(place, { speaker, score, threshold, candidates, false_accept_rate: rate }) {
     if (!candidates.length) return say(place, "no", "Nobody who is enrolled", element("div", { textContent: "Nobody is enrolled yet: enrol somebody first." }));
     const nearest = speaker === null ? `Nearest is ${candidates[0].speaker}: score` : "Score";
     say(place, speaker === null ? "no" : "yes", speaker ?? "Nobody who is enrolled",
-      element("div", { textContent: `${nearest} ${score.toFixed(3)}, ${distance(score, threshold)}.` }));
+      element("div", { textContent: `${nearest} ${score.toFixed(3)}, ${distance(score, threshold)}. At most ${percent(rate)} of strangers reach it.` }));
     const head = ["Person", "Score", "From the threshold"].map((textContent) => element("th", { scope: "col", textContent }));
     const rows = candidates.map((one) => {
       const away = one.score - threshold;
@@ -267,7 +267,7 @@ call("GET", "/api/model").then(async (answer) => {
   byId("limits").textContent = `At most ${settings.max_duration_s} s each.`;
   for (const choice of document.querySelectorAll("select[name=false_accept_rate]")) {
     choice.append(...settings.thresholds.map((one) => element("option", { value: one.false_accept_rate, textContent: percent(one.false_accept_rate) })));
-    choice.selectedIndex = "strict" in choice.dataset ? settings.thresholds.length - 1 : 0;
+    choice.selectedIndex = 0;
   }
   byId("no-gallery").hidden = settings.gallery;
   byId("identify").hidden = byId("known").hidden = !settings.gallery;

@@ -30,6 +30,7 @@ MAX_REQUEST_BYTES = 32 * 2**20
 MAX_DURATION_S = 60.0
 MAX_NAME = 100  # characters of a speaker's name
 FALSE_ACCEPT_RATES = (0.01, 0.001)
+IDENTIFY_RATE = 0.01
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 MultiPartParser.spool_max_size = MAX_REQUEST_BYTES  # else uploads of more than a megabyte wait in a file
@@ -77,10 +78,11 @@ class Service:
         return {"score": score, "same_speaker": score >= threshold, "threshold": threshold, "false_accept_rate": rate}
 
     def identify(self, recording: UploadFile, false_accept_rate: Annotated[float | None, Form()] = None) -> dict[str, Any]:
-        """Who of the people enrolled is it, or nobody? Without a false-accept rate, at the lowest that the model has."""
-        rate = min(self.embedder.thresholds) if false_accept_rate is None else false_accept_rate
-        found = self._known().identify(self._embed(recording), self.embedder.threshold(rate))
-        return {**found._asdict(), "candidates": [candidate._asdict() for candidate in found.candidates]}
+        """Who of the people enrolled is it, or nobody? The rate, 1 % by default, is of the question: see `Gallery.identify`."""
+        rate = IDENTIFY_RATE if false_accept_rate is None else false_accept_rate
+        found = self._known().identify(self._embed(recording), false_accept_rate=rate)
+        candidates = [candidate._asdict() for candidate in found.candidates]
+        return {**found._asdict(), "candidates": candidates, "false_accept_rate": rate}
 
     def people(self) -> dict[str, list[str]]:
         """Who is enrolled, and with which recordings."""
