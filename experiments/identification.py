@@ -66,14 +66,15 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=200)
     arguments = parser.parse_args()
     embedder = SpeakerEmbedder.load(arguments.model, "cpu")
-    found = {}
+    found: dict[str, tuple[NDArray[np.float64], NDArray]] = {}
     for folder in arguments.stores:
         store = FeatureStore(folder)
         found[folder.name] = (
             unit_vectors(embed_store(store, embedder)),
             np.array([f"{folder.name} {s}" for s in store.speaker_ids]),
         )
-    found["all of them"] = tuple(map(np.concatenate, zip(*found.values(), strict=True)))
+    rows, names = zip(*found.values(), strict=True)
+    found["all of them"] = np.concatenate(rows), np.concatenate(names)
     heads = ["corpus", "enrolled", *2 * ("threshold", "strangers named", "enrolled named")]
     print(f"| | | one comparison | | | the question | | |\n| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     for corpus, (units, speakers) in found.items():

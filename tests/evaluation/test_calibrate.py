@@ -120,7 +120,7 @@ def test_a_threshold_keeps_its_false_accept_rate_and_says_what_it_rests_on():
         accepted = int((nontarget >= threshold.score - 1e-7).sum())
         assert accepted == threshold.nontarget_trials <= rate * len(nontarget)
         assert threshold.miss_rate == pytest.approx((target < threshold.score - 1e-7).mean())
-    with pytest.raises(InputError, match=r"no threshold for a false-accept rate of 0\.5; it has: 0\.1, 0\.01"):
+    with pytest.raises(InputError, match=r"no threshold for a false-accept rate of 0\.5; there is: 0\.1, 0\.01"):
         found.threshold(0.5)
 
 

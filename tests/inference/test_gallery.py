@@ -10,6 +10,7 @@ from collections import Counter
 from contextlib import closing
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ def test_search_finds_the_nearest_recordings_with_their_cosines(tmp_path):
 
 
 def test_the_threshold_is_that_of_one_question_however_many_are_enrolled(tmp_path):
-    embedder = SimpleNamespace(model_id="model", embedding_dim=2, thresholds={0.01: 0.4, 0.001: 0.6, 0.0001: 0.7})
+    embedder: Any = SimpleNamespace(model_id="model", embedding_dim=2, thresholds={0.01: 0.4, 0.001: 0.6, 0.0001: 0.7})
     gallery = Gallery.open(tmp_path, embedder)
     gallery.enrol("ann", [[1.0, 0.0]], ["a"])
     assert gallery.threshold() == gallery.identify([0.0, 1.0]).threshold == 0.4
