@@ -28,9 +28,9 @@ class FakeEmbedder:
             raise InputError(f"{folder} holds no model; run `dvc repro`")
         return cls()
 
-    def verify(self, first, second, false_accept_rate, calibration=None):
+    def verify(self, first, second, false_accept_rate, calibration=None, threshold=None):
         llr = calibration and float(calibration.llr(0.5))
-        return Verification(0.5, first == second, 0.4, false_accept_rate, llr)
+        return Verification(0.5, first == second, 0.4 if threshold is None else threshold, false_accept_rate, llr)
 
     def embed_each(self, paths, on_error=None):
         for path in paths:

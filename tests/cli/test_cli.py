@@ -1,7 +1,13 @@
 import ast
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from speakerprint.cli import app
 
 CLI = Path(__file__).parents[2] / "src/speakerprint/cli"
 
@@ -20,6 +26,36 @@ def test_every_command_has_help(speakerprint, capsys, command):
     assert "Usage: speakerprint" in capsys.readouterr().out
 
 
+def test_h_is_help_and_the_version_is_said(speakerprint, capsys):
+    for arguments in (["-h"], ["verify", "-h"]):
+        speakerprint(*arguments)
+        assert "Usage: speakerprint" in capsys.readouterr().out
+    speakerprint("--version")
+    assert re.fullmatch(r"speakerprint \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_a_shell_completes_commands_and_options(tmp_path):
+    def completed(typed: str) -> list[str]:
+        asked = {"_SPEAKERPRINT_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}
+        command = [sys.executable, "-c", "from speakerprint.cli import main; main()"]
+        environment = os.environ | {"PYTHONPATH": str(CLI.parents[1])} | asked
+        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path).stdout.split()
+
+    assert completed("speakerprint ver") == ["verify"]
+    assert completed("speakerprint verify --thr") == ["--threshold"]
+
+
+def test_one_thing_has_one_option_in_every_command(speakerprint):
+    from typer.main import get_command
+
+    named: dict[str, set[str]] = {}
+    for command in get_command(app).commands.values():  # type: ignore[attr-defined]
+        for parameter in command.params:
+            if parameter.param_type_name == "option":
+                named.setdefault(parameter.name, set()).add(parameter.opts[0])
+    assert all(len(spellings) == 1 for spellings in named.values()), named
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [
@@ -30,7 +66,7 @@ def test_every_command_has_help(speakerprint, capsys, command):
     ],
 )
 def test_no_error_has_the_status_of_an_answer(speakerprint, capsys, monkeypatch, error, message):
-    def fail(self, *arguments):
+    def fail(self, *arguments, **options):
         if isinstance(error, str):
             error.encode()
         raise error

@@ -80,7 +80,7 @@ def test_cluster_writes_a_table_of_the_names_on_stdin(speakerprint, voices, tmp_
     with (tmp_path / "clusters.csv").open(newline="") as file:
         rows = list(csv.reader(file))
     assert rows == [["path", "cluster"], *([name, "0" if "bert" in name else "1"] for name in names)]
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out == f"{tmp_path}/clusters.csv: 5 recordings in 2 clusters\n"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from speakerprint.cli import main
 from speakerprint.evaluation.calibrate import calibrate
 from speakerprint.inference.embedder import SpeakerEmbedder
+from tests.helpers import touch
 
 
 class Compass:
@@ -98,7 +99,8 @@ def test_json_says_it_all(run, tmp_path):
     path = str(tmp_path / "0.wav")
     assert json.loads(run("enrol", "ann", "0.wav", "--json")[1]) == {"gallery": "gallery", "recordings": 1, "speakers": 1}
     assert json.loads(run("people", "--json")[1]) == {"ann": [path]}
-    assert json.loads(run("search", "0.wav", "--json")[1]) == [{"speaker": "ann", "recording": path, "score": 1.0}]
+    matches = [{"speaker": "ann", "path": path, "score": 1.0}]
+    assert json.loads(run("search", "0.wav", "--json")[1]) == {"path": "0.wav", "matches": matches}
     known, unknown = map(json.loads, run("identify", "0.wav", "180.wav", "--json")[1].splitlines())
     assert known == {
         "path": "0.wav",
@@ -116,6 +118,16 @@ def test_search_lists_the_most_similar_recordings_first(run, tmp_path):
     run("enrol", "bob", "30.wav")
     rows = [line.split() for line in run("search", "0.wav", "--top", "2")[1].splitlines()[1:]]
     assert rows == [["0.985", "ann", str(tmp_path / "10.wav")], ["0.866", "bob", str(tmp_path / "30.wav")]]
+
+
+def test_folders_are_enrolled_identified_and_searched(run, tmp_path):
+    touch(tmp_path, "ann/10.wav", "ann/old/20.wav", "asked/12.wav", "asked/16.wav")
+    assert run("enrol", "ann", "ann")[1] == "gallery: 2 recordings of ann enrolled\n"
+    asked = [json.loads(line) for line in run("identify", "asked", "--json")[1].splitlines()]
+    assert [(row["path"], row["speaker"]) for row in asked] == [("asked/12.wav", "ann"), ("asked/16.wav", "ann")]
+    found = run("search", "asked", "--top", "1")[1].splitlines()
+    assert [found[0], found[3]] == ["asked/12.wav:", "asked/16.wav:"]
+    assert found[2].split() == ["0.999", "ann", str(tmp_path / "ann/10.wav")]
 
 
 def test_who_is_removed_is_unknown(run):

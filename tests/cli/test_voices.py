@@ -29,6 +29,8 @@ def test_verify_says_what_it_found_and_exits_with_it(speakerprint, capsys):
     speakerprint("verify", "a.wav", "a.wav")
     assert capsys.readouterr().out == "same speaker: score 0.500, threshold 0.400 at 1.0% false accepts\n"
     assert FakeEmbedder.requires_speech
+    speakerprint("verify", "a.wav", "a.wav", "--threshold", "0.45")
+    assert capsys.readouterr().out == "same speaker: score 0.500, threshold 0.450\n"
     with pytest.raises(SystemExit) as exit:
         speakerprint("verify", "a.wav", "b.wav", "--false-accept-rate", "0.001", "--json")
     assert exit.value.code == 1

@@ -59,8 +59,8 @@ def test_valid_params_keep_their_values(tree):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("loss.triplet_wieght", 1.0, "loss.triplet_wieght: unknown key"),
-        ("corpora.learn.filter.min_votes", 1, "corpora.learn.filter.min_votes: unknown key"),
+        ("loss.triplet_wieght", 1.0, "loss.triplet_wieght: unknown key; did you mean triplet_weight?"),
+        ("corpora.learn.filter.min_votes", 1, "corpora.learn.filter.min_votes: unknown key; did you mean min_up_votes?"),
         ("corpora.learn.source.splits", ["train"], "corpora.learn.source.splits: unknown key"),
         ("train.steps", ..., "train.steps: missing key"),
         ("sampling", ..., "sampling: missing key"),
@@ -166,7 +166,7 @@ def test_an_unknown_corpus_is_refused_with_the_known_ones(tree, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     with Path("params.yaml").open("w") as file:
         YAML(typ="safe").dump(tree, file)
-    with pytest.raises(InputError, match=r"no corpora\.lern; known under corpora: judge, learn"):
+    with pytest.raises(InputError, match=r"no corpora\.lern; did you mean learn\? known under corpora: judge, learn"):
         read_section(Filter, "corpora", "lern", "filter")
 
 

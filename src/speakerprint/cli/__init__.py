@@ -6,7 +6,7 @@ nobody reads on (`speakerprint embed … | head -1`).
 
 import sys
 import traceback
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -16,7 +16,7 @@ from speakerprint.errors import InputError
 app = typer.Typer(
     help="Speaker embeddings from a pretrained Whisper encoder. The pipeline itself is run by `dvc repro`.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
@@ -31,6 +31,23 @@ EXTRAS = {  # what has to be installed for a module that inference does without
 }
 for group in (voices, decisions, gallery, pages, export, pipeline):
     app.add_typer(group.app)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from speakerprint import __version__
+
+        typer.echo(f"speakerprint {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from speakerprint.cli.options import (
     print_json,
     print_table,
     read_calibration,
+    say_written,
     thresholds_of,
 )
 from speakerprint.errors import InputError
@@ -67,6 +68,7 @@ def calibrate_command(
     found = calibrate(embeddings, table["speaker_id"], false_accept_rate, model_id=embedder.model_id)
     if output is not None:
         found.save(output)
+        say_written(output, f"a calibration of {len(found.thresholds)} thresholds, for `--calibration`", as_json)
     for rate in found.thresholds:
         if rate * found.nontarget_trials < FEW_TRIALS:
             typer.echo(
@@ -145,6 +147,7 @@ def cluster_command(
     if output is not None:
         with whole_file(output) as part, part.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([("path", "cluster"), *zip(names, labels, strict=True)])
+        say_written(output, f"{len(names):,} recordings in {len(set(labels)):,} clusters", as_json)
     if as_json:
         print_json([{"path": name, "cluster": label} for name, label in zip(names, labels, strict=True)])
     elif output is None:
@@ -189,6 +192,7 @@ def evaluate_command(
     figures = found.metrics | found.details
     if output is not None:
         write_text(json.dumps(figures, indent=2) + "\n", output)
+        say_written(output, "the figures, and more of them", as_json)
     if as_json:
         print_json(figures)
     else:

@@ -111,7 +111,7 @@ def publish_command(
 
 @app.command()
 def info(model: ModelFolder = None, as_json: AsJson = False) -> None:
-    """Print what is known of a model: its id, shape and size, thresholds, licence, and what it came from.
+    """Print what is known of a model: its id, card in short, files, shape, size, thresholds, licence, and what it came from.
 
     Examples:
 
@@ -132,7 +132,9 @@ def info(model: ModelFolder = None, as_json: AsJson = False) -> None:
     made = "commit {commit}, run {run}" if found["commit"] else "run {run}"
     rows = {
         "model": found["model_id"],
+        "about": found["about"] or "no card",
         "folder": found["folder"],
+        "files": ", ".join(found["files"]),
         "encoder layers": found["layers"],
         "embedding": f"{found['embedding_dim']} numbers",
         "window": f"{found['window_s']:g} s",

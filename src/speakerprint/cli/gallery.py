@@ -12,7 +12,6 @@ from speakerprint.cli.options import (
     Files,
     ModelFolder,
     Threshold,
-    check_files,
     named_files,
     print_json,
     print_table,
@@ -124,30 +123,36 @@ def identify(
 
 @app.command()
 def search(
-    file: Annotated[str, typer.Argument(help="a recording, in any format that libsndfile or FFmpeg reads")],
-    top: Annotated[int, typer.Option(min=1, help="how many")] = 5,
+    files: Files,
+    top: Annotated[int, typer.Option(min=1, help="how many, for each recording")] = 5,
     gallery: GalleryFolder = GALLERY,
     model: ModelFolder = None,
     device: DeviceName = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Find the enrolled recordings whose voices are most similar to one, best first.
+    """Find the enrolled recordings whose voices are most similar to each recording, best first.
 
     Examples:
 
     - `speakerprint search who.wav`
     - `speakerprint search who.wav --top 20 --json`
+    - `speakerprint search inbox/`
     """
-    check_files([file])
+    names = named_files(files)
 
     from speakerprint import Gallery, SpeakerEmbedder
 
     Gallery(gallery)  # before the model takes its time: is there one?
     embedder = SpeakerEmbedder.load(model, device, require_speech=True)
-    matches = Gallery.open(gallery, embedder).search(embedder.embed_files([file])[0], top)
-    if as_json:
-        print_json([match._asdict() for match in matches])
-    else:
+    opened = Gallery.open(gallery, embedder)
+    for name, embedding in zip(names, embedder.embed_files(names), strict=True):
+        matches = opened.search(embedding, top)
+        if as_json:
+            rows = [{"speaker": m.speaker, "path": m.recording, "score": m.score} for m in matches]
+            print_json({"path": name, "matches": rows})
+            continue
+        if len(names) > 1:
+            typer.echo(f"{name}:")
         _print_rows(("score", "speaker", "recording"), [(f"{m.score:.3f}", m.speaker, m.recording) for m in matches])
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from speakerprint.cli.options import check_output
+from speakerprint.cli.options import check_output, say_written
 
 app = typer.Typer()
 
@@ -97,3 +97,4 @@ def data(
         typer.echo(describe_corpora(params), nl=False)
     else:
         write_report(params, output)
+        say_written(output, f"{len(params.corpora)} corpora")

@@ -14,10 +14,12 @@ from speakerprint.cli.options import (
     DeviceName,
     Files,
     ModelFolder,
+    Threshold,
     check_files,
     check_output,
     named_files,
     print_json,
+    read_calibration,
     say_written,
 )
 from speakerprint.errors import InputError
@@ -124,8 +126,9 @@ def verify(
     second: Annotated[str, typer.Argument(help="another")],
     model: ModelFolder = None,
     device: DeviceName = "auto",
-    false_accept_rate: Annotated[float, typer.Option(help="of the threshold: one that the model was given")] = 0.01,
+    false_accept_rate: Annotated[float, typer.Option(help="of the threshold: any up to 0.01, of the shipped model")] = 0.01,
     calibration: CalibrationFile = None,
+    threshold: Threshold = None,
     trim_silence: TrimSilence = False,
     as_json: AsJson = False,
 ) -> None:
@@ -140,23 +143,19 @@ def verify(
     - `speakerprint verify monday.wav tuesday.mp3 --calibration calibration.json`
     """
     check_files([first, second])
-    own = None
-    if calibration is not None:
-        from speakerprint import Calibration
+    own = read_calibration(calibration)
 
-        own = Calibration.load(calibration)
     from speakerprint import SpeakerEmbedder
 
     embedder = SpeakerEmbedder.load(model, device, trim_silence=trim_silence, require_speech=True)
-    result = embedder.verify(first, second, false_accept_rate, own)
+    result = embedder.verify(first, second, false_accept_rate, own, threshold=threshold)
     if as_json:
         print_json(result._asdict())
     else:
         verdict = "same speaker" if result.same_speaker else "different speakers"
+        rate = "" if threshold is not None else f" at {false_accept_rate:.1%} false accepts"
         llr = "" if own is None else f"; log-likelihood ratio {result.log_likelihood_ratio:+.1f}"
-        typer.echo(
-            f"{verdict}: score {result.score:.3f}, threshold {result.threshold:.3f} at {false_accept_rate:.1%} false accepts{llr}"
-        )
+        typer.echo(f"{verdict}: score {result.score:.3f}, threshold {result.threshold:.3f}{rate}{llr}")
     if not result.same_speaker:
         raise typer.Exit(1)
 

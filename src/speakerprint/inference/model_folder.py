@@ -142,8 +142,18 @@ def stated_licence(folder: Path) -> str | None:
     return stated[1] if stated else "apache-2.0" if folder == SHIPPED else None
 
 
+def card_in_short(folder: Path) -> str | None:
+    """The first paragraph of the model's card, README.md; None where there is none."""
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    if text.startswith("---"):  # the hub's metadata
+        text = text.partition("\n---")[2]
+    paragraphs = (" ".join(part.split()) for part in text.split("\n\n"))
+    return next((part for part in paragraphs if part and not part.startswith(("#", "-", "`"))), None)
+
+
 def describe(name_or_folder: str | Path | None = None) -> dict[str, Any]:
-    """What is known of a model, see `find_model`: id, shape, size, thresholds, licence, and what it came from.
+    """What is known of a model, see `find_model`: id, card in short, files, shape, size, thresholds, licence, what it came from.
 
     Raises InputError as `read_model` does.
     """
@@ -151,7 +161,9 @@ def describe(name_or_folder: str | Path | None = None) -> dict[str, Any]:
     config = model.config
     return {
         "model_id": model.model_id,
+        "about": card_in_short(model.path),
         "folder": str(model.path),
+        "files": [name for name in MODEL_FILES if (model.path / name).is_file()],
         "layers": config["model"]["layers"],
         "embedding_dim": model.embedding_dim,
         "window_s": model.window_s,

@@ -3,6 +3,7 @@
 Every key, its unit and its meaning are commented in ``params.yaml`` itself.
 """
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,7 +76,9 @@ def read_section(kind: Any, *keys: str) -> Any:
         if not isinstance(tree, dict) or key not in tree:
             known = ", ".join(map(str, tree)) if isinstance(tree, dict) else "nothing"
             where = f"{PARAMS_PATH} has no {'.'.join(keys[: depth + 1])}"
-            raise InputError(f"{where}; known{' under ' + '.'.join(keys[:depth]) if depth else ''}: {known}")
+            near = get_close_matches(key, map(str, tree), n=1) if isinstance(tree, dict) else []
+            meant = f"did you mean {near[0]}? " if near else ""
+            raise InputError(f"{where}; {meant}known{' under ' + '.'.join(keys[:depth]) if depth else ''}: {known}")
         tree = tree[key]
     return check(kind, tree, within=keys)
 
@@ -88,7 +91,7 @@ def _describe(error: ValidationError, path: str | Path, within: tuple[str, ...])
         key = ".".join(part for i, part in enumerate(parts) if not (i and parts[i - 1] == "source" and i < len(parts) - 1))
         found: Any = problem.get("input")
         if problem["type"] == "extra_forbidden":
-            text = "unknown key; check its spelling"
+            text = f"unknown key; {_nearest(parts[-1])}"
         elif problem["type"] == "missing":
             text = "missing key; add it (params.yaml in the repository shows every key)"
         else:
@@ -97,3 +100,14 @@ def _describe(error: ValidationError, path: str | Path, within: tuple[str, ...])
                 text += f", found {found!r}"
         lines.append(f"  {key or 'the file'}: {text}")
     return "\n".join(lines)
+
+
+def _nearest(key: str) -> str:
+    """What a key that is none may have meant, among those of all sections."""
+    kinds, known = [Section], set[str]()
+    while kinds:
+        kind = kinds.pop()
+        known |= kind.model_fields.keys()
+        kinds += kind.__subclasses__()
+    near = get_close_matches(key, known, n=1)
+    return f"did you mean {near[0]}?" if near else "check its spelling"
