@@ -158,7 +158,9 @@ def test_the_samples_are_two_recordings_of_one_speaker_and_one_of_another(speake
 
 def test_demo_voices_are_six_with_names_and_25_others(speakerprint, capsys, monkeypatch, tmp_path):
     written = {}
-    monkeypatch.setattr(demo_voices, "write_voices", lambda folder, split, names: written.update({folder: (split, len(names))}))
+    monkeypatch.setattr(
+        demo_voices, "write_voices", lambda folder, split, names, seed: written.update({folder: (split, len(names))})
+    )
     speakerprint("demo-voices", str(tmp_path))
     assert written == {tmp_path / "voices": ("dev", 6), tmp_path / "others": ("train", 25)}
     assert capsys.readouterr().out.splitlines()[0] == f"{tmp_path / 'voices'}: 6 speakers, 6 recordings each"
