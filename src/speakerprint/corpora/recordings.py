@@ -105,7 +105,8 @@ def _open(path: str | Path) -> pq.ParquetFile:
         file = pq.ParquetFile(path)
         found = file.schema_arrow
     if not found.equals(SCHEMA):
-        differing = [str(field) for field in found if field not in SCHEMA] or found.names
+        same_names = found.names == SCHEMA.names
+        differing = [str(field) for field in found if field not in SCHEMA] if same_names else found.names
         raise InputError(f"{path} has columns {differing}, expected {SCHEMA.names}; {REMEDY}")
     return file
 
