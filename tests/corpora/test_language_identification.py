@@ -249,6 +249,7 @@ def test_where_all_is_given_or_nothing_asked_for_no_weights_are_loaded(project):
 # --- the model ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_first_step_is_hugging_faces_decoder_on_the_start_token():
     from transformers import WhisperConfig
     from transformers.models.whisper.modeling_whisper import WhisperDecoder

@@ -137,6 +137,7 @@ def interrupted_after(n_shards: int, monkeypatch) -> None:
         resample_corpus(pd.read_parquet("selection.parquet"), "run/audio", SETTINGS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["a clip", "the selection", "a setting", "the code", "all but four"])
 def test_what_was_changed_in_between_is_made_anew(corpus, monkeypatch, change):
     settings, selection = SETTINGS, pd.read_parquet("selection.parquet")

@@ -447,6 +447,7 @@ def small_whisper(monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
     return weights
 
 
+@pytest.mark.slow
 def test_the_whole_of_whisper_from_the_hub_has_the_names_of_hugging_faces_model(
     small_whisper: dict[str, np.ndarray], serve: Callable[[bytes], ThreadingHTTPServer], tmp_path: Path
 ) -> None:

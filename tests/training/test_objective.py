@@ -54,6 +54,7 @@ def test_two_processes_have_the_losses_and_gradients_of_one(of_two_processes, ca
     assert max(gradient.abs().max() for gradient in one["gradients"].values()) > 1e-2
 
 
+@pytest.mark.slow
 def test_processes_share_a_batch_by_speakers(of_two_processes):
     first, second = of_two_processes["triplet"]["clips"]
     assert torch.equal(torch.cat([first, second]), batch(0).features[:, 0, 0])
