@@ -1,6 +1,7 @@
 """A model elsewhere gives the embeddings that it gives here."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+import transformers
 from huggingface_hub.repocard import metadata_load
 
 import speakerprint
 from speakerprint import SpeakerEmbedder
+from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
 from speakerprint.audio.log_mel import log_mel
 from speakerprint.audio.resample import resample
 from speakerprint.corpora.sources.espeak import ESPEAK_SAMPLE_RATE_HZ, speak
@@ -112,6 +115,22 @@ def test_the_shipped_model_as_a_folder_of_the_hub_is_the_same_model_with_a_card(
     card = (tmp_path / "hub/README.md").read_text(encoding="utf-8")
     assert "# speakerprint-base" in card and "as in docs/protocol.md" in card and "../" not in card
     assert (tmp_path / "hub/params.yaml").read_bytes() == (SHIPPED / "params.yaml").read_bytes()
+
+
+def test_transformers_auto_classes_load_it_and_embed_as_the_embedder_does(speech, tmp_path, monkeypatch):
+    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    export_huggingface(None, tmp_path / "hub")
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(tmp_path / "hub")
+    model = transformers.AutoModel.from_pretrained(tmp_path / "hub", trust_remote_code=True)
+    assert not model.training and model.config.model_id == describe(SHIPPED)["model_id"]
+    waves = [speech[: 2 * SAMPLE_RATE_HZ], speech]  # shorter than a window, and longer
+    expected = SpeakerEmbedder.load().embed_waveforms(waves, SAMPLE_RATE_HZ)
+    for options in ({}, {"return_attention_mask": True}):
+        features = extractor(waves, sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt", **options)
+        found = model(**features).embeddings
+        found.sum().backward()
+        np.testing.assert_allclose(found.detach(), expected, atol=1e-3)
 
 
 def test_a_model_without_a_card_gets_one_that_claims_no_licence(own_model, tmp_path):

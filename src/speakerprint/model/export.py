@@ -9,11 +9,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
+from speakerprint.audio.dimensions import HOP_LENGTH, N_FFT, N_MELS, SAMPLE_RATE_HZ
 from speakerprint.errors import InputError
 from speakerprint.files import whole_file, whole_folder
 from speakerprint.inference.embedder import MIN_DURATION_S, SpeakerEmbedder
-from speakerprint.inference.model_folder import FORMAT, MODEL_FILES, WEIGHTS, find_model, read_config, read_model, stated_licence
+from speakerprint.inference.model_folder import (
+    FORMAT,
+    MODEL_FILES,
+    WEIGHTS,
+    find_model,
+    read_config,
+    read_model,
+    stated_licence,
+    write_config,
+)
 from speakerprint.model.onnx_graph import build_waveform_graph
 from speakerprint.params.model import Model
 from speakerprint.runtime import open_session
@@ -27,6 +36,26 @@ METADATA = {
     "pipeline_tag": "feature-extraction",
     "tags": ["speaker-embedding", "speaker-verification", "speaker-recognition", "audio", "whisper"],
     "base_model": "openai/whisper-base",
+}
+CODE = Path(__file__).with_name("modeling_speakerprint.py")  # imports torch and transformers, so it is copied and not imported
+AUTO_MODEL = {  # in config.json, for transformers
+    "model_type": "speakerprint",
+    "architectures": ["SpeakerprintModel"],
+    "auto_map": {
+        "AutoConfig": f"{CODE.stem}.SpeakerprintConfig",
+        "AutoModel": f"{CODE.stem}.SpeakerprintModel",
+    },
+    "dtype": "float32",
+}
+FEATURE_EXTRACTOR = {  # of Whisper, whose features on the frames that exist are the embedder's
+    "feature_extractor_type": "WhisperFeatureExtractor",
+    "feature_size": N_MELS,
+    "hop_length": HOP_LENGTH,
+    "n_fft": N_FFT,
+    "sampling_rate": SAMPLE_RATE_HZ,
+    "chunk_length": 30,
+    "padding_value": 0.0,
+    "return_attention_mask": True,
 }
 OWN_LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!\w+:|#)[^)]*\)")  # [text](a file)
 CARD = """# {name}
@@ -74,6 +103,8 @@ def export_onnx(embedder: SpeakerEmbedder, path: str | Path) -> float:
 def export_huggingface(name_or_folder: str | Path | None, out: str | Path, license: str | None = None) -> None:
     """Write a model as the folder that the hub shows and `SpeakerEmbedder.load` reads: config, weights, graph, and a model card.
 
+    `transformers.AutoModel` reads it too, where speakerprint and torch are installed: see modeling_speakerprint.
+
     The card is the model's own README.md, or a short one; it gets the metadata that the hub searches by where it has none, and
     loses its links to files of this repository. license: an SPDX id in lower case, by default what the card says. A folder of an
     earlier version is made one of this version, where torch is installed.
@@ -93,6 +124,9 @@ def export_huggingface(name_or_folder: str | Path | None, out: str | Path, licen
             from speakerprint.model.migration import renew
 
             renew(part)
+        write_config(part, read_config(part) | AUTO_MODEL)
+        shutil.copyfile(CODE, part / CODE.name)
+        (part / "preprocessor_config.json").write_text(json.dumps(FEATURE_EXTRACTOR, indent=2) + "\n", encoding="utf-8")
         (part / "README.md").write_text(str(_card(folder, license)), encoding="utf-8")
 
 
