@@ -63,12 +63,15 @@ def test_a_person_is_enrolled_identified_and_forgotten(served, clips):
     assert answer(served, "enrol") == "Ann <i> is enrolled"
     assert served.inner_text("#people li span.name") == "Ann <i>" and "2 recordings" in served.inner_text("#people")
     served.set_input_files("#file-recording", clips / "b.wav")
-    assert answer(served, "identify") == "Ann <i>\nScore 1.000, 0.001 above the threshold 0.999."
+    assert (
+        answer(served, "identify") == "Ann <i>\nScore 1.000, 0.005 above the threshold 0.995. At most 1 % of strangers reach it."
+    )
     served.set_input_files("#file-recording", clips / "c.wav")
     assert answer(served, "identify") == (
-        "Nobody who is enrolled\nNearest is Ann <i>: score 0.831, 0.168 below the threshold 0.999."
+        "Nobody who is enrolled\nNearest is Ann <i>: score 0.831, 0.164 below the threshold 0.995. "
+        "At most 1 % of strangers reach it."
     )
-    assert served.locator("#identify tbody td").all_inner_texts() == ["Ann <i>", "0.831", "−0.168"]
+    assert served.locator("#identify tbody td").all_inner_texts() == ["Ann <i>", "0.831", "−0.164"]
     served.get_by_role("button", name="Forget Ann <i>").click()
     served.wait_for_selector("text=Nobody is enrolled yet.")
 
