@@ -1,17 +1,41 @@
 """What `mkdocs build` does to the pages: links that leave docs/, the commands' reference, examples in docstrings."""
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from griffe import Extension, Object
 
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!\w+:|#)([^)#\s]+)(?:#[^)\s]*)?\)")
+LIGHT = re.compile(r"(!\[[^\]]*\]\()([^)\s]+)-light\.png\)")
+CODE = re.compile(r'<div class="((?:language-\w+ )?highlight)">(?=<pre>(.*?)</pre>)', flags=re.DOTALL)
 EXAMPLE = re.compile(r"^( *)>>> .*(?:\n\1\S.*)*", flags=re.MULTILINE)
+
+
+OUTPUTS = Path(__file__).parent / "api/outputs"
+
+
+def on_config(config: Any) -> Any:
+    """Link to the repository that this checkout was cloned from, if a browser can open it."""
+    found = subprocess.run(["git", "remote", "get-url", "origin"], cwd=Path(__file__).parent, capture_output=True, text=True)
+    config.repo_url = config.repo_url or repository_page(found.stdout.strip())
+    config.repo_name = config.repo_name or (urlsplit(config.repo_url).path.strip("/") if config.repo_url else None)
+    return config
+
+
+def repository_page(remote: str) -> str | None:
+    """The page of a git remote: of https addresses, without name and password, and of git@HOST:PATH; None of others."""
+    ssh = re.fullmatch(r"(?:ssh://)?git@([^:/]+)[:/](.+)", remote)
+    host, path = ssh.groups() if ssh else ((parts := urlsplit(remote)).netloc.rpartition("@")[2], parts.path.lstrip("/"))
+    return f"https://{host}/{path.removesuffix('.git')}" if ssh or remote.startswith("https://") else None
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
     """Name files of the repository that the site does not hold, instead of linking to them, and list the commands.
+
+    Of a picture NAME-light.png, the site shows NAME-dark.png where it is dark.
 
     A link that leads nowhere stays as it is, so that a strict build fails.
     """
@@ -24,7 +48,18 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
         path = target.relative_to(docs.parent).as_posix()
         return text if text.strip("`") in path else f"{text} (`{path}`)"
 
-    return LINK.sub(outside, markdown).replace("<!-- commands -->", _commands())
+    both = LIGHT.sub(r"\1\2-light.png#only-light)\n\1\2-dark.png#only-dark)", LINK.sub(outside, markdown))
+    return both.replace("<!-- commands -->", _commands())
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Say of code that draws a table with lines how many columns these take, for site.css to keep them whole."""
+
+    def drawn(code: re.Match[str]) -> str:
+        columns = max((len(line.rstrip()) for line in re.sub("<.*?>", "", code[2]).splitlines() if line[:1] in "┏│"), default=0)
+        return f'<div class="{code[1]} drawn" style="--columns: {columns}">' if columns else code[0]
+
+    return CODE.sub(drawn, html)
 
 
 def _commands() -> str:
@@ -37,9 +72,18 @@ def _commands() -> str:
     group = get_command(app)
     context = Context(group, info_name="speakerprint")
     return "\n".join(
-        get_docs_for_click(obj=command, ctx=context, name=name, title=name, call_prefix="speakerprint", indent=1)
+        get_docs_for_click(obj=command, ctx=context, name=name, title=name, call_prefix="speakerprint", indent=1) + _output(name)
         for name, command in group.commands.items()
     )
+
+
+def _output(command: str) -> str:
+    """What a command answers, as docs/outputs.py has recorded it."""
+    recorded = OUTPUTS / f"{command}.txt"
+    if not recorded.is_file():
+        return ""
+    text = recorded.read_text(encoding="utf-8")
+    return f"**What it prints**:\n\n```console\n{text}```\n"
 
 
 class Examples(Extension):
