@@ -15,21 +15,38 @@ if TYPE_CHECKING:
     from speakerprint.evaluation.calibrate import calibrate
     from speakerprint.inference.calibration import Calibration
     from speakerprint.inference.clustering import cluster
+    from speakerprint.inference.diarization import Diarization, Turn, diarize
     from speakerprint.inference.embedder import SpeakerEmbedder, Verification, Window
     from speakerprint.inference.gallery import Gallery
 
     load = SpeakerEmbedder.load
 
-__all__ = ["Calibration", "Gallery", "InputError", "SpeakerEmbedder", "Verification", "Window", "calibrate", "cluster", "load"]
+__all__ = [
+    "Calibration",
+    "Diarization",
+    "Gallery",
+    "InputError",
+    "SpeakerEmbedder",
+    "Turn",
+    "Verification",
+    "Window",
+    "calibrate",
+    "cluster",
+    "diarize",
+    "load",
+]
 
 _MODULES = {  # imported on first use, so that nobody waits for what they do not use
     "Calibration": "inference.calibration",
+    "Diarization": "inference.diarization",
     "Gallery": "inference.gallery",
     "SpeakerEmbedder": "inference.embedder",
+    "Turn": "inference.diarization",
     "Verification": "inference.embedder",
     "Window": "inference.embedder",
     "calibrate": "evaluation.calibrate",
     "cluster": "inference.clustering",
+    "diarize": "inference.diarization",
 }
 
 

@@ -77,12 +77,12 @@ def _refuse_beyond_bounds(sample_rate_hz: int, channels: int, samples: int, max_
 
 
 def _joined(blocks: Iterator[np.ndarray], sample_rate_hz: int, channels: int, max_duration_s: float) -> np.ndarray:
-    """Blocks of samples, each (n,), as one array. Raises _Refused once they are more than is allowed."""
+    """Blocks, each (n, channels), as one array with channels averaged. Raises _Refused once they are more than is allowed."""
     kept, n_samples = [], 0
     for block in blocks:
         n_samples += len(block)
         _refuse_beyond_bounds(sample_rate_hz, channels, n_samples, max_duration_s)
-        kept.append(block)
+        kept.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1))
     return np.concatenate(kept) if kept else np.zeros(0, np.float32)
 
 
@@ -92,19 +92,19 @@ def _decode_with_libsndfile(data: bytes, max_duration_s: float) -> _Decoded:
             # libsndfile guesses its length from the first frame's bitrate, and reads no further than its guess
             return _decode_with_ffmpeg(data, max_duration_s)
         _refuse_beyond_bounds(file.samplerate, file.channels, file.frames, max_duration_s)
-        samples = _joined(_blocks(file), file.samplerate, file.channels, max_duration_s)
-        error = "truncated: its last page or chunk is cut off" if _is_cut_off(data, file.format) else None
+        samples = _joined(sound_blocks(file), file.samplerate, file.channels, max_duration_s)
+        error = "truncated: its last page or chunk is cut off" if is_cut_off(data, file.format) else None
         return _Decoded(samples, file.samplerate, file.frames / file.samplerate, error)
 
 
-def _blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
-    """The samples of a file, channels averaged, (n,) float32 at a time. (Its own `blocks` repeats the last one of a cut file.)"""
+def sound_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
+    """The samples of a file, (n, channels) float32 at a time. (Its own `blocks` repeats the last one of a cut file.)"""
     n = max(1, BLOCK_SAMPLES // file.channels)
     while len(block := file.read(n, dtype="float32", always_2d=True)):
-        yield block[:, 0] if file.channels == 1 else block.mean(axis=1)
+        yield block
 
 
-def _is_cut_off(data: bytes, container: str) -> bool:
+def is_cut_off(data: bytes, container: str) -> bool:
     """Whether an Ogg or WAV file ends inside a page or chunk; libsndfile takes the rest for the whole."""
     if container == "OGG":  # RFC 3533: a page's 27-byte header ends in the number of segments, then come their sizes
         page = data[data.rfind(b"OggS") :]
@@ -135,14 +135,14 @@ def _decode_stream(data: bytes, max_duration_s: float) -> _Decoded:
             raise av.error.InvalidDataError(0, "there is no audio in it")
         stream = container.streams.audio[0]
         sample_rate_hz, channels = stream.codec_context.sample_rate, stream.codec_context.channels
-        declared_s = _declared_s(container, stream)
-        _refuse_beyond_bounds(sample_rate_hz, channels, round(declared_s * sample_rate_hz), max_duration_s)
+        promised_s = declared_s(container, stream)
+        _refuse_beyond_bounds(sample_rate_hz, channels, round(promised_s * sample_rate_hz), max_duration_s)
         errors: list[str] = []
-        samples = _joined(_frames(container, stream, errors), sample_rate_hz, channels, max_duration_s)
-        return _Decoded(samples, sample_rate_hz, declared_s, errors[0] if errors else None)
+        samples = _joined(ffmpeg_frames(container, stream, errors), sample_rate_hz, channels, max_duration_s)
+        return _Decoded(samples, sample_rate_hz, promised_s, errors[0] if errors else None)
 
 
-def _declared_s(container: "av.container.InputContainer", stream: "av.AudioStream") -> float:
+def declared_s(container: "av.container.InputContainer", stream: "av.AudioStream") -> float:
     if container.format.name in ("aac", "mp3"):  # raw streams: FFmpeg guesses their length
         return 0.0
     if stream.duration is not None and stream.time_base is not None:
@@ -150,8 +150,8 @@ def _declared_s(container: "av.container.InputContainer", stream: "av.AudioStrea
     return 0.0 if container.duration is None else container.duration / FFMPEG_TIME_BASE
 
 
-def _frames(container: "av.container.InputContainer", stream: "av.AudioStream", errors: list[str]) -> Iterator[np.ndarray]:
-    """The samples of each frame, (n,) float32; what ends them before the end comes into `errors`, unless nothing was decoded."""
+def ffmpeg_frames(container: "av.container.InputContainer", stream: "av.AudioStream", errors: list[str]) -> Iterator[np.ndarray]:
+    """The samples of each frame, (n, channels) float32; what ends them early comes into `errors`, unless nothing was decoded."""
     import av
 
     to_float = av.AudioResampler(format="fltp")
@@ -160,7 +160,7 @@ def _frames(container: "av.container.InputContainer", stream: "av.AudioStream", 
         for frame in container.decode(stream):
             for part in to_float.resample(frame):
                 anything = True
-                yield part.to_ndarray().mean(axis=0)
+                yield part.to_ndarray().T
     except av.error.FFmpegError as problem:
         if not anything:
             raise

@@ -46,18 +46,34 @@ def _detector() -> "InferenceSession":
     return open_session(path, threads=1)
 
 
+class SpeechDetector:
+    """silero-vad on a stream: how probable speech is in each 32 ms."""
+
+    def __init__(self) -> None:
+        self._session = _detector()
+        self._state, self._rate = np.zeros(STATE, np.float32), np.array(SAMPLE_RATE_HZ)
+        self._held = np.zeros(CONTEXT, np.float32)  # what the next chunk begins with
+
+    def hear(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The probabilities, (chunks,), of the chunks of 512 that the next samples of 16 kHz, (n_samples,) float32, complete."""
+        heard = np.concatenate([self._held, samples])[None]
+        found = np.empty((heard.shape[1] - CONTEXT) // CHUNK, np.float32)
+        for number in range(len(found)):
+            chunk = heard[:, number * CHUNK : (number + 1) * CHUNK + CONTEXT]
+            probability, self._state = self._session.run(None, {"input": chunk, "state": self._state, "sr": self._rate})
+            found[number] = probability[0, 0]
+        self._held = heard[0, len(found) * CHUNK :]
+        return found
+
+    def end(self) -> NDArray[np.float32]:
+        """The probability of what is left, followed by silence: (1,), or (0,) where nothing is."""
+        return self.hear(np.zeros(-(len(self._held) - CONTEXT) % CHUNK, np.float32))
+
+
 def speech_probabilities(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     """How probable speech is in each 32 ms of (n_samples,) float32 at 16 kHz: (chunks,), chunks = ceil(n_samples / 512)."""
-    detector = _detector()
-    n_chunks = -(-len(samples) // CHUNK)
-    padded = np.zeros((1, CONTEXT + n_chunks * CHUNK), np.float32)
-    padded[0, CONTEXT : CONTEXT + len(samples)] = samples
-    state, rate, found = np.zeros(STATE, np.float32), np.array(SAMPLE_RATE_HZ), np.empty(n_chunks, np.float32)
-    for number in range(n_chunks):
-        heard = padded[:, number * CHUNK : (number + 1) * CHUNK + CONTEXT]
-        probability, state = detector.run(None, {"input": heard, "state": state, "sr": rate})
-        found[number] = probability[0, 0]
-    return found
+    detector = SpeechDetector()
+    return np.concatenate([detector.hear(samples), detector.end()])
 
 
 def speech_spans(samples: NDArray[np.float32]) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from speakerprint.cli import decisions, export, gallery, pages, pipeline, voices
+from speakerprint.cli import conversations, decisions, export, gallery, pages, pipeline, voices
 from speakerprint.errors import InputError
 
 app = typer.Typer(
@@ -29,7 +29,7 @@ EXTRAS = {  # what has to be installed for a module that inference does without
         ["accelerate", "datasets", "dvc", "dvclive", "matplotlib", "resampy", "ruamel", "safetensors", "torch"], "pipeline"
     ),
 }
-for group in (voices, decisions, gallery, pages, export, pipeline):
+for group in (voices, decisions, gallery, conversations, pages, export, pipeline):
     app.add_typer(group.app)
 
 

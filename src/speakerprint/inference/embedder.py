@@ -261,7 +261,7 @@ class SpeakerEmbedder:
         if not 0 < step <= length:
             raise InputError(f"windows of {window_s} s every {step_s} s: expected a step above 0 and no longer than a window")
         start, held = 0, np.zeros(0, np.float32)  # of the next window; what was heard from there on
-        for samples in _resampled(chunks, sample_rate_hz):
+        for samples in resampled(chunks, sample_rate_hz):
             held = np.concatenate([held, samples])
             while len(held) >= length:
                 yield from self._window(held[:length], start)
@@ -380,7 +380,7 @@ def _channel_axis(shape: tuple[int, ...], name: str, otherwise: int | None = Non
     )
 
 
-def _resampled(chunks: Iterable[ArrayLike], sample_rate_hz: int) -> Iterator[np.ndarray]:
+def resampled(chunks: Iterable[ArrayLike], sample_rate_hz: int) -> Iterator[np.ndarray]:
     """A stream's chunks at 16 kHz, without a seam between them. A short one has its channels where those before have them."""
     import soxr
 
