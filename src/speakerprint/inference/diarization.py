@@ -27,11 +27,15 @@ if TYPE_CHECKING:
     from speakerprint.inference.gallery import Gallery
 
 STRETCH_S = 60.0  # of audio in memory at a time
-WINDOW_S, STEP_S = 1.5, 0.5
-LOWEST_COSINE = 0.25  # mean, between the windows of two clusters that are one speaker
-CLUSTERED = 5_000  # windows, at most: 100 MB of distances
+SPEECH_FROM, SPEECH_UNTIL, PAUSE_S = 0.3, 0.15, 0.3  # probabilities where speech begins and ends; a shorter pause is none
+WINDOW_S, STEP_S = 1.0, 0.5
+CLUSTERED = 1_500  # windows, at most: 20 MB a matrix of pairs, and a second for its eigenvectors
+NEIGHBOURS = 0.06  # of the windows, that each is joined to
+MOST_SPEAKERS = 10  # looked for where no number is given
+ONE_VOICE = 0.75  # cosine of two clusters' directions from which on they are one speaker
+FEW, LOWEST_COSINE = 60, 0.3  # fewer windows than these are clustered by average linkage, down to this mean cosine
 FRAME_S = 0.05  # that one speaker is chosen for
-CHANGE_COST = 1.0  # of a change of speaker: so many cosines over frames
+CHANGE_COST = 0.5  # of a change of speaker: so many cosines over frames
 SHARPNESS = 10.0  # of confidences: how fast a difference of cosines becomes certainty
 
 Speakers = int | tuple[int, int] | None
@@ -211,10 +215,14 @@ def stretches(blocks: Iterable[NDArray[np.float32]]) -> Iterator[tuple[int, NDAr
                 half = longest // CHUNK // 2
                 cut = half + int(np.argmin(heard[half : 2 * half]))
                 n = cut * CHUNK
-                yield start, held[:n], spans_of(heard[:cut], n)
+                yield start, held[:n], _spans(heard[:cut], n)
                 start, held, heard = start + n, held[n:], heard[cut:]
     heard = np.concatenate([heard, detector.end()])
-    yield start, held, spans_of(heard, len(held))
+    yield start, held, _spans(heard, len(held))
+
+
+def _spans(probabilities: NDArray[np.float32], n_samples: int) -> list[tuple[int, int]]:
+    return spans_of(probabilities, n_samples, SPEECH_FROM, SPEECH_UNTIL, round(PAUSE_S * SAMPLE_RATE_HZ))
 
 
 def window_starts(n_frames: int) -> NDArray[np.int64]:
@@ -239,12 +247,12 @@ def of_voices(heard: Heard, allowed: tuple[int, int] | None = None) -> Diarizati
     edges = np.flatnonzero(np.diff(chosen, prepend=-1, append=-1) | np.diff(span_of, prepend=-1, append=-1))
     certain = certainty(scores)
     for first, last in pairwise(edges):
-        start_s = max(frames_s[first] - FRAME_S / 2, heard.speech_s[span_of[first], 0])
+        start_s = float(max(frames_s[first] - FRAME_S / 2, heard.speech_s[span_of[first], 0]))
         end_s = frames_s[last - 1] + FRAME_S / 2
         if last == len(chosen) or span_of[last] != span_of[first]:
             end_s = heard.speech_s[span_of[first], 1]
         voice = int(chosen[first])
-        turns.append(Turn(start_s, end_s, f"speaker {numbers[voice]}", float(certain[first:last, voice].mean())))
+        turns.append(Turn(start_s, float(end_s), f"speaker {numbers[voice]}", float(certain[first:last, voice].mean())))
     return Diarization(joined(turns), {f"speaker {n}": voices[voice] for voice, n in numbers.items()}, heard.duration_s)
 
 
@@ -259,14 +267,51 @@ def of_channels(each: Sequence[Heard]) -> Diarization:
 
 
 def speakers_of(embeddings: NDArray[np.float32], allowed: tuple[int, int] | None) -> NDArray[np.float32]:
-    """The voices among windows (n, dim): (voices, dim), each of unit length."""
-    few = embeddings[np.linspace(0, len(embeddings) - 1, min(len(embeddings), CLUSTERED)).round().astype(int)]
-    labels = cluster(few, threshold=LOWEST_COSINE)
-    if allowed is not None:
-        n_speakers = min(int(np.clip(labels.max() + 1, *allowed)), len(few))
+    """The voices among windows (n, dim): (voices, dim), each of unit length. Of many windows, an even choice is clustered."""
+    chosen = embeddings[np.linspace(0, len(embeddings) - 1, min(len(embeddings), CLUSTERED)).round().astype(int)]
+    fewest, most = (1, MOST_SPEAKERS) if allowed is None else allowed
+    if len(chosen) < FEW:
+        labels = cluster(chosen, threshold=LOWEST_COSINE)
+        n_speakers = min(max(labels.max() + 1, fewest), most, len(chosen))
         if n_speakers != labels.max() + 1:
-            labels = cluster(few, n_speakers=n_speakers)
-    return np.stack([_direction(few[labels == label]) for label in range(labels.max() + 1)])
+            labels = cluster(chosen, n_speakers=n_speakers)
+    else:
+        labels = spectral_labels(chosen, fewest, most)
+    voices = np.stack([_direction(chosen[labels == label]) for label in range(labels.max() + 1)])
+    sizes = np.bincount(labels).astype(float)
+    while len(voices) > fewest:
+        cosines = voices @ voices.T - 2 * np.eye(len(voices))
+        one, other = np.unravel_index(cosines.argmax(), cosines.shape)
+        if cosines[one, other] < ONE_VOICE:
+            break
+        voices[one] = _direction(np.stack([sizes[one] * voices[one], sizes[other] * voices[other]]))
+        sizes[one] += sizes[other]
+        voices, sizes = np.delete(voices, other, axis=0), np.delete(sizes, other)
+    return voices
+
+
+def spectral_labels(embeddings: NDArray[np.float32], fewest: int, most: int) -> NDArray[np.intp]:
+    """Clusters of windows (n, dim), as many as the eigenvalues of their graph say: (n,) labels.
+
+    Each window is joined to its nearest ones; the number of clusters is where the eigenvalues of the normalised Laplacian jump
+    most (von Luxburg: "A tutorial on spectral clustering", 2007, sections 4 and 8.3), and average linkage of the eigenvectors'
+    rows makes the clusters.
+    """
+    n = len(embeddings)
+    most = min(most, n - 1)
+    fewest = min(fewest, most)
+    cosines = embeddings @ embeddings.T
+    count = max(4, round(NEIGHBOURS * n))
+    nearest = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
+    rows = np.arange(n)[:, None]
+    graph = np.zeros((n, n))
+    graph[rows, nearest] = np.maximum(cosines[rows, nearest], 0)
+    graph += graph.T
+    np.fill_diagonal(graph, 0)
+    scale = 1 / np.sqrt(np.maximum(graph.sum(axis=1), 1e-9))
+    values, vectors = np.linalg.eigh(np.eye(n) - scale[:, None] * graph * scale)
+    n_speakers = fewest + int(np.argmax(np.diff(values[fewest - 1 : most + 1])))
+    return cluster(vectors[:, :n_speakers] + 1e-12, n_speakers=n_speakers)
 
 
 def _direction(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
