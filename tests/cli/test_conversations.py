@@ -10,7 +10,7 @@ from speakerprint.errors import InputError
 
 FOUND = Diarization(
     [Turn(0.5, 2.25, "speaker 1", 0.9876), Turn(3661.0, 3662.5, "ann, [late]", 1.0)],
-    {"speaker 1": np.float32([0.6, 0.8]), "ann, [late]": np.float32([1, 0])},
+    {"speaker 1": np.array([0.6, 0.8], np.float32), "ann, [late]": np.array([1, 0], np.float32)},
     3700.0,
 )
 
@@ -45,7 +45,7 @@ def test_every_format_has_the_same_turns(speakerprint, heard, tmp_path, capsys):
     assert rttm[0] == "SPEAKER meeting 1 0.500 1.750 <NA> <NA> speaker_1 0.988 <NA>"
     tree = json.loads((tmp_path / "out.json").read_text())
     assert tree["turns"][0] == {"start_s": 0.5, "end_s": 2.25, "speaker": "speaker 1", "confidence": 0.988}
-    assert np.float32(tree["speakers"]["speaker 1"]).tolist() == np.float32([0.6, 0.8]).tolist()
+    assert np.array(tree["speakers"]["speaker 1"], np.float32).tolist() == np.array([0.6, 0.8], np.float32).tolist()
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert rows[1] == {"start_s": "3661.0", "end_s": "3662.5", "speaker": "ann, [late]", "confidence": "1.0"}
