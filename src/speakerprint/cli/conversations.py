@@ -25,7 +25,7 @@ def diarize_command(
     speakers: Annotated[str | None, typer.Option(help="how many there are, N or FEWEST-MOST, where that is known")] = None,
     channels: Annotated[bool, typer.Option("--channels", help="each channel is one voice, as in a call recorded so")] = False,
     gallery: Annotated[Path | None, typer.Option(help="folder of a gallery: name those whom it knows")] = None,
-    false_accept_rate: Annotated[float, typer.Option(help="of a name: one that the model was given")] = 0.01,
+    false_accept_rate: Annotated[float, typer.Option(help="of a name: strangers taken for anybody, at most")] = 0.01,
     model: ModelFolder = None,
     device: DeviceName = "auto",
     as_json: AsJson = False,

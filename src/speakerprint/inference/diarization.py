@@ -140,14 +140,13 @@ def diarize(
         raise InputError("found a number of speakers and separate channels, each of which is one speaker; give one of them")
     source = _source(recording, sample_rate_hz)
     embedder = SpeakerEmbedder.load() if embedder is None else embedder
-    threshold = 0.0 if gallery is None else embedder.threshold(false_accept_rate)
     with tqdm(desc="diarize", total=round(source.duration_s) or None, unit="s", disable=None) as progress:
         if channels:
             each = [hear(source, embedder, progress, channel) for channel in range(source.channels)]
             found = of_channels(each)
         else:
             found = of_voices(hear(source, embedder, progress), allowed)
-    return found if gallery is None else named(found, gallery, threshold, keep_others=channels)
+    return found if gallery is None else named(found, gallery, false_accept_rate, keep_others=channels)
 
 
 def _range(n_speakers: Speakers) -> tuple[int, int] | None:
@@ -376,15 +375,15 @@ def joined(turns: Sequence[Turn]) -> list[Turn]:
     return found
 
 
-def named(found: Diarization, gallery: "Gallery", threshold: float, keep_others: bool = False) -> Diarization:
-    """With the names of those whom a gallery knows at a threshold; two voices of one name are one speaker.
+def named(found: Diarization, gallery: "Gallery", false_accept_rate: float, keep_others: bool = False) -> Diarization:
+    """With the names of those whom a gallery knows at a false-accept rate; two voices of one name are one speaker.
 
     The others are "unknown 1" and so on, or keep what they are called.
     """
     names: dict[str, str] = {}
     unknown = 0
     for speaker, embedding in found.speakers.items():
-        known = gallery.identify(embedding, threshold).speaker
+        known = gallery.identify(embedding, false_accept_rate=false_accept_rate).speaker
         if known is None and not keep_others:
             unknown += 1
         names[speaker] = known or (speaker if keep_others else f"unknown {unknown}")
