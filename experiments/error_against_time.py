@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
+from speakerprint.evaluation.plots import FLOOR_COLOUR, MODEL_COLOUR, OTHER_COLOURS, legend_below, new_picture, save_picture
 
 MINUTES = {  # recipe -> system -> CPU minutes
     "reference recipe": {"reference-100-steps": 15, "reference-converged": 53},
@@ -29,22 +29,19 @@ def main(path: str, measured: Path = Path("experiments/peers.json")) -> None:
     }
     if missing := sorted({*LEVELS, *(system for systems in MINUTES.values() for system in systems)} - french.keys()):
         raise SystemExit(f"{measured} has no row of {', '.join(missing)} on french_report; docs/results.md has the command")
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    for (name, systems), colour in zip(MINUTES.items(), ("#8a8f98", "#1f4e9c"), strict=True):
+    figure, axes = new_picture(4.4, "French report speakers, whole recordings")
+    for (name, systems), colour in zip(MINUTES.items(), (OTHER_COLOURS[2], MODEL_COLOUR), strict=True):
         points = [(minutes, *french[system]) for system, minutes in systems.items()]
         minutes, eer, low, high = (list(column) for column in zip(*points, strict=True))
         below, above = ([abs(a - b) for a, b in zip(eer, bound, strict=True)] for bound in (low, high))
         axes.errorbar(minutes, eer, yerr=[below, above], marker="o", capsize=4, color=colour, label=name)
-    for system, name in LEVELS.items():
-        axes.axhline(french[system][0], color="#b5482a", linewidth=0.8, linestyle=":")
-        axes.text(30, french[system][0], name, va="bottom", ha="center", color="#b5482a", fontsize=8)
+    for (system, name), colour in zip(LEVELS.items(), (FLOOR_COLOUR, OTHER_COLOURS[1], OTHER_COLOURS[0]), strict=True):
+        axes.axhline(french[system][0], color=colour, linestyle=":", label=name)
     axes.set(xscale="log", xlim=(8, 155), ylim=(0, 30), xlabel="CPU time of training (minutes)", ylabel="EER (%), 95 % interval")
     axes.set_xticks([10, 20, 40, 80, 120], ["10", "20", "40", "80", "120"])
     axes.minorticks_off()
-    axes.set_title("French report speakers, whole recordings", loc="left", fontsize=10)
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    legend_below(figure, columns=2)
+    save_picture(figure, path)
 
 
 if __name__ == "__main__":

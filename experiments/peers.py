@@ -1,6 +1,6 @@
 """Speaker-embedding systems on the same clips, condition by condition: EER with its 95 % interval, minDCF(0.01), top-5.
 
-    python -m experiments.peers --noise NOISE --model ours=models/speakerprint --out rows.json --markdown table.md --plots plots
+    python -m experiments.peers --noise NOISE --model ours=models/speakerprint --out rows.json --markdown table.md
     python -m experiments.peers --corpora french_report --conditions full 2s      # minutes
 
 The clips are what the `resample` stage wrote for the report corpora of docs/protocol.md, which also says what the conditions are.
@@ -38,27 +38,21 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib import colormaps
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri
 from tqdm import tqdm
 
-from experiments.conditions import SNRS_DB, Condition, Waveform, all_conditions, read_noises
+from experiments.conditions import Condition, Waveform, all_conditions, read_noises
 from speakerprint import SpeakerEmbedder
 from speakerprint.audio.decode import decode
 from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
 from speakerprint.audio.log_mel import log_mel
 from speakerprint.corpora.resampling import read_audio
 from speakerprint.errors import InputError
-from speakerprint.evaluation.plots import DET_LIMITS, DET_TICKS
-from speakerprint.evaluation.trials import Curve, Fan, Trials, all_pairs, eer_interval, pairs_within, retrieve, score_trials
+from speakerprint.evaluation.trials import Fan, Trials, all_pairs, eer_interval, pairs_within, retrieve, score_trials
 from speakerprint.inference.vectors import unit_vectors
 
 CORPORA = ("french_report", "english_report", "locales_report", "speechocean_report")
 BOOTSTRAP_SAMPLES, SEED = 1000, 1
-LENGTHS = ("1s", "2s", "3s", "full")
-NOISE_LEVELS = (*(f"noise-{snr_db}dB" for snr_db in sorted(SNRS_DB)), "full")
 REMEDY = "set up .peers as the docstring of experiments/peers.py says"
 
 RESEMBLYZER_VERSION = "0.1.4"
@@ -250,7 +244,6 @@ class Figures:
     eer_high: float
     min_dcf: float
     top5: float | None
-    curve: Curve
 
 
 @dataclass(frozen=True)
@@ -266,9 +259,9 @@ class Row:
     figures: Figures
 
     def record(self) -> dict[str, Any]:
-        """The row as it stands in the JSON file, floats to six decimals; without the curve."""
+        """The row as it stands in the JSON file, floats to six decimals."""
         fields = {**vars(self), **vars(self.figures), "system": self.system.name, "weights": self.system.weights}
-        del fields["figures"], fields["curve"]
+        del fields["figures"]
         return {name: round(value, 6) if isinstance(value, float) else value for name, value in fields.items()}
 
 
@@ -277,7 +270,7 @@ def measure(embeddings: NDArray[np.float32], speaker_ids: NDArray[np.object_], l
 
     def figures(name: str, trials: Trials, interval: tuple[float, float], top5: float | None) -> Figures:
         eer, _ = trials.equal_error_rate()
-        return Figures(name, len(trials.target), len(trials.nontarget), eer, *interval, trials.min_dcf(), top5, trials.curve())
+        return Figures(name, len(trials.target), len(trials.nontarget), eer, *interval, trials.min_dcf(), top5)
 
     trials = score_trials(embeddings, speaker_ids)
     interval = eer_interval(embeddings, speaker_ids, trials, BOOTSTRAP_SAMPLES, SEED)
@@ -356,75 +349,6 @@ def _cell(figures: Figures, best: bool) -> str:
     return f"{mark}{100 * figures.eer:.1f}{mark} ({100 * figures.eer_low:.1f}–{100 * figures.eer_high:.1f})"
 
 
-def write_plots(rows: Sequence[Row], folder: Path) -> None:
-    """For each corpus and kind of trials: DET curves by condition, and EER by clip length and by SNR where two are known."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for (corpus, trials), table in _grouped(rows, lambda row: (row.corpus, row.figures.trials)).items():
-        name = corpus if trials == "all" else f"{corpus}, {trials}"
-        pictures = {
-            "det": draw_det(table, name),
-            "length": draw_eer(table, name, LENGTHS, "length of the clip"),
-            "snr": draw_eer(table, name, NOISE_LEVELS, "speech to noise"),
-        }
-        for kind, picture in pictures.items():
-            if picture is not None:
-                picture.savefig(folder / f"{name.replace(', ', '-').replace(' ', '-')}-{kind}.png", dpi=120)
-
-
-def draw_det(table: Sequence[Row], name: str) -> Figure:
-    """A panel for each condition, a curve for each system, on normal-deviate axes."""
-    panels, colours = _grouped(table, lambda row: row.condition), _colours(table)
-    n_columns = min(4, len(panels))
-    n_rows = -(-len(panels) // n_columns)
-    figure = Figure(figsize=(3.6 * n_columns + 0.4, 3.9 * n_rows + 0.4), layout="constrained")
-    figure.suptitle(f"{name}: detection error trade-off")
-    limits = ndtri(np.array(DET_LIMITS))
-    ticks = DET_TICKS[[0, 2, 4, 5, 6, 7, 8]]
-    for place, (condition, line) in enumerate(panels.items(), start=1):
-        axes = figure.add_subplot(n_rows, n_columns, place, aspect="equal")
-        axes.plot(limits, limits, color="0.8", linewidth=0.8)
-        for row in line:
-            rates = ndtri(np.clip(row.figures.curve, 1e-6, 1 - 1e-6))
-            axes.plot(*rates, color=colours[row.system.name], label=f"{row.system.name}, {100 * row.figures.eer:.1f} %")
-        labels = [f"{100 * tick:g}" for tick in ticks]
-        axes.set_xticks(ndtri(ticks), labels)
-        axes.set_yticks(ndtri(ticks), labels)
-        axes.set(xlim=limits, ylim=limits, xlabel="false accepts (%)", ylabel="misses (%)", title=condition)
-        axes.grid(color="0.92")
-        axes.legend(loc="upper right", fontsize=7, title="EER", title_fontsize=7, edgecolor="none")
-    return figure
-
-
-def draw_eer(table: Sequence[Row], name: str, conditions: Sequence[str], label: str) -> Figure | None:
-    """EER with its interval at each of these conditions, a line for each system; None if fewer than two were measured."""
-    measured = {row.condition for row in table}
-    shown = [condition for condition in conditions if condition in measured]
-    if len(shown) < 2:
-        return None
-    figure = Figure(figsize=(8.2, 4.4), layout="constrained")
-    axes = figure.add_subplot(title=name)
-    colours = _colours(table)
-    for system, line in _grouped(table, lambda row: row.system.name).items():
-        points = sorted(
-            ((shown.index(row.condition), row.figures) for row in line if row.condition in shown), key=lambda point: point[0]
-        )
-        places = [place + 0.05 * list(colours).index(system) for place, _ in points]
-        eers = np.array([[one.eer, one.eer - one.eer_low, one.eer_high - one.eer] for _, one in points]).T * 100
-        axes.errorbar(places, eers[0], np.maximum(eers[1:], 0), color=colours[system], label=system, marker="o", capsize=2)
-    axes.set_xticks(range(len(shown)), [condition.removeprefix("noise-") for condition in shown])
-    axes.set(xlabel=label, ylabel="EER (%), 95 % interval")
-    axes.set_ylim(bottom=0)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="0.92")
-    figure.legend(frameon=False, loc="outside right upper")
-    return figure
-
-
-def _colours(table: Sequence[Row]) -> dict[str, tuple[float, ...]]:
-    systems = dict.fromkeys(row.system.name for row in table)
-    return {system: colormaps["tab10"](place) for place, system in enumerate(systems)}
-
-
 def _grouped(rows: Iterable[Row], key: Callable[[Row], Key]) -> dict[Key, list[Row]]:
     groups: dict[Key, list[Row]] = {}
     for row in rows:
@@ -444,7 +368,6 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path(".cache/peers"), help="where embeddings are kept (%(default)s)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSON, a record a row: experiments/peers.json was made so")
     parser.add_argument("--markdown", type=Path, help="the tables, which are printed in any case")
-    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="pictures: DET, EER by length of the clip and by SNR")
     parser.add_argument("--threads", type=int, default=1, help="PyTorch's; numpy's are OMP_NUM_THREADS (%(default)s)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -482,8 +405,6 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.out.write_text(json.dumps([row.record() for row in rows], indent=1) + "\n", encoding="utf-8")
     if arguments.markdown:
         arguments.markdown.write_text(table, encoding="utf-8")
-    if arguments.plots:
-        write_plots(rows, arguments.plots)
     print(table, end="")
 
 
