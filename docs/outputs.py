@@ -34,6 +34,11 @@ IN_FOLDER = {  # in this order: later ones use what earlier ones wrote
     "search": ["speakerprint search voices/ann/4.mp3 --top 4"],
     "people": ["speakerprint people"],
     "remove": ["speakerprint remove bob"],
+    "diarize": [
+        "python -c \"import numpy as np, soundfile as sf; sf.write('meeting.wav', np.concatenate("
+        "[sf.read(f'samples/{name}.ogg')[0] for name in ('ann-1', 'bob', 'ann-2')]), 16_000)\"",
+        "speakerprint diarize meeting.wav",
+    ],
     "report": ["speakerprint report voices"],
     "serve": ["speakerprint serve --gallery gallery --port 8017"],
     "export": ["speakerprint export --format onnx --output speakerprint.onnx"],

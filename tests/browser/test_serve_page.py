@@ -187,6 +187,23 @@ def test_the_axis_of_the_score_is_as_wide_as_its_place(compared):
     assert narrow[0] == narrow[1] == compared.locator("#verify .axis").evaluate("axis => axis.viewBox.baseVal.width") < 360
 
 
+def chooser_by_key(page, control):
+    """The window for files that a key opens. On a busy machine Chromium now and then drops a key: it has three tries."""
+    from playwright.sync_api import TimeoutError
+
+    for tries_left in (2, 1, 0):
+        page.bring_to_front()
+        page.locator(control).focus()
+        try:
+            with page.expect_file_chooser(timeout=15_000) as opened:
+                page.keyboard.press("Enter")
+            return opened.value
+        except TimeoutError:
+            if not tries_left:
+                raise
+    return None
+
+
 def test_all_can_be_done_with_the_keyboard_alone(served, clips):
     """Tab goes to each control in turn, as it reads; what the system's own window for files does, Playwright does."""
     order = []
@@ -197,10 +214,7 @@ def test_all_can_be_done_with_the_keyboard_alone(served, clips):
         "First recording: choose a file", "First recording: record from the microphone",
         "Second recording: choose a file", "Second recording: record from the microphone", "Compare",
     ]  # fmt: skip
-    served.locator("#file-first").focus()
-    with served.expect_file_chooser() as opened:
-        served.keyboard.press("Enter")
-    opened.value.set_files(clips / "a.wav")
+    chooser_by_key(served, "#file-first").set_files(clips / "a.wav")
     choose(served, "second", clips / "b.wav")
     served.locator("#verify button.main").focus()
     served.keyboard.press("Enter")
