@@ -144,7 +144,14 @@ def test_the_eer_of_the_start_stands_beside_the_trained_models(evaluation, store
     alone = evaluate(store, Start(), SETTINGS).metrics
     assert alone["eer"] != evaluation.metrics["eer"]
     assert found.metrics == evaluation.metrics | {"start_eer": alone["eer"]}
-    assert found.details == evaluation.details | {"start": {name: alone[name] for name in ("eer", "eer_low", "eer_high")}}
+    beside = found.details["start"]
+    assert beside.items() >= {name: alone[name] for name in ("eer", "eer_low", "eer_high")}.items()
+    assert found.details == evaluation.details | {"start": beside}
+    assert beside["gain"] == pytest.approx(alone["eer"] - evaluation.metrics["eer"], abs=2e-6)
+    widest = alone["eer_high"] - alone["eer_low"] + evaluation.metrics["eer_high"] - evaluation.metrics["eer_low"]
+    assert 0 < beside["gain_high"] - beside["gain_low"] < widest
+    itself = evaluate(store, Model(), SETTINGS, start=Model()).details["start"]
+    assert (itself["gain"], itself["gain_low"], itself["gain_high"]) == (0, 0, 0)
 
 
 def test_figures_equal_those_of_all_pairs_listed(evaluation, store):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from speakerprint.audio.dimensions import FRAMES_PER_SECOND
 from speakerprint.corpora.feature_store import FeatureStore
 from speakerprint.evaluation.trial_sets import AllPairs, TrialSet
-from speakerprint.evaluation.trials import Confusion, Curve, Trials, confused_speakers, retrieve
+from speakerprint.evaluation.trials import Confusion, Curve, Trials, confused_speakers, percentiles, retrieve
 from speakerprint.params.evaluation import Evaluation as EvaluationParams
 
 # the figures that people compare between models and runs: all of the metrics file
@@ -87,16 +87,17 @@ def evaluate(
     trials = trials or AllPairs(store.speaker_ids)
     statistics = log_mel_statistics(store)
     scored = trials.score(statistics)
-    floor, floor_curve = _figures(statistics, store.speaker_ids, scored, trials, settings), scored.curve()
-    others = {"log_mel_floor_eer": floor["eer"], "log_mel_floor": floor}
-    if start is not None:
-        of_start = embed_store(store, start)
-        error = _error(of_start, trials.score(of_start), trials, settings)
-        others |= {"start_eer": error["eer"], "start": error}
+    floor, floor_curve = _Error.of(statistics, scored, trials, settings), scored.curve()
+    of_floor = {**floor.figures(), "min_dcf": scored.min_dcf(), **retrieve(statistics, store.speaker_ids)._asdict()}
+    others = {"log_mel_floor_eer": floor.eer, "log_mel_floor": of_floor}
     del scored, statistics
+    of_start = None if start is None else _error_alone(embed_store(store, start), trials, settings)
 
     embeddings = embed_store(store, model)
     scored = trials.score(embeddings)
+    error = _Error.of(embeddings, scored, trials, settings)
+    if of_start is not None:
+        others |= {"start_eer": of_start.eer, "start": {**of_start.figures(), **_gain(of_start, error)}}
     intra, inter = scored.mean_distances()
     _, threshold = scored.equal_error_rate()
     figures = {
@@ -105,7 +106,9 @@ def evaluate(
         "target_trials": len(scored.target),
         "nontarget_trials": len(scored.nontarget),
         "skipped_trials": trials.skipped,
-        **_figures(embeddings, store.speaker_ids, scored, trials, settings),
+        **error.figures(),
+        "min_dcf": scored.min_dcf(),
+        **retrieve(embeddings, store.speaker_ids)._asdict(),
         "auc": scored.auc(),
         "intra_speaker_distance": intra,
         "inter_speaker_distance": inter,
@@ -170,17 +173,30 @@ def project(embeddings: NDArray[np.float32], speaker_ids: NDArray[np.object_], n
     return Projection(tsne.fit_transform(embeddings[chosen]).astype(np.float64), speaker_ids[chosen])
 
 
-def _figures(
-    embeddings: NDArray, speaker_ids: NDArray, scored: Trials, trials: TrialSet, settings: EvaluationParams
-) -> dict[str, float]:
-    error = _error(embeddings, scored, trials, settings)
-    return {**error, "min_dcf": scored.min_dcf(), **retrieve(embeddings, speaker_ids)._asdict()}
+class _Error(NamedTuple):
+    """The EER of a model, and those of bootstrap samples of the speakers, (samples,)."""
+
+    eer: float
+    resampled: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, embeddings: NDArray, scored: Trials, trials: TrialSet, settings: EvaluationParams) -> "_Error":
+        eer, _ = scored.equal_error_rate()  # first: it says what is missing where there is nothing to measure
+        return cls(eer, trials.resampled_eers(embeddings, scored, settings.bootstrap_samples, SEED))
+
+    def figures(self) -> dict[str, float]:
+        low, high = percentiles(self.resampled)
+        return {"eer": self.eer, "eer_low": low, "eer_high": high}
 
 
-def _error(embeddings: NDArray, scored: Trials, trials: TrialSet, settings: EvaluationParams) -> dict[str, float]:
-    eer, _ = scored.equal_error_rate()  # first: it says what is missing where there is nothing to measure
-    low, high = trials.eer_interval(embeddings, scored, settings.bootstrap_samples, SEED)
-    return {"eer": eer, "eer_low": low, "eer_high": high}
+def _error_alone(embeddings: NDArray, trials: TrialSet, settings: EvaluationParams) -> _Error:
+    return _Error.of(embeddings, trials.score(embeddings), trials, settings)
+
+
+def _gain(start: _Error, trained: _Error) -> dict[str, float]:
+    """By how much the trained model's EER is lower than its start's; of both, the same speakers are drawn."""
+    low, high = percentiles(start.resampled - trained.resampled)
+    return {"gain": start.eer - trained.eer, "gain_low": low, "gain_high": high}
 
 
 def _conditions(

@@ -57,14 +57,12 @@ class TrialList:
         for low, high in pairwise([-np.inf, *edges_s, np.inf]):
             yield self._chosen(levels, (low <= shorter_s) & (shorter_s < high))
 
-    def eer_interval(
-        self, embeddings: ArrayLike, scored: Trials, samples: int, seed: int, confidence: float = 0.95
-    ) -> tuple[float, float]:
-        """Percentile bootstrap interval of the EER over the speakers that the list names; ``scored`` is what `score` gave.
+    def resampled_eers(self, embeddings: ArrayLike, scored: Trials, samples: int, seed: int) -> NDArray[np.float64]:
+        """EERs of bootstrap samples of the speakers that the list names, (samples,); ``scored`` is what `score` gave.
 
         Speakers are drawn with replacement, as many as there are. With one drawn w times, its target trials weigh w, and a
         non-target trial weighs the product of both speakers' w; copies of one speaker make no new trials. Exact but for the
-        draws; those that leave no trial of one kind are passed over.
+        draws. NaN: a draw that leaves no trial of one kind.
         """
         scores = self._levels(embeddings)
         rising = np.argsort(scores, kind="stable")
@@ -80,8 +78,7 @@ class TrialList:
             misses = np.bincount(own_place, drawn[own], minlength=len(levels)).cumsum()
             rejects = np.bincount(place, drawn[one] * drawn[other], minlength=len(levels)).cumsum()
             eers.append(crossings(misses[None], rejects[None]))
-        lower, upper = np.quantile(np.concatenate(eers), [(1 - confidence) / 2, (1 + confidence) / 2])
-        return float(lower), float(upper)
+        return np.concatenate(eers)
 
     def _levels(self, embeddings: ArrayLike) -> NDArray[np.int32]:
         units = unit_vectors(embeddings)

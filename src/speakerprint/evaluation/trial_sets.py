@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from speakerprint.evaluation.trials import Trials, eer_interval, pairs_by_shorter, pairs_within, score_trials
+from speakerprint.evaluation.trials import Trials, pairs_by_shorter, pairs_within, resampled_eers, score_trials
 
 
 class TrialSet(Protocol):
@@ -28,8 +29,11 @@ class TrialSet(Protocol):
     def by_shorter(self, embeddings: ArrayLike, durations_s: ArrayLike, edges_s: Sequence[float]) -> Iterator[Trials]:
         """Those whose shorter recording lasts [0, e1), [e1, e2), ... [ek, inf) seconds, at increasing edges."""
 
-    def eer_interval(self, embeddings: ArrayLike, scored: Trials, samples: int, seed: int) -> tuple[float, float]:
-        """95 % percentile bootstrap interval of the EER over speakers; ``scored`` is what `score` gave for these embeddings."""
+    def resampled_eers(self, embeddings: ArrayLike, scored: Trials, samples: int, seed: int) -> NDArray[np.float64]:
+        """EERs of bootstrap samples of the speakers, (samples,); ``scored`` is what `score` gave for these embeddings.
+
+        The same seed draws the same speakers. NaN: a draw without a trial of one kind.
+        """
 
 
 @dataclass(frozen=True)
@@ -51,5 +55,5 @@ class AllPairs:
     def by_shorter(self, embeddings: ArrayLike, durations_s: ArrayLike, edges_s: Sequence[float]) -> Iterator[Trials]:
         return (score_trials(embeddings, self.speaker_ids, pairs) for pairs in pairs_by_shorter(durations_s, edges_s))
 
-    def eer_interval(self, embeddings: ArrayLike, scored: Trials, samples: int, seed: int) -> tuple[float, float]:
-        return eer_interval(embeddings, self.speaker_ids, scored, samples, seed)
+    def resampled_eers(self, embeddings: ArrayLike, scored: Trials, samples: int, seed: int) -> NDArray[np.float64]:
+        return resampled_eers(embeddings, self.speaker_ids, scored, samples, seed)

@@ -271,7 +271,21 @@ def equal_error_rate(embeddings: ArrayLike, speaker_ids: ArrayLike) -> float:
 def eer_interval(
     embeddings: ArrayLike, speaker_ids: ArrayLike, trials: Trials, samples: int, seed: int, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the EER over speakers; ``trials`` are all pairs of the same recordings.
+    """The interval of `resampled_eers`: from its lower to its upper percentile."""
+    return percentiles(resampled_eers(embeddings, speaker_ids, trials, samples, seed), confidence)
+
+
+def percentiles(resampled: NDArray[np.float64], confidence: float = 0.95) -> tuple[float, float]:
+    """Percentile bootstrap interval of what was resampled, (samples,); NaN are left out."""
+    lower, upper = np.nanquantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(lower), float(upper)
+
+
+def resampled_eers(embeddings: ArrayLike, speaker_ids: ArrayLike, trials: Trials, samples: int, seed: int) -> NDArray[np.float64]:
+    """EERs of bootstrap samples of the speakers, (samples,); ``trials`` are all pairs of the same recordings.
+
+    The same seed draws the same speakers, so two models' EERs can be compared draw by draw.
+    NaN: a draw without a trial of one kind.
 
     Speakers are drawn with replacement, as many as there are; one drawn w times counts w-fold, and a pair of its copies
     is no trial. So a target trial of speaker s weighs w_s, and a non-target trial of s and t weighs w_s·w_t, which is taken to
@@ -309,24 +323,24 @@ def eer_interval(
     drawn = np.random.default_rng(seed).multinomial(len(ids), np.full(len(ids), 1 / len(ids)), size=samples).astype(np.float64)
     misses = np.cumsum(drawn @ target, axis=1)
     rejects = np.cumsum(drawn @ nontarget - nontarget.sum(axis=0) / 2, axis=1)
-    eers = crossings(misses, rejects)
-    lower, upper = np.quantile(eers, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(lower), float(upper)
+    return crossings(misses, rejects)
 
 
 def crossings(misses: NDArray[np.float64], rejects: NDArray[np.float64]) -> NDArray[np.float64]:
     """EERs of draws whose target and non-target trials weigh so much up to each level of the score: both (draws, levels).
 
-    Draws that have no trial of one kind are left out. A draw's EER is interpolated as in `Trials.equal_error_rate`.
+    NaN for a draw that has no trial of one kind. A draw's EER is interpolated as in `Trials.equal_error_rate`.
     """
     usable = (misses[:, -1] > 0) & (rejects[:, -1] > 0)
+    eers = np.full(len(usable), np.nan)
     misses, rejects = misses[usable], rejects[usable]
     gap = misses / misses[:, -1:] + rejects / rejects[:, -1:] - 1  # miss rate less false-accept rate at each level's upper end
     gap = np.hstack([np.full((len(gap), 1), -1.0), gap])
     miss = np.hstack([np.zeros((len(gap), 1)), misses / misses[:, -1:]])
     draw, after = np.arange(len(gap)), np.argmax(gap >= 0, axis=1)
     step = gap[draw, after - 1] / (gap[draw, after - 1] - gap[draw, after])
-    return miss[draw, after - 1] + step * (miss[draw, after] - miss[draw, after - 1])
+    eers[usable] = miss[draw, after - 1] + step * (miss[draw, after] - miss[draw, after - 1])
+    return eers
 
 
 class Retrieval(NamedTuple):
