@@ -86,6 +86,15 @@ def test_the_rows_are_in_the_order_of_this_run_and_a_name_may_come_twice(names, 
     assert np.load(output)["paths"].tolist() == asked and np.load(output)["embeddings"][:, 0].tolist() == [4, 1, 4]
 
 
+def test_paths_are_those_that_numpy_writes(names, output, tmp_path):
+    asked = [*names, str(tmp_path / "Zoë \U0001f3a4 longest of them.wav"), os.fsdecode(bytes(tmp_path / "not ") + b"\xff.wav")]
+    for path in asked[5:]:
+        Path(path).touch()
+    embed_into(output, asked, fake_embedder())
+    found = np.load(output)["paths"]
+    assert found.dtype == np.array(asked).dtype and found.tolist() == asked
+
+
 def test_another_models_half_is_refused(names, output):
     stop(output, names, after=2)
     other = fake_embedder()

@@ -38,22 +38,21 @@ class Journal:
     def __init__(self, path: Path, about: dict[str, Any]):
         """Open or make the file; an end that a killed run left unfinished is cut off. Raises InputError for another model's."""
         self.path = path
-        self._rows: dict[str, tuple[int, int]] = {}  # where the line of a recording begins, and when its file was changed
+        self._lines: dict[str, int] = {}  # where that of a recording begins
         self._file = path.open("a+b")
         self._read(about)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._rows and self._rows[name][1] == _changed(name)
+        return name in self._lines
 
     def add(self, name: str, embedding: np.ndarray) -> None:
         """Add a recording, for good as far as a killed process goes."""
-        changed = _changed(name)
-        self._rows[name] = self._file.seek(0, os.SEEK_END), changed
-        self._write(row(name, embedding) | {"changed": changed})
+        self._lines[name] = self._file.seek(0, os.SEEK_END)
+        self._write(row(name, embedding) | {"changed": _changed(name)})
 
     def embedding(self, name: str) -> np.ndarray:
         """The embedding of a recording that is in it: (dim,) float32."""
-        self._file.seek(self._rows[name][0])
+        self._file.seek(self._lines[name])
         return np.array(json.loads(self._file.readline())["embedding"], dtype=np.float32)
 
     def close(self) -> None:
@@ -72,8 +71,8 @@ class Journal:
                 found = json.loads(line)
                 if not line.endswith(b"\n"):
                     break
-                if whole:
-                    self._rows[found["path"]] = whole, found["changed"]
+                if whole and found["changed"] == _changed(found["path"]):
+                    self._lines[found["path"]] = whole
             except (ValueError, KeyError, TypeError):
                 break  # the run that wrote it was killed
             if not whole and found != about:
@@ -159,9 +158,17 @@ def _write_npy(path: Path, names: list[str], dim: int, look: Look) -> None:
 def _write_npz(path: Path, names: list[str], dim: int, look: Look) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         with archive.open("paths.npy", "w", force_zip64=True) as file:
-            np.lib.format.write_array(file, np.array(names))
+            _write_names(file, names)
         with archive.open("embeddings.npy", "w", force_zip64=True) as file:
             _write_matrix(file, names, dim, look)
+
+
+def _write_names(file: IO[bytes], names: list[str]) -> None:
+    """What `np.save` writes of an array of the names, one by one: the array itself takes four bytes for each of the longest's."""
+    longest = max(map(len, names))
+    np.lib.format.write_array_header_1_0(file, {"descr": f"<U{longest}", "fortran_order": False, "shape": (len(names),)})
+    for name in names:
+        file.write(name.encode("utf-32-le", "surrogatepass").ljust(4 * longest, b"\0"))
 
 
 def _write_matrix(file: IO[bytes], names: list[str], dim: int, look: Look) -> None:
