@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 
 import speakerprint
+from speakerprint.errors import InputError
+from speakerprint.inference.model_folder import SHIPPED
+from speakerprint.inference.network import WINDOWS_AT_ONCE, Network
+from speakerprint.runtime import CPU, CUDA, choose_providers, open_session
 from tests.network import network_watch
 
 PACKAGE = Path(speakerprint.__file__).parent
@@ -78,3 +82,67 @@ def test_no_name_is_looked_up_and_no_address_opened(code, tmp_path):
 def test_one_module_imports_onnx_runtime():
     found = [path.name for path in PACKAGE.rglob("*.py") if "import onnxruntime" in path.read_text(encoding="utf-8")]
     assert found == ["runtime.py"]
+
+
+@pytest.mark.parametrize(
+    ("device", "offered", "driver", "expected"),
+    [
+        ("auto", [CUDA, CPU], True, [CUDA, CPU]),
+        ("auto", [CUDA, CPU], False, [CPU]),
+        ("auto", [CPU], True, [CPU]),
+        ("cuda", ["TensorrtExecutionProvider", CUDA, CPU], True, [CUDA, CPU]),
+        ("cpu", [CUDA, CPU], True, [CPU]),
+    ],
+)
+def test_a_gpu_is_used_where_onnx_runtime_and_the_driver_offer_it(device, offered, driver, expected):
+    assert choose_providers(device, offered, driver) == expected
+
+
+@pytest.mark.parametrize(
+    ("offered", "driver", "missing"),
+    [([CPU], True, r"pip install 'onnxruntime-gpu\[cuda"), ([CUDA, CPU], False, "no NVIDIA driver")],
+)
+def test_cuda_is_refused_with_what_is_missing(offered, driver, missing):
+    with pytest.raises(InputError, match=missing):
+        choose_providers("cuda", offered, driver)
+
+
+class FakeSession:
+    """A session on the providers that were asked for, or, if ``starts`` is not, without CUDA, as ONNX Runtime falls back."""
+
+    starts = True
+
+    def __init__(self, path, options, providers):
+        self.providers = [name for name in providers if name == CPU or self.starts]
+
+    def get_providers(self):
+        return self.providers
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """ONNX Runtime as it is on a machine with a GPU, to be told what it prints of libraries that it lacks."""
+    import onnxruntime
+
+    said: list[str] = []
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", FakeSession)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print(*said, end=""), raising=False)
+    monkeypatch.setattr("speakerprint.runtime.has_nvidia_driver", lambda: True)
+    return said
+
+
+def test_on_a_gpu_more_windows_are_run_together(gpu):
+    assert (
+        Network(SHIPPED, "auto")._at_once == WINDOWS_AT_ONCE["cuda"]
+        and Network(SHIPPED, "cpu")._at_once == WINDOWS_AT_ONCE["cpu"]
+    )
+
+
+def test_cuda_that_does_not_start_is_refused_with_the_library_that_is_missing(gpu, monkeypatch, capsys):
+    monkeypatch.setattr(FakeSession, "starts", False)
+    gpu.append("Failed to load libcudnn.so.9")
+    with pytest.raises(InputError, match=r"does not start: Failed to load libcudnn\.so\.9; pip install 'onnxruntime-gpu\[cuda"):
+        open_session(SHIPPED / "model.onnx", "cuda")
+    assert open_session(SHIPPED / "model.onnx", "auto").get_providers() == [CPU]
+    assert capsys.readouterr().out == ""  # JSON may be printed there

@@ -238,7 +238,7 @@ def test_the_shipped_model_gives_the_scores_that_torch_gives():
 
 @pytest.mark.parametrize(
     ("device", "message"),
-    [("tpu", "the device is 'tpu', expected one of auto, cpu, cuda"), ("cuda", "has no CUDA; .* pip install onnxruntime-gpu")],
+    [("tpu", "the device is 'tpu', expected one of auto, cpu, cuda"), ("cuda", "has no CUDA; .* pip install 'onnxruntime-gpu")],
 )
 def test_a_device_that_is_not_there_is_refused_with_the_remedy(embedder, tmp_path, device, message):
     with pytest.raises(InputError, match=message):

@@ -10,7 +10,7 @@ from speakerprint.audio.dimensions import FRAMES_PER_SECOND
 from speakerprint.audio.log_mel import windows
 from speakerprint.errors import InputError
 from speakerprint.inference.model_folder import GRAPH, ModelFolder, read_model
-from speakerprint.runtime import Device, open_session
+from speakerprint.runtime import CUDA, Device, open_session
 
 WINDOWS_AT_ONCE = {"cpu": 4, "cuda": 64}  # of more, what lies between the layers does not fit into a processor's cache
 
@@ -23,7 +23,7 @@ class Network:
         self._device = device
         self.model: ModelFolder = read_model(folder)
         self._session = open_session(self.model.path / GRAPH, device)
-        self._at_once = WINDOWS_AT_ONCE["cuda" if "CUDAExecutionProvider" in self._session.get_providers() else "cpu"]
+        self._at_once = WINDOWS_AT_ONCE["cuda" if CUDA in self._session.get_providers() else "cpu"]
 
     def __reduce__(self) -> tuple[type["Network"], tuple[Path, Device]]:
         """To another process goes where the model is, and not the session of ONNX Runtime: the folder is read again there."""
