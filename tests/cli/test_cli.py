@@ -3,13 +3,60 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from speakerprint.cli import app
+from speakerprint.cli import EXTRAS, app
 
 CLI = Path(__file__).parents[2] / "src/speakerprint/cli"
+
+
+OPTIONAL = tomllib.loads((CLI.parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+
+
+def needed(extra: str) -> set[str]:
+    """The packages that an extra brings, those of extras within it too, each as it is imported."""
+    found = set()
+    for requirement in OPTIONAL[extra]:
+        name, inner = re.fullmatch(r"([\w.-]+?)(?:\[(.+)\])?(?:[<>=].*)?", requirement).groups()
+        within = inner.split(",") if name == "speakerprint" else []
+        imported = {"ruamel.yaml": "ruamel", "scikit-learn": "sklearn", "faiss-cpu": "faiss"}.get(name, name.replace("-", "_"))
+        found |= {imported}.union(*map(needed, within))
+    return found
+
+
+def test_whatever_is_not_installed_is_named_with_an_extra_that_brings_it():
+    core = {
+        "av",
+        "fastcluster",
+        "filelock",
+        "numpy",
+        "onnxruntime",
+        "pydantic",
+        "rich",
+        "silero_vad",
+        "soundfile",
+        "soxr",
+        "tqdm",
+    }
+    # done without; imported after torch; named by corpora/shards.py itself
+    apart = {"faiss", "transformers", "dask", "distributed", "ray"}
+    imported = set()
+    for path in CLI.parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            imported |= {name.partition(".")[0] for name in names}
+    optional = imported - core - apart - sys.stdlib_module_names - {"speakerprint", "typer", "starlette"}
+    assert optional <= EXTRAS.keys()
+    assert {module: extra for module, extra in EXTRAS.items() if module not in needed(extra)} == {}
+
+
+def test_python_m_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "speakerprint", "--version"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("speakerprint ")
 
 
 @pytest.mark.parametrize("path", sorted(CLI.glob("*.py")), ids=lambda path: path.stem)

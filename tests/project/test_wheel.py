@@ -1,9 +1,11 @@
-"""What `pip install speakerprint` gives in an empty environment and from another folder.
+"""What `pip install speakerprint` gives in an empty environment and from another folder, with the oldest versions it allows.
 
-The wheel is built from the sdist, so what is missing in one is missing in the other.
+All other tests run with those that requirements.txt pins. The wheel is built from the sdist, so what is missing in one is missing
+in the other.
 """
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 LARGEST_WHEEL, LARGEST_INSTALLED = 24e6, 400e6  # bytes; the second with pip itself
 NOT_NEEDED = ["torch", "transformers", "pandas", "pyarrow", "dvc", "datasets", "matplotlib", "faiss", "sklearn", "scipy", "zarr"]
 TYPED = """
@@ -62,11 +64,14 @@ def built(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(built, tmp_path_factory) -> Path:
-    """The programs of an environment that has the package alone, with what requirements.txt pins."""
+    """The programs of an environment that has the package alone, its dependencies at the low ends of their ranges."""
     folder = tmp_path_factory.mktemp("empty")
     venv.create(folder, with_pip=True)
     (package,) = built.glob("*.whl")
-    run(folder / "bin/pip", "install", "-q", "-c", ROOT / "constraints.txt", package, cwd=folder)
+    lowest = [re.sub(r">=([^,]+).*", r"==\1", requirement) for requirement in PROJECT["dependencies"]]
+    assert all("==" in requirement for requirement in lowest), lowest
+    (folder / "lowest.txt").write_text("\n".join(lowest), encoding="utf-8")
+    run(folder / "bin/pip", "install", "-q", "-c", "lowest.txt", package, cwd=folder)
     return folder / "bin"
 
 
@@ -94,7 +99,7 @@ def test_the_package_works_from_another_folder_without_what_training_needs(insta
     assert "speakerprint-base" in run(installed / "speakerprint", "info", "--json", cwd=tmp_path)
 
     took_s, *facts = run(installed / "python", "-c", USED, ann, bob, cwd=tmp_path).split()
-    assert float(took_s) < 0.1 and facts == ["2", "128", "False", VERSION]
+    assert float(took_s) < 0.1 and facts == ["2", "128", "False", PROJECT["version"]]
 
 
 def test_what_is_missing_is_named_with_the_extra_that_brings_it(installed, tmp_path):

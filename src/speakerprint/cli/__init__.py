@@ -22,11 +22,12 @@ app = typer.Typer(
 )
 READER_GONE = 141  # what a shell says of a program that SIGPIPE ended
 EXTRAS = {  # what has to be installed for a module that inference does without
-    **dict.fromkeys(["fastapi", "uvicorn", "python_multipart"], "pages"),
+    **dict.fromkeys(["fastapi", "plotly", "uvicorn", "python_multipart"], "pages"),
     **dict.fromkeys(["onnx", "huggingface_hub"], "export"),
     **dict.fromkeys(["espeakng_loader", "joblib", "pandas", "pyarrow", "scipy", "sklearn", "zarr"], "measure"),
     **dict.fromkeys(
-        ["accelerate", "datasets", "dvc", "dvclive", "matplotlib", "resampy", "ruamel", "safetensors", "torch"], "pipeline"
+        ["accelerate", "datacollective", "datasets", "dvc", "dvclive", "matplotlib", "resampy", "ruamel", "safetensors", "torch"],
+        "pipeline",
     ),
 }
 for group in (voices, decisions, gallery, conversations, pages, export, pipeline):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from plotly.offline import get_plotlyjs
 from scipy.special import ndtri
 from sklearn.manifold import TSNE
 from tqdm import tqdm
@@ -289,8 +290,6 @@ def _listenable(voices: Voices, groups: Sequence[Sequence[int]]) -> dict[int, st
 
 def render(data: dict[str, Any]) -> str:
     """The page that shows ``data``, whole in itself."""
-    from plotly.offline import get_plotlyjs
-
     sources = "script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; media-src data:"
     return toolkit.fill(
         "report.html", title="Speaker report", sources=sources, plotly=get_plotlyjs(), data=toolkit.as_script(data)

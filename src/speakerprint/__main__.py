@@ -1,0 +1,5 @@
+"""`python -m speakerprint` is `speakerprint`."""
+
+from speakerprint.cli import main
+
+main()
