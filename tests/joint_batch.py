@@ -30,7 +30,9 @@ CASES: dict[str, dict[str, Any]] = {
 }
 LABELS = torch.arange(4).repeat_interleave(2)  # 4 speakers, 2 clips of each
 GENDERS = torch.tensor([0, 1, 0, 1]).repeat_interleave(2)
-TAUGHT = torch.nn.functional.normalize(torch.randn(8, 5, generator=torch.Generator().manual_seed(7)))
+TAUGHT = tuple(  # by two teachers
+    torch.nn.functional.normalize(torch.randn(8, dim, generator=torch.Generator().manual_seed(7))) for dim in (5, 3)
+)
 
 
 def batch(number: int) -> Batch:
@@ -58,7 +60,7 @@ def losses_and_gradients(
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = Accelerator(cpu=True, kwargs_handlers=[unused])
     torch.manual_seed(1)
-    objective = Objective(SpeakerModel(recipe.model), 4, recipe, TAUGHT.shape[1])
+    objective = Objective(SpeakerModel(recipe.model), 4, recipe, [taught.shape[1] for taught in TAUGHT])
     wrapped = accelerator.prepare(objective)
     objective.model.encoder.requires_grad_(not frozen)
     embedded: list[Tensor] = []

@@ -31,11 +31,11 @@ def ask(audio, tmp_path, monkeypatch):
 def test_each_recording_of_a_corpus_gets_the_embedding_that_the_system_makes_of_it(ask, audio, capsys):
     ask("report", "--system", "log-mel floor")
     recordings, clips = read_audio(audio / "report")
-    rows = pq.read_table("data/given/teacher/report.parquet").to_pylist()
+    rows = pq.read_table("data/given/teacher/log-mel floor/report.parquet").to_pylist()
     assert [row["recording_id"] for row in rows] == recordings["recording_id"].tolist()
     for row, clip in zip(rows, clips, strict=True):
         np.testing.assert_allclose(row["embedding"], log_mel_statistics(decode(clip, "clip")[0]), rtol=1e-5)
-    (taught,) = read_teacher("data/given/teacher", {"report": recordings["recording_id"].tolist()})
+    (taught,) = read_teacher("data/given/teacher/log-mel floor", {"report": recordings["recording_id"].tolist()})
     assert taught.shape == (6, 160) and taught.any(axis=1).all()
     ask("report", "--system", "log-mel floor")
     assert "report: there already" in capsys.readouterr().out
@@ -44,7 +44,7 @@ def test_each_recording_of_a_corpus_gets_the_embedding_that_the_system_makes_of_
 def test_each_recording_is_heard_at_each_of_the_speeds_asked_for(ask, audio):
     ask("report", "--system", "log-mel floor", "--speeds", "0.9", "1.0")
     recordings, clips = read_audio(audio / "report")
-    rows = pq.read_table("data/given/teacher/report.parquet").to_pylist()
+    rows = pq.read_table("data/given/teacher/log-mel floor/report.parquet").to_pylist()
     ids = recordings["recording_id"].tolist()
     assert [(row["recording_id"], row["speed"]) for row in rows] == [(name, speed) for name in ids for speed in (0.9, 1.0)]
     for slow, as_recorded, clip in zip(rows[::2], rows[1::2], clips, strict=True):
@@ -65,7 +65,7 @@ def test_each_recording_is_heard_at_each_of_the_speeds_asked_for(ask, audio):
 def test_what_cannot_be_had_is_named_and_leaves_no_file(ask, tmp_path, arguments, message):
     with pytest.raises(SystemExit, match=message):
         ask(*arguments)
-    assert not list(tmp_path.glob("data/given/teacher/*"))
+    assert not list(tmp_path.glob("data/given/teacher/*/*"))
 
 
 def test_a_speed_that_nothing_is_heard_at_is_refused(ask, capsys):

@@ -67,12 +67,12 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def teach(run: Run, recordings: int = 32) -> Path:
+def teach(run: Run, recordings: int = 32, teacher: str = "aunt", dim: int = 6) -> Path:
     """A teacher's embeddings of the first recordings of the store: each speaker's own direction, and a little noise."""
     rng = np.random.default_rng(3)
-    rows = rng.normal(size=(8, 6)).repeat(4, axis=0) + 0.05 * rng.normal(size=(32, 6))
+    rows = rng.normal(size=(8, dim)).repeat(4, axis=0) + 0.05 * rng.normal(size=(32, dim))
     folder = run.folder / "teacher"
-    write_teacher(folder / "a.parquet", [f"clip{i:03d}" for i in range(recordings)], rows[:recordings].astype(np.float32))
+    write_teacher(folder / teacher / "a.parquet", [f"clip{i:03d}" for i in range(recordings)], rows[:recordings].astype(np.float32))
     return folder
 
 

@@ -91,14 +91,14 @@ def test_a_teacher_has_its_say_at_the_speeds_that_it_has_heard(run):
     folder, rng = teach(run), np.random.default_rng(4)
     ids = [f"clip{i:03d}" for i in range(32)]
     rows = rng.normal(size=(48, 6)).astype(np.float32)
-    write_teacher(folder / "a.parquet", ids + ids[:16], rows, [1.0] * 32 + [1.1] * 16)
-    data.take_teacher(folder, [0.9, 1.0, 1.1])
+    write_teacher(folder / "aunt/a.parquet", ids + ids[:16], rows, [1.0] * 32 + [1.1] * 16)
+    data.take_teachers(folder, [0.9, 1.0, 1.1])
     examples = Examples.at_speeds(data, np.arange(32), [0.9, 1.0, 1.1])
     heard = (examples.speeds == 1) | ((examples.speeds == 1.1) & (examples.recordings < 16))
-    assert examples.taught.any(axis=1).tolist() == heard.tolist()
+    assert examples.taught[0].any(axis=1).tolist() == heard.tolist()
     batches = CropBatches(Reader(examples, None, STREAMS), run.recipe)
     for number in range(4):
-        chosen, taught = batches.chosen.batch(number), batches[number].taught
+        chosen, (taught,) = batches.chosen.batch(number), batches[number].taught
         assert taught.any(dim=1).tolist() == heard[chosen].tolist()
         for example, own in zip(chosen, taught.numpy(), strict=True):
             if heard[example]:

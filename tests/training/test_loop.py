@@ -237,22 +237,31 @@ def test_a_model_learns_what_its_teacher_hears(run, weight):
 def test_a_teacher_that_has_not_heard_all_is_counted_and_used_for_the_others(run, capsys):
     taught = Run(run.folder, with_teacher(run.recipe), teach(run, recordings=20))
     first = taught("taught", steps=2, validation_speakers=0.0)
-    assert "the teacher has no embedding of 12 of 32 recordings at speed 1" in capsys.readouterr().out
+    assert "aunt has no embedding of 12 of 32 recordings at speed 1" in capsys.readouterr().out
     assert not same(first, run("alone", steps=2, validation_speakers=0.0))
+
+
+@pytest.mark.slow
+def test_two_teachers_of_different_size_teach_together(run, capsys):
+    recipe = with_teacher(run.recipe)
+    one = Run(run.folder, recipe, teach(run))("one", steps=2, validation_speakers=0.0)
+    both = Run(run.folder, recipe, teach(run, 20, "uncle", dim=4))("both", steps=2, validation_speakers=0.0)
+    assert "uncle has no embedding of 12 of 32 recordings at speed 1" in capsys.readouterr().out
+    assert not same(one, both)
 
 
 def test_another_teacher_is_another_run(run):
     """A checkpoint made with one is not gone on from with another."""
     data = training_set(run)
     runs = [fingerprint(run.recipe, {"a": run.folder / "a"}, data.taught)]
-    for recordings in (32, 31):
-        data.take_teacher(teach(run, recordings), [1.0])
+    for recordings, teacher in ((32, "aunt"), (31, "aunt"), (32, "uncle")):
+        data.take_teachers(teach(run, recordings, teacher), [1.0])
         runs.append(fingerprint(run.recipe, {"a": run.folder / "a"}, data.taught))
-    assert len(set(runs)) == 3
+    assert len(set(runs)) == 4
 
 
 def test_a_teacher_without_embeddings_is_an_error_with_a_remedy(run):
-    with pytest.raises(InputError, match=r"there is to be a teacher, but .*a\.parquet does not exist; make it with"):
+    with pytest.raises(InputError, match=r"there is to be a teacher, but .*nowhere holds no folder of one; make it with"):
         Run(run.folder, with_teacher(run.recipe), run.folder / "nowhere")("run")
 
 

@@ -172,6 +172,17 @@ def test_similarity_to_a_teacher_equals_explicit_pairs_of_what_it_has_heard():
     assert teacher_similarity(views, taught).item() == pytest.approx(sum(terms) / len(terms), abs=1e-12)
 
 
+def test_the_mean_over_teachers_has_the_gradient_of_the_mean_of_their_similarities():
+    views = unit(1, 4, 3, seed=1).requires_grad_()
+    teachers = unit(4, 5, seed=2), unit(4, 2, seed=3)
+    off_diagonal = ~torch.eye(4, dtype=torch.bool)
+    target = sum(taught @ taught.T for taught in teachers) / 2
+    expected = (views[0] @ views[0].T - target)[off_diagonal].square().mean()
+    found = sum(teacher_similarity(views, taught) for taught in teachers) / 2
+    gradients = [torch.autograd.grad(loss, views)[0] for loss in (expected, found)]
+    torch.testing.assert_close(*gradients, atol=1e-12, rtol=0)
+
+
 def test_match_with_a_teacher_is_the_mean_distance_of_mapped_embeddings_from_what_it_has_heard():
     torch.manual_seed(0)
     match, views, taught = TeacherMatch(3, 5).double(), unit(2, 4, 3, seed=1), unit(4, 5, seed=2)

@@ -72,7 +72,7 @@ def test_the_objective_asks_its_device_for_nothing(monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     given = batch(0).to("meta")
     recipe = with_teacher(tiny_recipe())
-    objective = Objective(SpeakerModel(recipe.model), 4, recipe, given.taught.shape[1]).to("meta")
+    objective = Objective(SpeakerModel(recipe.model), 4, recipe, [taught.shape[1] for taught in given.taught]).to("meta")
     objective(given, 99)["loss"].backward()
     assert objective.model.encoder.conv1.weight.grad.shape == (512, 80, 3)
     with pytest.raises(RuntimeError, match="cannot be called on meta"):

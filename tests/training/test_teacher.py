@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from speakerprint.errors import InputError
-from speakerprint.training.teacher import read_teacher, write_teacher
+from speakerprint.training.teacher import read_teacher, read_teachers, write_teacher
 
 RNG = np.random.default_rng(1)
 ROWS = RNG.standard_normal((4, 5)).astype(np.float32)
@@ -50,6 +50,21 @@ def test_a_teacher_that_has_heard_nothing_at_the_speeds_is_refused(tmp_path):
     write_teacher(tmp_path / "one.parquet", ["a", "b"], ROWS[:2])
     with pytest.raises(InputError, match=r"has heard no recording at any of the speeds \[0\.9\]"):
         read_teacher(tmp_path, {"one": ["a"]}, [0.9])
+
+
+def test_each_teacher_has_a_folder_and_embeddings_of_its_own_length(tmp_path):
+    write_teacher(tmp_path / "uncle/one.parquet", ["a"], ROWS[:1])
+    write_teacher(tmp_path / "aunt/one.parquet", ["a", "b"], ROWS[2:, :3])
+    taught = read_teachers(tmp_path, {"one": ["b", "a"]})
+    assert list(taught) == ["aunt", "uncle"]
+    assert np.array_equal(taught["aunt"], read_teacher(tmp_path / "aunt", {"one": ["b", "a"]}))
+    assert taught["uncle"].shape == (1, 2, 5)
+
+
+def test_a_file_in_no_teachers_folder_is_refused_with_the_place_to_move_it_to(tmp_path):
+    write_teacher(tmp_path / "one.parquet", ["a"], ROWS[:1])
+    with pytest.raises(InputError, match=r"one\.parquet is in no teacher's folder; move it to .*/NAME/one\.parquet"):
+        read_teachers(tmp_path, {"one": ["a"]})
 
 
 def test_a_missing_file_is_named_with_the_remedy(tmp_path):

@@ -30,7 +30,7 @@ class Batch:
 
     features: (batch, 80, frames) float32. n_frames: (batch,) valid frames. labels: (batch,) their speakers. genders: (batch,)
     codes as in data.GENDERS. noise: what `recorded_noise` mixes in, of the features' shape; empty without a noise corpus.
-    taught: (batch, any dim) a teacher's embeddings of the recordings, see Examples. view_seed: of the augmentations.
+    taught: each teacher's embeddings of the recordings, (batch, its dim), see Examples. view_seed: of the augmentations.
     per_speaker: how many clips of a speaker are side by side. padded: whether some clip is shorter than the others; told,
     because an accelerator would have to be waited for to ask.
     """
@@ -40,7 +40,7 @@ class Batch:
     labels: Tensor
     genders: Tensor
     noise: Tensor
-    taught: Tensor
+    taught: tuple[Tensor, ...]
     view_seed: int
     per_speaker: int
     padded: bool
@@ -59,7 +59,7 @@ class Batch:
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         changed: dict[str, Any] = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
-        return replace(self, **changed)
+        return replace(self, taught=tuple(map(change, self.taught)), **changed)
 
     def views(self, settings: Augmentation, count: int) -> list[Tensor]:
         """The clips as the triplet loss sees them, then `count` views of these for NT-Xent: each (batch, 80, frames)."""
@@ -97,7 +97,7 @@ class Reader:
             torch.from_numpy(self.examples.labels[chosen]),
             torch.from_numpy(self.examples.genders[chosen]),
             torch.from_numpy(noise),
-            torch.from_numpy(self.examples.taught[chosen]),
+            tuple(torch.from_numpy(taught[chosen]) for taught in self.examples.taught),
             self.streams.views(number),
             per_speaker,
             not mask.all(),

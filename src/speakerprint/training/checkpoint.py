@@ -20,11 +20,12 @@ from speakerprint.training.recipe import Recipe
 CODE = ("audio", "corpora", "evaluation", "inference", "model", "params", "training")  # packages that a run's numbers come from
 
 
-def fingerprint(recipe: Recipe, features: dict[str, Path], taught: np.ndarray) -> str:
+def fingerprint(recipe: Recipe, features: dict[str, Path], taught: dict[str, np.ndarray]) -> str:
     """Digest of what decides a run: params, code, data. A run resumes only from a checkpoint with the same."""
     decided = {name: section.model_dump() for name, section in recipe.sections().items()}
     digest = hashlib.sha256(json.dumps([decided, code_digest(*CODE)]).encode())
-    digest.update(taught.tobytes())
+    for name, embeddings in taught.items():
+        digest.update(name.encode() + embeddings.tobytes())
     for name, folder in features.items():
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             digest.update(f"{name} {path.relative_to(folder)} {path.stat().st_size}".encode())

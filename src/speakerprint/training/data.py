@@ -11,7 +11,7 @@ from speakerprint.errors import InputError
 from speakerprint.params.train import Train
 from speakerprint.training.split import n_held_out
 from speakerprint.training.streams import Streams
-from speakerprint.training.teacher import read_teacher
+from speakerprint.training.teacher import read_teachers
 from speakerprint.training.views import change_speed
 
 BYTES_PER_FRAME = N_MELS * 2  # float16
@@ -22,8 +22,8 @@ GENDERS = ("female", "male")  # codes 0 and 1; 2 where it is not known
 class TrainingSet:
     """The recordings of several feature stores as one; speakers of different corpora are different speakers.
 
-    speaker_ids (n,): `corpus/speaker`. genders (n,): codes as in GENDERS. locales (n,): str or None. taught (speeds, n, dim):
-    a teacher's embeddings, if there is one; without, dim is 0.
+    speaker_ids (n,): `corpus/speaker`. genders (n,): codes as in GENDERS. locales (n,): str or None. taught: the embeddings of
+    each teacher, (speeds, n, dim), by its name; empty without a teacher.
     """
 
     def __init__(self, stores: dict[str, FeatureStore]):
@@ -40,12 +40,12 @@ class TrainingSet:
         if self.in_memory:
             for store in self.stores:
                 store.load()
-        self.taught = np.zeros((1, len(self.speaker_ids), 0), np.float32)
+        self.taught: dict[str, np.ndarray] = {}
 
-    def take_teacher(self, folder: str | Path, speeds: list[float]) -> None:
-        """Load the teacher's embeddings in the folder into `taught`. Raises InputError as read_teacher does."""
+    def take_teachers(self, folder: str | Path, speeds: list[float]) -> None:
+        """Load the embeddings of the teachers in the folder into `taught`. Raises InputError as read_teachers does."""
         ids = [store.recordings["recording_id"].tolist() for store in self.stores]
-        self.taught = read_teacher(folder, dict(zip(dict.fromkeys(self.corpora), ids, strict=True)), speeds)
+        self.taught = read_teachers(folder, dict(zip(dict.fromkeys(self.corpora), ids, strict=True)), speeds)
 
     def recordings_per_speaker(self) -> dict[str, np.ndarray]:
         """How many recordings each speaker of each corpus has, (n_speakers,)."""
@@ -78,26 +78,25 @@ class Examples:
     """Recordings at one or several speeds, where a speaker at another speed is another speaker.
 
     recordings (n,): indices of the training set. speeds (n,): how many times as fast each is played. labels (n,): its speaker.
-    taught (n, dim): the teacher's embedding of it at that speed, or 0; without a teacher, dim is 0.
+    taught: each teacher's embeddings of them at that speed, (n, dim), 0 for one that it has not heard.
     """
 
     data: TrainingSet
     recordings: np.ndarray
     speeds: np.ndarray
     labels: np.ndarray
-    taught: np.ndarray
+    taught: tuple[np.ndarray, ...]
 
     @classmethod
     def at_speeds(cls, data: TrainingSet, recordings: np.ndarray, speeds: list[float]) -> "Examples":
         """Each of the recordings at each of the speeds; labels count from 0, those of the first speed first."""
         speakers, labels = np.unique(data.speaker_ids[recordings], return_inverse=True)
-        taught = np.broadcast_to(data.taught, (len(speeds), *data.taught.shape[1:]))
         return cls(
             data,
             np.tile(recordings, len(speeds)),
             np.repeat(np.array(speeds), len(recordings)),
             np.concatenate([labels + len(speakers) * place for place in range(len(speeds))]),
-            taught[:, recordings].reshape(len(speeds) * len(recordings), taught.shape[-1]),
+            tuple(taught[:, recordings].reshape(-1, taught.shape[-1]) for taught in data.taught.values()),
         )
 
     def __len__(self) -> int:

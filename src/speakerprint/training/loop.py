@@ -52,7 +52,7 @@ def train(
 ) -> None:
     """Train a model on the feature stores of the named corpora, with the noise of others mixed in.
 
-    `teacher` is the folder of a teacher's embeddings (see teacher.py), read where one of its losses has a weight.
+    `teacher` is the folder of the teachers' embeddings (see teacher.py), read where one of their losses has a weight.
 
     Writes the model and the recipe (`params.yaml`) to `out`, the model that training started from to `out`/start, and the curves
     (DVCLive's) to `log` when it is done; until then a checkpoint and the curves so far are in `checkpoints`. Runs under
@@ -124,10 +124,11 @@ def prepare(
     data = TrainingSet({name: FeatureStore(folder) for name, folder in features.items()})
     refuse_too_few_speakers(data.recordings_per_speaker(), recipe.sampling.speakers, speeds, settings.validation_speakers)
     if recipe.loss.teacher_match_weight or recipe.loss.teacher_similarity_weight:
-        data.take_teacher(teacher, speeds)
-        for speed, embeddings in zip(speeds, data.taught, strict=True):
-            if missing := int((~embeddings.any(axis=1)).sum()):
-                say(f"the teacher has no embedding of {missing} of {len(embeddings)} recordings at speed {speed:g}")
+        data.take_teachers(teacher, speeds)
+        for name, taught in data.taught.items():
+            for speed, embeddings in zip(speeds, taught, strict=True):
+                if missing := int((~embeddings.any(axis=1)).sum()):
+                    say(f"{name} has no embedding of {missing} of {len(embeddings)} recordings at speed {speed:g}")
     run = fingerprint(recipe, features | noises, data.taught)
     noise = Noise({name: FeatureStore(folder) for name, folder in noises.items()}) if noises else None
     if noise is None and "recorded_noise" in [*recipe.augmentation.ntxent.kinds, *recipe.augmentation.triplet.kinds]:
@@ -154,8 +155,8 @@ class Trainer:
         self.window = round(self.recipe.model.window_s * FRAMES_PER_SECOND)  # as recordings are embedded
         torch.manual_seed(prepared.reader.streams.weights())
         self.model = initial_model(self.recipe.model, settings.init_from, settings.new_head)
-        teacher_dim = prepared.data.taught.shape[-1]
-        self.objective = Objective(self.model, prepared.reader.examples.n_speakers, self.recipe, teacher_dim)
+        teacher_dims = [taught.shape[-1] for taught in prepared.data.taught.values()]
+        self.objective = Objective(self.model, prepared.reader.examples.n_speakers, self.recipe, teacher_dims)
         self.objective.to(accelerator.device)  # before the optimiser takes its parameters
         self.optimiser: Any = make_optimiser(self.objective, settings)
         self.folder, self.checkpoint = checkpoints, Checkpoint(checkpoints, prepared.run)

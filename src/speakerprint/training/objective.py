@@ -1,5 +1,7 @@
 """The model and the weighted sum of its losses on a batch, shared by the processes that train together."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from accelerate.utils import gather
@@ -43,19 +45,20 @@ class Objective(nn.Module):
     Under `accelerate launch` each process embeds its share of the batch's speakers, and all have the losses of the whole batch.
     """
 
-    def __init__(self, model: SpeakerModel, speakers: int, recipe: Recipe, teacher_dim: int = 0):
+    def __init__(self, model: SpeakerModel, speakers: int, recipe: Recipe, teacher_dims: Sequence[int] = ()):
         super().__init__()
         self.model, self.recipe = model, recipe
         dim, loss = recipe.model.embedding_dim, recipe.loss
         self.angular_margin = AngularMargin(speakers, dim, loss.angular_margin_scale)
-        self.teacher_match = TeacherMatch(dim, teacher_dim) if loss.teacher_match_weight else None
+        matches = (TeacherMatch(dim, teacher_dim) for teacher_dim in teacher_dims if loss.teacher_match_weight)
+        self.teacher_matches = nn.ModuleList(matches)
 
     def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """The losses of a batch, each a scalar: `loss` is the weighted sum, the others have a weight above 0."""
         loss = self.recipe.loss
         embeddings = self.embed(batch)
         with torch.autocast(embeddings.device.type, enabled=False):  # 8 bits are too few for distances of near neighbours
-            terms = self.of_clips(embeddings, batch) | self.of_speakers(embeddings, batch, step)
+            terms = self.of_clips(embeddings, batch) | self.of_speakers(embeddings, batch, step) | self.of_teachers(embeddings, batch)
             total = torch.stack([getattr(loss, f"{name}_weight") * value for name, value in terms.items()]).sum()
         return {"loss": total, **terms}
 
@@ -88,8 +91,17 @@ class Objective(nn.Module):
         if loss.angular_margin_weight:
             margin = loss.angular_margin * min(1.0, step / max(1, loss.angular_margin_warmup_steps))
             terms["angular_margin"] = self.angular_margin(every, labels, margin)
-        if self.teacher_match is not None:
-            terms["teacher_match"] = self.teacher_match(embeddings, batch.taught)
+        return terms
+
+    def of_teachers(self, embeddings: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The teachers' losses that have a weight, each the mean over teachers.
+
+        The mean of squared differences to several similarities has the gradient of that to their mean.
+        """
+        loss, taught, terms = self.recipe.loss, batch.taught, {}
+        if loss.teacher_match_weight:
+            of_each = [match(embeddings, own) for match, own in zip(self.teacher_matches, taught, strict=True)]
+            terms["teacher_match"] = torch.stack(of_each).mean()
         if loss.teacher_similarity_weight:
-            terms["teacher_similarity"] = teacher_similarity(embeddings, batch.taught)
+            terms["teacher_similarity"] = torch.stack([teacher_similarity(embeddings, own) for own in taught]).mean()
         return terms

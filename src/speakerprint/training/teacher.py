@@ -1,9 +1,9 @@
-"""A teacher: another system, whose embeddings of the training recordings the model's are drawn towards.
+"""Teachers: other systems, whose embeddings of the training recordings the model's are drawn towards.
 
-``data/given/teacher/<corpus>.parquet`` has a row for each recording of a training corpus that the teacher has heard, and for
-each speed that it has heard it at. Its columns: ``recording_id``, ``speed`` (times as fast as recorded; without it, 1) and
-``embedding``, a list of numbers, as many in every row. Any system can be the teacher; experiments/teacher_embeddings.py writes
-those of the ones that it knows.
+``data/given/teacher/<teacher>/<corpus>.parquet`` has a row for each recording of a training corpus that the teacher has heard,
+and for each speed that it has heard it at. Its columns: ``recording_id``, ``speed`` (times as fast as recorded; without it, 1)
+and ``embedding``, a list of numbers, as many in every row of a teacher. Any system can be a teacher;
+experiments/teacher_embeddings.py writes those of the ones that it knows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,6 +39,22 @@ def write_teacher(
     table = pa.table([pa.array(recording_ids), pa.array(as_heard), pa.array(list(embeddings.astype(np.float32)))], schema=SCHEMA)
     with whole_file(path) as part:
         pq.write_table(table, part, compression="zstd")
+
+
+def read_teachers(
+    folder: str | Path, recordings: Mapping[str, Sequence[str]], speeds: Sequence[float] = (1.0,)
+) -> dict[str, NDArray[np.float32]]:
+    """What each teacher hears, {its name: what read_teacher returns}: each has a folder of its own in this one.
+
+    Raises InputError as read_teacher does, where there is no teacher, and for a file that lies beside the teachers' folders.
+    """
+    folder = Path(folder)
+    if stray := sorted(folder.glob("*.parquet")):
+        raise InputError(f"{stray[0]} is in no teacher's folder; move it to {folder}/NAME/{stray[0].name}, NAME being its teacher")
+    teachers = sorted(path for path in folder.glob("[!.]*") if path.is_dir())
+    if not teachers:
+        raise InputError(f"there is to be a teacher, but {folder} holds no folder of one; {REMEDY}")
+    return {path.name: read_teacher(path, recordings, speeds) for path in teachers}
 
 
 def read_teacher(
