@@ -40,7 +40,9 @@ def teach(system: str, corpus: str, speeds: list[float], wheels: Path) -> None:
     for name, clip in tqdm(zip(ids, clips, strict=True), f"{system}: {corpus}", len(ids), unit="recording", disable=None):
         samples = decode(clip, name)[0]
         rows += [embed(at_speed(samples, speed)) for speed in speeds]
-    write_teacher(TEACHER_PATH / system / f"{corpus}.parquet", np.repeat(ids, len(speeds)).tolist(), np.stack(rows), speeds * len(ids))
+    write_teacher(
+        TEACHER_PATH / system / f"{corpus}.parquet", np.repeat(ids, len(speeds)).tolist(), np.stack(rows), speeds * len(ids)
+    )
 
 
 def main() -> None:

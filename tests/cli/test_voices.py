@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from speakerprint.audio.decode import decode
 from speakerprint.corpora.sources import demo_voices
 from speakerprint.inference.embedder import SpeakerEmbedder
 from tests.cli.conftest import FakeEmbedder
@@ -34,8 +35,18 @@ def test_verify_says_what_it_found_and_exits_with_it(speakerprint, capsys):
     with pytest.raises(SystemExit) as exit:
         speakerprint("verify", "a.wav", "b.wav", "--false-accept-rate", "0.001", "--json")
     assert exit.value.code == 1
-    expected = {"score": 0.5, "same_speaker": False, "threshold": 0.4, "false_accept_rate": 0.001, "log_likelihood_ratio": None}
-    assert json.loads(capsys.readouterr().out) == expected
+    found = json.loads(capsys.readouterr().out)
+    assert found.items() >= {"score": 0.5, "same_speaker": False, "threshold": 0.4, "false_accept_rate": 0.001}.items()
+    assert (found["log_likelihood_ratio"], found["doubts"]) == (None, [])
+
+
+def test_verify_says_that_it_cannot_tell_and_why(speakerprint, capsys):
+    with pytest.raises(SystemExit) as exit:
+        speakerprint("verify", "a.wav", "loud.wav")
+    said = capsys.readouterr()
+    assert exit.value.code == 3
+    assert said.out == "cannot tell: score 0.500, threshold 0.400 at 1.0% false accepts\n"
+    assert said.err == "loud.wav: it is clipped\n"
 
 
 def test_embed_reads_file_names_from_stdin(speakerprint, capsys, monkeypatch):
@@ -152,7 +163,12 @@ def test_the_samples_are_two_recordings_of_one_speaker_and_one_of_another(speake
     embedder = SpeakerEmbedder.load(require_speech=True)
     ann, bob = tmp_path / "voices/ann-1.ogg", tmp_path / "voices/bob.ogg"
     assert embedder.verify(ann, tmp_path / "voices/ann-2.ogg", 0.001).same_speaker
-    assert not embedder.verify(ann, bob).same_speaker
+    assert embedder.verify(ann, bob).same_speaker is False
+    samples, rate = decode(ann.read_bytes(), "ann")
+    shouted = np.clip(30 * samples, -1, 1)
+    found = embedder.verify(ann, shouted, sample_rate_hz=rate)
+    assert found.same_speaker is None and [doubt.partition(":")[0] for doubt in found.doubts] == ["recording 2"]
+    assert embedder.verify(ann, shouted, sample_rate_hz=rate, threshold=0.1).same_speaker is True
     assert all(path.stat().st_size <= 60_000 for path in (tmp_path / "voices").iterdir())
 
 

@@ -72,7 +72,9 @@ def teach(run: Run, recordings: int = 32, teacher: str = "aunt", dim: int = 6) -
     rng = np.random.default_rng(3)
     rows = rng.normal(size=(8, dim)).repeat(4, axis=0) + 0.05 * rng.normal(size=(32, dim))
     folder = run.folder / "teacher"
-    write_teacher(folder / teacher / "a.parquet", [f"clip{i:03d}" for i in range(recordings)], rows[:recordings].astype(np.float32))
+    write_teacher(
+        folder / teacher / "a.parquet", [f"clip{i:03d}" for i in range(recordings)], rows[:recordings].astype(np.float32)
+    )
     return folder
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from speakerprint import SpeakerEmbedder
 
 app = typer.Typer()
+VERDICTS = {True: "same speaker", False: "different speakers", None: "cannot tell"}
+CANNOT_TELL = 3  # the exit status
 TrimSilence = Annotated[
     bool, typer.Option("--trim-silence", help="hear each from its first speech to its last; refuse one without speech")
 ]
@@ -132,9 +134,10 @@ def verify(
     trim_silence: TrimSilence = False,
     as_json: AsJson = False,
 ) -> None:
-    """Tell whether two recordings are of one speaker. Exit status: 0 same speaker, 1 different speakers, 2 an error.
+    """Tell whether two recordings are of one speaker. Exit: 0 same speaker, 1 different speakers, 2 an error, 3 cannot tell.
 
-    A recording with less than half a second of speech is refused.
+    A recording with less than half a second of speech is refused. Where one is clipped, echoes or is noisy, it says so, and that
+    it cannot tell, unless the threshold is your own.
 
     Examples:
 
@@ -152,12 +155,14 @@ def verify(
     if as_json:
         print_json(result._asdict())
     else:
-        verdict = "same speaker" if result.same_speaker else "different speakers"
+        verdict = VERDICTS[result.same_speaker]
         rate = "" if threshold is not None else f" at {false_accept_rate:.1%} false accepts"
         llr = "" if own is None else f"; log-likelihood ratio {result.log_likelihood_ratio:+.1f}"
         typer.echo(f"{verdict}: score {result.score:.3f}, threshold {result.threshold:.3f}{rate}{llr}")
+        for doubt in result.doubts:
+            typer.echo(doubt, err=True)
     if not result.same_speaker:
-        raise typer.Exit(1)
+        raise typer.Exit(CANNOT_TELL if result.same_speaker is None else 1)
 
 
 @app.command()

@@ -16,6 +16,7 @@ from speakerprint.audio.decode import MAX_CHANNELS, decode
 from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
 from speakerprint.audio.files import read_file
 from speakerprint.audio.log_mel import log_mel
+from speakerprint.audio.quality import doubts
 from speakerprint.audio.resample import resample
 from speakerprint.audio.voice_activity import NoSpeech, require_speech, trim_silence
 from speakerprint.errors import InputError
@@ -40,14 +41,17 @@ class Verification(NamedTuple):
 
     ``false_accept_rate`` is the fraction of pairs of different speakers that reached the threshold where it was chosen (the
     model's card says on which recordings); other microphones, languages or noise move it. None where the threshold was given.
-    ``log_likelihood_ratio`` (natural logarithm) is what the score is worth, where a calibration says so.
+    ``log_likelihood_ratio`` (natural logarithm) is what the score is worth, where a calibration says so. ``doubts`` is what makes
+    a recording unfit to be judged (see `quality.doubts`). With doubts, ``same_speaker`` is None, "cannot tell", unless the
+    threshold was given or calibrated: it may be made for such recordings.
     """
 
     score: float
-    same_speaker: bool
+    same_speaker: bool | None
     threshold: float
     false_accept_rate: float | None
     log_likelihood_ratio: float | None = None
+    doubts: tuple[str, ...] = ()
 
 
 class Window(NamedTuple):
@@ -212,7 +216,8 @@ class SpeakerEmbedder:
         """Tell whether two recordings are of one speaker.
 
         first, second: files as `embed_files` takes them; with sample_rate_hz, waveforms as `embed` does; or embeddings of this
-        model, (embedding_dim,). At the threshold of a false-accept rate, see `threshold`, or at one that is given.
+        model, (embedding_dim,). At the threshold of a false-accept rate, see `threshold`, or at one that is given. Where the
+        model's own threshold was made for better recordings, it cannot tell, see `Verification`.
         Raises InputError for recordings that are refused, an array that is no embedding, a rate without a threshold, and another
         model's calibration.
         """
@@ -221,20 +226,25 @@ class SpeakerEmbedder:
             threshold = self.threshold(false_accept_rate, calibration)
         elif calibration is not None:
             calibration.refuse_other_model(self.model_id)
-        if _is_recording(first) and _is_recording(second):
-            one, other = self.embed_files([first, second])
-        else:
-            one, other = (self._embedding_of(given, sample_rate_hz) for given in (first, second))
-        score = float(one @ other)
+        heard = (self._hear(given, sample_rate_hz, number) for number, given in enumerate((first, second), start=1))
+        (one, of_one), (other, of_other) = heard
+        score, found = float(one @ other), of_one + of_other
         llr = None if calibration is None else float(calibration.llr(score))
-        return Verification(score, score >= threshold, threshold, rate, llr)
+        verdict = None if found and rate is not None and calibration is None else score >= threshold
+        return Verification(score, verdict, threshold, rate, llr, found)
 
-    def _embedding_of(self, one: Recording | ArrayLike, sample_rate_hz: int | None) -> np.ndarray:
-        """The embedding of a file, of a waveform where there is a sample rate, or of an embedding."""
+    def _hear(self, one: Recording | ArrayLike, sample_rate_hz: int | None, number: int) -> tuple[np.ndarray, tuple[str, ...]]:
+        """The embedding of a file, of a waveform where there is a sample rate, or of an embedding; and what is doubted of it."""
+        name = f"recording {number}"
         if _is_recording(one):
-            return self.embed_files(one)[0]
-        if sample_rate_hz is not None:
-            return self.embed(cast(ArrayLike, one), sample_rate_hz)
+            data, name = _bytes_of(one, number)
+            one, sample_rate_hz = decode(data, name)
+        if sample_rate_hz is None:
+            return self._embedding_given(cast(ArrayLike, one)), ()
+        samples = self._prepare(cast(ArrayLike, one), sample_rate_hz, name)
+        return self.embed_frames([log_mel(samples)])[0], tuple(f"{name}: {doubt}" for doubt in doubts(samples))
+
+    def _embedding_given(self, one: ArrayLike) -> np.ndarray:
         given = _as_array(one, "embedding")
         if given.shape != (self.embedding_dim,):
             raise InputError(
@@ -290,10 +300,9 @@ class SpeakerEmbedder:
         if samples.min() == samples.max():
             raise NoSpeech(f"{name}: is digital silence, every sample {samples[0]:g}; check how it was recorded")
         samples = resample(samples, sample_rate_hz, SAMPLE_RATE_HZ, "soxr")
-        if self.trim_silence:
-            return trim_silence(samples, name)
-        if self.require_speech:
-            require_speech(samples, name)
+        if self.trim_silence or self.require_speech:
+            spans = require_speech(samples, name)
+            return trim_silence(samples, spans) if self.trim_silence else samples
         return samples
 
 

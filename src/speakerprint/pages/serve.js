@@ -194,9 +194,10 @@ function showPeople(people) {
 
 const answers = {
   verify(place, found) {
-    const [kind, headline] = found.same_speaker ? ["yes", "Same speaker"] : ["no", "Different speakers"];
-    const reached = found.same_speaker ? "reaches" : "does not reach";
-    say(place, kind, headline, element("div", { textContent: `Score ${found.score.toFixed(3)} ${reached} the threshold ${found.threshold.toFixed(3)}, at ${percent(found.false_accept_rate)} false accepts.` }));
+    const [kind, headline] = found.doubts.length ? ["", "Cannot tell"] : found.same_speaker ? ["yes", "Same speaker"] : ["no", "Different speakers"];
+    const reached = found.score >= found.threshold ? "reaches" : "does not reach";
+    say(place, kind, headline, ...found.doubts.map((textContent) => element("div", { textContent })),
+      element("div", { textContent: `Score ${found.score.toFixed(3)} ${reached} the threshold ${found.threshold.toFixed(3)}, at ${percent(found.false_accept_rate)} false accepts.` }));
     place.append(scoreFigure(found.score, place.clientWidth));
   },
   identify(place, { speaker, score, threshold, candidates, false_accept_rate: rate }) {

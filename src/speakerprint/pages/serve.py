@@ -15,6 +15,9 @@ from starlette.formparsers import MultiPartParser
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from speakerprint.audio.decode import decode
+from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
+from speakerprint.audio.quality import doubts
+from speakerprint.audio.resample import resample
 from speakerprint.corpora.feature_store import FeatureStore
 from speakerprint.errors import InputError
 from speakerprint.evaluation.evaluate import embed_store
@@ -71,11 +74,19 @@ class Service:
     def verify(
         self, first: UploadFile, second: UploadFile, false_accept_rate: Annotated[float | None, Form()] = None
     ) -> dict[str, Any]:
-        """Are two recordings of one speaker? Without a false-accept rate, at the highest that the model has a threshold for."""
+        """Are two recordings of one speaker? Without a false-accept rate, at the highest that the model has a threshold for.
+
+        `same_speaker` is null, "cannot tell", where `doubts` says what makes a recording unfit to be judged.
+        """
         rate = max(self.embedder.thresholds) if false_accept_rate is None else false_accept_rate
         threshold = self.embedder.threshold(rate)
-        score = float(self._embed(first) @ self._embed(second))
-        return {"score": score, "same_speaker": score >= threshold, "threshold": threshold, "false_accept_rate": rate}
+        heard = [self._samples(upload) for upload in (first, second)]
+        with self.computing:
+            one, other = (self.embedder.embed(samples, SAMPLE_RATE_HZ) for samples, _ in heard)
+            found = [f"{name}: {doubt}" for samples, name in heard for doubt in doubts(samples)]
+        score = float(one @ other)
+        verdict = None if found else score >= threshold
+        return {"score": score, "same_speaker": verdict, "threshold": threshold, "false_accept_rate": rate, "doubts": found}
 
     def identify(self, recording: UploadFile, false_accept_rate: Annotated[float | None, Form()] = None) -> dict[str, Any]:
         """Who of the people enrolled is it, or nobody? The rate, 1 % by default, is of the question: see `Gallery.identify`."""
@@ -109,12 +120,18 @@ class Service:
         return self.gallery
 
     def _embed(self, upload: UploadFile) -> np.ndarray:
+        samples, _ = self._samples(upload)
+        with self.computing:
+            return self.embedder.embed(samples, SAMPLE_RATE_HZ)
+
+    def _samples(self, upload: UploadFile) -> tuple[np.ndarray, str]:
+        """An upload's waveform, (n_samples,) at 16 kHz, and its name."""
         data, name = upload.file.read(), upload.filename or "the recording"
         with self.computing:
             samples, sample_rate_hz = decode(data, name, MAX_DURATION_S)
             if not samples.any():
                 raise InputError(f"{name}: is silent; check the microphone")
-            return self.embedder.embed(samples, sample_rate_hz)
+            return resample(samples, sample_rate_hz, SAMPLE_RATE_HZ), name
 
 
 def create_app(

@@ -58,7 +58,9 @@ class Objective(nn.Module):
         loss = self.recipe.loss
         embeddings = self.embed(batch)
         with torch.autocast(embeddings.device.type, enabled=False):  # 8 bits are too few for distances of near neighbours
-            terms = self.of_clips(embeddings, batch) | self.of_speakers(embeddings, batch, step) | self.of_teachers(embeddings, batch)
+            terms = (
+                self.of_clips(embeddings, batch) | self.of_speakers(embeddings, batch, step) | self.of_teachers(embeddings, batch)
+            )
             total = torch.stack([getattr(loss, f"{name}_weight") * value for name, value in terms.items()]).sum()
         return {"loss": total, **terms}
 

@@ -50,7 +50,9 @@ def read_teachers(
     """
     folder = Path(folder)
     if stray := sorted(folder.glob("*.parquet")):
-        raise InputError(f"{stray[0]} is in no teacher's folder; move it to {folder}/NAME/{stray[0].name}, NAME being its teacher")
+        raise InputError(
+            f"{stray[0]} is in no teacher's folder; move it to {folder}/NAME/{stray[0].name}, NAME being its teacher"
+        )
     teachers = sorted(path for path in folder.glob("[!.]*") if path.is_dir())
     if not teachers:
         raise InputError(f"there is to be a teacher, but {folder} holds no folder of one; {REMEDY}")

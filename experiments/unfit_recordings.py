@@ -1,0 +1,115 @@
+"""What "cannot tell" costs and saves: strangers who pass for one person, by what was done to both recordings.
+
+    OMP_NUM_THREADS=1 python -m experiments.unfit_recordings data/audio/{french,english,locales,speechocean}_validation
+
+The folders are what `resample` made; pairs are within a corpus. `doubted`: recordings that `audio.quality` calls unfit.
+`strangers`, `speakers`: pairs of two people and of one that reach the threshold of 1 % false accepts; `told`: those of them in
+which neither recording is doubted.
+Recordings in which little speech is found, which `verify` refuses, are left out.
+"""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from experiments.conditions import Waveform, add_noise
+from speakerprint import SpeakerEmbedder
+from speakerprint.audio.decode import decode
+from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
+from speakerprint.audio.quality import doubts
+from speakerprint.audio.voice_activity import NoSpeech, require_speech
+from speakerprint.corpora.resampling import read_audio
+
+Damage = Callable[[Waveform, np.random.Generator], Waveform]
+DIRECT_AFTER_S = 0.0025  # within which a reflection counts as direct sound
+
+
+def clipped(samples: Waveform, random: np.random.Generator, fraction: float) -> Waveform:
+    """So many of the samples at the level of the loudest."""
+    level = np.quantile(np.abs(samples), 1 - fraction)
+    return (np.clip(samples, -level, level) * (0.9 / max(level, 1e-9))).astype(np.float32)
+
+
+def reverberant(samples: Waveform, random: np.random.Generator, direct_db: float, decay_s: float) -> Waveform:
+    """In a room whose noise-like tail decays by 60 dB in decay_s, the direct sound so far above it."""
+    time_s = np.arange(round(decay_s * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
+    tail = random.normal(size=len(time_s)) * 10 ** (-3 * time_s / decay_s) * (time_s >= DIRECT_AFTER_S)
+    tail *= 10 ** (-direct_db / 20) / np.linalg.norm(tail)
+    tail[0] = 1
+    n = len(samples) + len(tail)
+    heard = np.fft.irfft(np.fft.rfft(samples, n) * np.fft.rfft(tail, n), n)[: len(samples)]
+    return (heard / max(1, np.abs(heard).max())).astype(np.float32)
+
+
+def hissing(samples: Waveform, random: np.random.Generator, snr_db: float) -> Waveform:
+    """With white noise."""
+    return add_noise(samples, random.normal(size=len(samples)).astype(np.float32), snr_db)
+
+
+DAMAGES: dict[str, Damage] = {
+    "as recorded": lambda samples, random: samples,
+    **{f"{p:.0%} of the samples clipped": partial(clipped, fraction=p) for p in (0.02, 0.05, 0.1, 0.25, 0.5)},
+    **{
+        f"room: direct sound at {db} dB, {s} s": partial(reverberant, direct_db=db, decay_s=s)
+        for db, s in ((10, 0.5), (5, 0.5), (0, 0.5), (0, 1.0), (-5, 0.8))
+    },
+    **{f"white noise at {db} dB": partial(hissing, snr_db=db) for db in (20, 10, 0)},
+}
+
+
+def hear(embedder: SpeakerEmbedder, folder: Path, per_speaker: int) -> pd.DataFrame:
+    """A row for each recording and damage: damage, speaker, doubted, embedding."""
+    recordings, clips = read_audio(folder)
+    first = recordings.groupby("speaker_id").cumcount() < per_speaker
+    rows = []
+    for recording, clip, keep in tqdm(
+        zip(recordings.itertuples(), clips, first, strict=True), folder.name, len(first), disable=None
+    ):
+        if not keep:
+            continue
+        samples = decode(clip, recording.recording_id)[0]
+        random = np.random.default_rng(list(recording.recording_id.encode()))
+        for name, damage in DAMAGES.items():
+            heard = damage(samples, random)
+            try:
+                require_speech(heard, recording.recording_id)
+            except NoSpeech:
+                continue
+            rows.append((name, recording.speaker_id, bool(doubts(heard)), embedder.embed(heard, SAMPLE_RATE_HZ)))
+    return pd.DataFrame(rows, columns=["damage", "speaker", "doubted", "embedding"])
+
+
+def passing(of_damage: pd.DataFrame, threshold: float) -> NDArray[np.int64]:
+    """Of pairs of strangers, then of one speaker: how many there are, reach the threshold, and do so undoubted; (2, 3)."""
+    embeddings = np.stack(of_damage["embedding"].to_list())
+    speakers, doubted = of_damage["speaker"].to_numpy(), of_damage["doubted"].to_numpy()
+    first, second = np.triu_indices(len(speakers), 1)
+    same, passes = speakers[first] == speakers[second], np.sum(embeddings[first] * embeddings[second], axis=1) >= threshold
+    told = passes & ~doubted[first] & ~doubted[second]
+    return np.array([[np.sum(kind), np.sum(passes & kind), np.sum(told & kind)] for kind in (~same, same)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("audio", nargs="+", type=Path, help="folders that `resample` made")
+    parser.add_argument("--model", help="folder of a model; without it, the shipped one")
+    parser.add_argument("--per-speaker", type=int, default=3, help="the first so many recordings of each")
+    chosen = parser.parse_args()
+    embedder = SpeakerEmbedder.load(chosen.model, "cpu")
+    heard = [hear(embedder, folder, chosen.per_speaker) for folder in chosen.audio]
+    print("| % | doubted | strangers | told | speakers | told |\n|---|---|---|---|---|---|")
+    for name in DAMAGES:
+        parts = [rows[rows["damage"] == name] for rows in heard]
+        counts = np.sum([passing(part, embedder.threshold(0.01)) for part in parts if len(part)], axis=0)
+        cells = [pd.concat(parts)["doubted"].mean(), *(counts[:, 1:] / counts[:, :1]).ravel()]
+        print(f"| {name} | " + " | ".join(f"{100 * cell:.1f}" for cell in cells) + " |")
+
+
+if __name__ == "__main__":
+    main()
