@@ -48,7 +48,7 @@ IN_PROJECT = {
     "use": ["speakerprint use --list"],
     "metrics": ["speakerprint metrics"],
     "data": ["speakerprint data | head -7"],
-    "publish": ["speakerprint publish models/speakerprint models/published --thresholds metrics/demo_dev.json"],
+    "publish": ["speakerprint publish --output models/published --thresholds metrics/demo_dev.json"],
     "average": ["speakerprint average models/speakerprint models/speakerprint --output models/average"],
 }
 SERVED_S = 20  # then `serve` is stopped

@@ -75,6 +75,12 @@ def test_nobody_is_an_answer_of_its_own(speakerprint, heard, capsys, tmp_path):
     assert capsys.readouterr().err == "rain.wav: nobody speaks in its 12.0 s\n"
 
 
+def test_beside_json_what_was_written_is_said_on_stderr(speakerprint, heard, tmp_path, capsys):
+    speakerprint("diarize", "meeting.wav", "--output", str(tmp_path / "out.srt"), "--json")
+    said = capsys.readouterr()
+    assert said.err == f"{tmp_path / 'out.srt'}: 2 turns of 2 speakers in 3700 s\n" and len(json.loads(said.out)["turns"]) == 2
+
+
 def test_channels_and_json_go_together(speakerprint, heard, capsys):
     speakerprint("diarize", "call.wav", "--channels", "--json")
     assert heard["channels"] and json.loads(capsys.readouterr().out)["duration_s"] == 3700.0

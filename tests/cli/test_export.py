@@ -117,7 +117,7 @@ def test_publish_takes_the_thresholds_from_a_corpus_metrics_and_details(run, fol
     (tmp_path / "metrics/dev.json").write_text('{"threshold_at_1pct_false_accepts": 0.5}')
     (tmp_path / "metrics/dev.details.json").write_text('{"threshold_at_0_1pct_false_accepts": 0.75}')
     assert (
-        run("publish", folder, "mine", "--thresholds", "metrics/dev.json")
+        run("publish", "--model", folder, "--output", "mine", "--thresholds", "metrics/dev.json")
         == "mine: config.json, model.onnx, model.safetensors, params.yaml\n"
     )
     assert json.loads(Path("mine/config.json").read_text())["thresholds"] == {"0.01": 0.5, "0.001": 0.75}

@@ -55,6 +55,11 @@ def test_metrics_has_a_column_a_corpus_and_a_row_a_number_and_more_on_request(sp
         ["recordings", "66"],
         ["conditions.same_locale.eer", "0.5000"],
     ]
+    speakerprint("metrics", "--details", "--json")
+    assert json.loads(capsys.readouterr().out) == {
+        corpus: {"eer": eer, "recordings": 66, "conditions": {"same_locale": {"eer": of_pairs}}}
+        for corpus, eer, of_pairs in (("demo_dev", 0.125, 0.5), ("voxceleb2", 0.25, None))
+    }
 
 
 def test_metrics_without_their_details_are_shown_in_brief_and_the_details_are_named(speakerprint, project, capsys):

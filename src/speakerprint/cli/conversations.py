@@ -8,8 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from speakerprint.cli.options import AsJson, DeviceName, ModelFolder, check_files, check_output, print_json, print_table
+from speakerprint.cli.options import (
+    AsJson,
+    DeviceName,
+    ModelFolder,
+    check_files,
+    check_output,
+    print_json,
+    print_table,
+    say_written,
+)
 from speakerprint.errors import InputError
+from speakerprint.files import write_text
 
 if TYPE_CHECKING:
     from speakerprint import Diarization
@@ -62,12 +72,12 @@ def diarize_command(
         channels=channels,
     )
     if output is not None:
-        output.write_text(as_text(found, output.suffix, Path(file).stem), encoding="utf-8", newline="")
+        write_text(as_text(found, output.suffix, Path(file).stem), output)
+        said = f"{len(found.turns)} turns of {len(found.speakers)} speakers in {found.duration_s:.0f} s"
+        say_written(output, said, as_json)
     if as_json:
         print_json(as_tree(found))
-    elif output is not None:
-        typer.echo(f"{output}: {len(found.turns)} turns of {len(found.speakers)} speakers in {found.duration_s:.0f} s")
-    elif found.turns:
+    elif output is None and found.turns:
         _print_turns(found)
     if not found.turns:
         typer.echo(f"{file}: nobody speaks in its {found.duration_s:.1f} s", err=True)

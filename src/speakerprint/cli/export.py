@@ -88,17 +88,18 @@ def average(
 
 @app.command("publish")
 def publish_command(
-    model: Annotated[Path, typer.Argument(help="the folder of a trained model")],
-    output: Annotated[Path, typer.Argument(help="the folder to write")],
+    output: Annotated[Path, typer.Option(help="the folder to write")],
     thresholds: Annotated[
         Path, typer.Option(help="metrics/CORPUS.json of a corpus whose speakers are neither trained nor reported on")
     ],
+    model: Annotated[Path, typer.Option(help="the folder of a trained model")] = Path("models/speakerprint"),
 ) -> None:
     """Make a trained model ready to ship: half the size, with thresholds and the commit that made it in its config.json.
 
     Examples:
 
-    - `speakerprint publish models/speakerprint models/mine --thresholds metrics/folder_dev.json`
+    - `speakerprint publish --output models/mine --thresholds metrics/folder_dev.json`
+    - `speakerprint publish --output models/other --thresholds metrics/folder_dev.json --model models/average`
     """
     check_output(output)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from speakerprint.cli.options import check_output, say_written
+from speakerprint.cli.options import AsJson, check_output, print_json, say_written
 
 app = typer.Typer()
 
@@ -57,6 +57,7 @@ def _figure(value: object) -> str:
 def metrics(
     corpus: Annotated[str | None, typer.Argument(help="show all figures of this evaluation corpus")] = None,
     details: Annotated[bool, typer.Option("--details", help="show all figures of every evaluation corpus")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print the figures that people compare, one column for each evaluation corpus (`dvc metrics show` prints one row each).
 
@@ -64,14 +65,17 @@ def metrics(
 
     - `speakerprint metrics`
     - `speakerprint metrics demo_dev`
-    - `speakerprint metrics --details`
+    - `speakerprint metrics --details --json`
     """
-    from speakerprint.evaluation.metrics_files import side_by_side
+    from speakerprint.evaluation.metrics_files import figures_of, side_by_side
     from speakerprint.params.whole import load_params
 
     corpora = load_params().evaluation.corpora if corpus is None else [corpus]
-    table = side_by_side(corpora, details or corpus is not None)
-    typer.echo(table.map(_figure).to_string())
+    figures = figures_of(corpora, details or corpus is not None)
+    if as_json:
+        print_json(figures)
+    else:
+        typer.echo(side_by_side(figures).map(_figure).to_string())
 
 
 @app.command()

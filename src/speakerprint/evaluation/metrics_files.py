@@ -52,19 +52,23 @@ def thresholds_of(path: str | Path) -> dict[str, float]:
     return {rate: figures[key] for rate, key in THRESHOLDS.items()}
 
 
-def side_by_side(corpora: Sequence[str], details: bool) -> "pd.DataFrame":
-    """The figures of corpora, a column for each of them and a row a figure, in the order of the files; nested ones as ``a.b``.
+def figures_of(corpora: Sequence[str], details: bool) -> dict[str, dict[str, Any]]:
+    """What the metrics files of corpora hold, by corpus. Raises InputError as `read_metrics` does."""
+    paths = {corpus: Path("metrics", f"{corpus}.json") for corpus in corpora}
+    return {
+        corpus: read_evaluation(path) if details else read_metrics(path, f"evaluate@{corpus}") for corpus, path in paths.items()
+    }
+
+
+def side_by_side(figures: dict[str, dict[str, Any]]) -> "pd.DataFrame":
+    """What `figures_of` gives as a column for each corpus and a row a figure, in the order of the files; nested ones as ``a.b``.
 
     Lists, such as the speakers confused, are no figures and left out.
-
-    Raises InputError as `read_metrics` does.
     """
     import pandas as pd
 
     columns = {}
-    for corpus in corpora:
-        path = f"metrics/{corpus}.json"
-        figures = read_evaluation(path) if details else read_metrics(path, f"evaluate@{corpus}")
-        figures = {name: figure for name, figure in figures.items() if not isinstance(figure, list)}
-        columns[corpus] = pd.json_normalize(figures).astype(object).iloc[0]
+    for corpus, of in figures.items():
+        single = {name: figure for name, figure in of.items() if not isinstance(figure, list)}
+        columns[corpus] = pd.json_normalize(single).astype(object).iloc[0]
     return pd.DataFrame(columns).reindex(next(iter(columns.values())).index)
