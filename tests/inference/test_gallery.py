@@ -20,7 +20,9 @@ from hypothesis import strategies as st
 import speakerprint
 from speakerprint.errors import InputError
 from speakerprint.inference import gallery as module
-from speakerprint.inference.gallery import DATABASE, Gallery
+from speakerprint.inference.gallery import Gallery
+from speakerprint.inference.gallery_database import DATABASE, SCHEMA
+from speakerprint.inference.gallery_index import write_index
 
 DIM = 32
 SPAWN = multiprocessing.get_context("spawn")
@@ -155,7 +157,7 @@ def test_what_was_replaced_does_not_pile_up_in_the_index(tmp_path, indexed):
 
 def test_a_gallery_that_another_process_made_in_the_meantime_is_kept(tmp_path):
     gallery, *_ = filled(tmp_path)
-    gallery._create("another", 2)
+    gallery._database.create("another", 2)
     assert len(Gallery(tmp_path, "model", DIM)) == 40
 
 
@@ -213,7 +215,7 @@ def test_a_removed_person_is_in_none_of_the_gallery_s_files(tmp_path, indexed):
     gallery.enrol("Petra Removed", rows[:8] + 0.1, [f"petra{i}.wav" for i in range(8)])
     gallery.enrol("Petra Removed", rows[8:12], [f"petra{i}.wav" for i in range(4)])  # in the place of the first four
     gallery.update_index()
-    mean = gallery._row(_open(tmp_path), "SELECT mean FROM speakers WHERE name LIKE 'Petra%'")[0]
+    mean = gallery._database.row(_open(tmp_path), "SELECT mean FROM speakers WHERE name LIKE 'Petra%'")[0]
     units = gallery._units(np.concatenate([rows[:8] + 0.1, rows[8:12]]))
     reader = _open(tmp_path)  # so that the write-ahead log stays
     gallery.remove("Petra Removed")
@@ -264,7 +266,7 @@ def test_the_database_cannot_name_an_index_elsewhere(tmp_path, indexed, monkeypa
     gallery = filled(tmp_path)[0]
     gallery.update_index()
     edited(tmp_path, "UPDATE gallery SET index_file = ?", name)
-    monkeypatch.setattr(module.hashlib, "sha256", None)  # nothing of it is even read
+    monkeypatch.setattr(module, "read_index", None)  # nothing of it is even read
     assert gallery._load_index(gallery._state(_open(tmp_path))) is None
 
 
@@ -293,7 +295,7 @@ def test_flipped_bytes_anywhere_in_the_database_change_no_answer(tmp_path):
 def test_a_gallery_of_the_first_format_is_brought_up_to_date(tmp_path):
     gallery, _, _, rows = filled(tmp_path, n=3)
     right = gallery.identify(rows[0], 0.0)
-    first = re.sub(r".*digest INTEGER.*\n", "", module.SCHEMA).replace("user_version = 2", "user_version = 1")
+    first = re.sub(r".*digest INTEGER.*\n", "", SCHEMA).replace("user_version = 2", "user_version = 1")
     (tmp_path / DATABASE).rename(tmp_path / "second")
     with closing(sqlite3.connect(tmp_path / DATABASE)) as db:
         db.executescript(first.replace("mean BLOB,", "mean BLOB"))
@@ -417,8 +419,7 @@ def test_what_a_killed_process_left_of_an_index_is_removed(tmp_path, indexed):
 def test_of_two_that_make_the_index_one_waits_for_the_other(tmp_path, indexed, monkeypatch):
     gallery, *_ = filled(tmp_path)
     made: Counter[str] = Counter()
-    save = Gallery._save_index
-    monkeypatch.setattr(Gallery, "_save_index", lambda self, index, path: made.update(["index"]) or save(index, path))
+    monkeypatch.setattr(module, "write_index", lambda index, path: made.update(["index"]) or write_index(index, path))
     threads = [threading.Thread(target=Gallery(tmp_path).update_index) for _ in range(4)]
     for thread in threads:
         thread.start()
