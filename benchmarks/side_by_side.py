@@ -9,16 +9,18 @@ from typing import Any, TypeVar
 Way = TypeVar("Way", bound=Hashable)
 
 
-def take_turns(ways: dict[Way, Callable[[], Any]], rounds: int) -> dict[Way, float]:
+def take_turns(
+    ways: dict[Way, Callable[[], Any]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[Way, float]:
     """Median seconds, by the clock, of a call of each way; each is called once before it is timed."""
     for call in ways.values():
         call()
     seconds: dict[Way, list[float]] = {way: [] for way in ways}
     for _ in range(rounds):
         for way, call in ways.items():
-            started = time.perf_counter()
+            started = clock()
             call()
-            seconds[way].append(time.perf_counter() - started)
+            seconds[way].append(clock() - started)
     return {way: statistics.median(values) for way, values in seconds.items()}
 
 
