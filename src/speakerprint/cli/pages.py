@@ -104,5 +104,6 @@ def serve(
     except OSError as error:
         raise InputError(f"cannot listen at {host} port {port} ({error.strerror}); give another --port or --host") from None
     typer.echo(f"http://{f'[{host}]' if ipv6 else host}:{port} (Ctrl+C stops it)")
-    config = uvicorn.Config(page, log_level="warning", http=Connection, limit_concurrency=MAX_CONNECTIONS)
+    # the page does nothing as it starts or stops: with a lifespan, Ctrl+C while it starts would print a traceback
+    config = uvicorn.Config(page, log_level="warning", http=Connection, limit_concurrency=MAX_CONNECTIONS, lifespan="off")
     uvicorn.Server(config).run(sockets=[listener])
