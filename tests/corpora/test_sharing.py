@@ -6,6 +6,7 @@ import tarfile
 import threading
 import time
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,6 +23,12 @@ from speakerprint.params.sources import CommonVoiceSource
 
 SETTINGS = Resample(engine="soxr", encoding="wav", min_duration_s=0.1, max_bad_fraction=0.5)
 SPLITS = ("train", "dev", "test")
+
+
+@pytest.fixture(autouse=True)
+def in_this_process():
+    with joblib.parallel_config("threading"):  # processes take seconds to start
+        yield
 
 
 def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
