@@ -4,6 +4,8 @@ from speakerprint.pages.report import read_files, render, report_data, write_rep
 from tests.browser.conftest import VIEWS
 from tests.tones import SPEAKERS, ToneEmbedder, write_tones
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):

@@ -9,6 +9,8 @@ from speakerprint.pages.serve import create_app
 from tests.browser.conftest import VIEWS
 from tests.tones import ToneEmbedder, write_tones
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def served(page, tmp_path):

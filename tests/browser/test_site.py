@@ -10,6 +10,7 @@ import pytest
 from tests.browser.conftest import VIEWS
 
 PROJECT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -76,6 +76,7 @@ def test_a_folder_named_like_an_archive_is_a_folder(tmp_path: Path) -> None:
     assert dict(read_clips([str(folder / "a.mp3"), f"{inner}/b.mp3"])) == {0: b"a", 1: b"b"}
 
 
+@pytest.mark.slow
 def test_an_archive_is_read_front_to_back_in_flat_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     n_clips, size = 3000, 2000
     archive = write_archive(tmp_path / "r.tar.gz", {f"clips/{i}.mp3": bytes(size) for i in range(n_clips)})
