@@ -17,9 +17,10 @@ from speakerprint.errors import InputError
 from speakerprint.model.speaker_model import SpeakerModel
 from speakerprint.training.checkpoint import Checkpoint, fingerprint
 from speakerprint.training.objective import Objective
+from speakerprint.training.recipe import Recipe
 from stages.train import main
-from tests.training.processes import in_two_processes, started
-from tests.training.runs import ROOT, Run, curve, same, teach, training_set, with_teacher, write_store
+from tests.training.processes import in_two_processes
+from tests.training.runs import ROOT, Run, curve, same, teach, tiny_recipe, training_set, with_teacher, write_store
 
 
 @pytest.fixture
@@ -265,41 +266,32 @@ def test_a_teacher_without_embeddings_is_an_error_with_a_remedy(run):
         Run(run.folder, with_teacher(run.recipe), run.folder / "nowhere")("run")
 
 
-KILLED_AT_STEP_4 = """
-from speakerprint.training.objective import Objective
-from stages.train import main
-real = Objective.forward
-def dies(self, batch, step):
-    if step == 4:
-        raise SystemExit(9)
-    return real(self, batch, step)
-Objective.forward = dies
-main()
-"""
-KILLED_IN_THE_START = """
-import speakerprint.training.start as start
-from stages.train import main
-real = start.DiscriminantStart.add
-start.SAVE_EVERY_S = 0.0
-def dies(self, number, batch):
-    if self.done == 1:
-        raise SystemExit(9)
-    real(self, number, batch)
-start.DiscriminantStart.add = dies
-main()
-"""
+def killed_at_step_4(patch):
+    patch.setattr(Objective, "forward", dying_at(4))
 
 
-def project(folder, run: Run, **changes) -> None:
-    """A project at its train stage, in a folder, with the run's recipe and these settings of `train`."""
+def killed_in_the_start(patch):
+    real = start.DiscriminantStart.add
+
+    def add(self, number, batch):
+        if self.done == 1:
+            raise KeyboardInterrupt
+        real(self, number, batch)
+
+    patch.setattr(start, "SAVE_EVERY_S", 0.0)
+    patch.setattr(start.DiscriminantStart, "add", add)
+
+
+def project(folder, recipe: Recipe, **changes) -> None:
+    """A project at its train stage, in a folder, with this recipe and these settings of `train`."""
     tree = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    tree |= {name: section.model_dump() for name, section in run.recipe.sections().items()}
+    tree |= {name: section.model_dump() for name, section in recipe.sections().items()}
     tree["sampling"]["speakers"] = 4
     tree["train"] |= changes
     (corpus,) = tree["train_corpora"]
     write_store(folder / "data/features/train" / corpus)
     torch.manual_seed(0)
-    SpeakerModel(run.recipe.model).save(folder / "models/tiny", "start")
+    SpeakerModel(recipe.model).save(folder / "models/tiny", "start")
     with (folder / "params.yaml").open("w") as file:
         YAML(typ="safe", pure=True).dump(tree, file)
 
@@ -308,17 +300,20 @@ def project(folder, run: Run, **changes) -> None:
 @pytest.mark.parametrize(
     ("killed", "changes", "resuming"),
     [
-        (KILLED_AT_STEP_4, {"init_from": "models/tiny"}, ["resuming at step 4 of 6"]),
-        (KILLED_IN_THE_START, {"init_from": "models/tiny", "new_head": True}, []),
+        (killed_at_step_4, {"init_from": "models/tiny"}, ["resuming at step 4 of 6"]),
+        (killed_in_the_start, {"init_from": "models/tiny", "new_head": True}, []),
     ],
     ids=["at step 4", "in the start"],
 )
-def test_a_run_killed_in_one_process_resumes_in_two_to_what_one_makes(run, tmp_path, monkeypatch, killed, changes, resuming):
+def test_a_run_killed_in_one_process_resumes_in_two_to_what_one_makes(tmp_path, monkeypatch, killed, changes, resuming):
     for name in ("whole", "killed"):
-        project(tmp_path / name, run, checkpoint_every_steps=1, **changes)
+        project(tmp_path / name, tiny_recipe(), checkpoint_every_steps=1, **changes)
     monkeypatch.chdir(tmp_path / "whole")
     main()
-    assert started("-c", killed, folder=tmp_path / "killed").returncode == 9
+    monkeypatch.chdir(tmp_path / "killed")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        killed(patch)
+        main()
     resumed = in_two_processes("stages.train", folder=tmp_path / "killed")
     assert resumed.returncode == 0, resumed.stderr
     assert all(resumed.stdout.count(text) == 1 for text in resuming)
