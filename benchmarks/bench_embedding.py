@@ -43,6 +43,7 @@ from speakerprint.model.speaker_model import Bfloat16Model, SpeakerModel
 from speakerprint.runtime import open_session
 
 DURATION_S = 7.7
+N_COMPARED = 20  # recordings, all pairs of which have a cosine
 TEXT = "Seven small ships sailed past the old harbour while the keeper of the light was still asleep in his chair. "
 REFERENCE = "the reference recipe's model"
 AIMS = {REFERENCE: None, "Resemblyzer": 1.0, "CAM++": 4.0}  # None: no aim; of none of these is there a row of cosines
@@ -123,7 +124,7 @@ def one_recording(embedder: SpeakerEmbedder, rounds: int, wheels: Path) -> list[
             systems[name] = load()
         except (ModuleNotFoundError, InputError) as error:
             print(f"{name} is left out: {error}; {REMEDY}", file=sys.stderr)
-    clips = [clip(number) for number in range(20)]
+    clips = [clip(number) for number in range(N_COMPARED)]
     seconds = take_turns({name: partial(embed, clips[0]) for name, embed in systems.items()}, rounds, time.process_time)
     ours = 1000 * seconds.pop("ours")
     rows = [

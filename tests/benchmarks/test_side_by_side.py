@@ -58,6 +58,7 @@ def test_the_reference_model_pads_to_thirty_seconds():
 
 @pytest.mark.slow
 def test_embedding_is_measured_without_peers_and_precisions_hardly_change_a_cosine(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench_embedding, "N_COMPARED", 4)
     monkeypatch.setitem(sys.modules, "resemblyzer", None)
     rows = by_what(bench_embedding.run(n_recordings=2, rounds=1, wheels=tmp_path))
     assert "Resemblyzer is left out" in capsys.readouterr().err
