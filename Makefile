@@ -18,7 +18,8 @@ CPU_TORCH = test "$$(uname -s)" = Linux && ! nvidia-smi >/dev/null 2>&1 && $(PIP
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # A module's tests share what they build, so a module stays with one worker. More threads would only wait for each other's core.
-PYTEST = $(IN_VENV) OMP_NUM_THREADS=1 python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadscope --no-loadscope-reorder
+# What is compiled is kept, whatever the environment says: many tests start Python.
+PYTEST = $(IN_VENV) PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadscope --no-loadscope-reorder
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  %-12s %s\n", $$1, $$2 }'
