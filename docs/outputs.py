@@ -39,6 +39,7 @@ IN_FOLDER = {  # in this order: later ones use what earlier ones wrote
         "[sf.read(f'samples/{name}.ogg')[0] for name in ('ann-1', 'bob', 'ann-2')]), 16_000)\"",
         "speakerprint diarize meeting.wav",
     ],
+    "listen": ["cat meeting.wav | speakerprint listen"],
     "report": ["speakerprint report voices"],
     "serve": ["speakerprint serve --gallery gallery --port 8017"],
     "export": ["speakerprint export --format onnx --output speakerprint.onnx"],

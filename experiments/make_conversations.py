@@ -7,6 +7,8 @@ The folders are what the `resample` stage wrote for the corpora of docs/protocol
 and uses no second of a recording twice. How long turns, pauses and overlaps are comes from the sources in docs/diarize.md.
 One conversation in three is as recorded, one in a simulated room, and one in a room with recorded noise: those sounds that
 training may hear, or with --report those it may not. The same seed makes the same files.
+
+--enrol N keeps the first N recordings of each speaker out of the conversation NN and writes them to NN/SPEAKER/.
 """
 
 import argparse
@@ -226,6 +228,16 @@ def mix(turns: list[Turn], where: str, noises: list[NDArray[np.float32]], random
     return heard / max(1.0, float(np.abs(heard).max()) / 0.99)
 
 
+def set_aside(speakers: dict[str, list[Piece]], number: int, folder: Path) -> dict[str, list[Piece]]:
+    """Write so many recordings of each speaker to FOLDER/SPEAKER, and return the others."""
+    for name, pieces in speakers.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for index, piece in enumerate(pieces[:number]):
+            samples = piece.samples / max(1.0, float(np.abs(piece.samples).max()) / 0.99)
+            soundfile.write(folder / name / f"{index}.wav", samples, SAMPLE_RATE_HZ, subtype="PCM_16")
+    return {name: pieces[number:] for name, pieces in speakers.items()}
+
+
 def rttm(turns: list[Turn], name: str) -> str:
     """Who speaks when, a line a stretch of speech."""
     lines = []
@@ -260,6 +272,7 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="with the noises that are kept for the report")
     parser.add_argument("--number", type=int, default=24)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--enrol", type=int, default=0, help="recordings of each speaker to keep out of the conversation")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     corpora = [(folder.name, read_speakers(folder)) for folder in arguments.audio]
@@ -267,13 +280,17 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     for number in range(arguments.number):
         random = np.random.default_rng([arguments.seed, number])
-        corpus, speakers = corpora[number % len(corpora)]
+        corpus, everybody = corpora[number % len(corpora)]
+        speakers = {name: pieces for name, pieces in everybody.items() if len(pieces) > arguments.enrol}
         size = min(int(random.integers(SPEAKERS[0], SPEAKERS[1] + 1)), len(speakers))
         chosen = random.permutation(sorted(speakers))[:size]
         where = ROOMS[number // len(corpora) % len(ROOMS)]
-        turns = draw_turns({name: speakers[name] for name in chosen}, random)
-        samples = mix(turns, where, noises, random)
         name = f"{number:02}"
+        talking = {one: speakers[one] for one in chosen}
+        if arguments.enrol:
+            talking = set_aside(talking, arguments.enrol, arguments.output / name)
+        turns = draw_turns(talking, random)
+        samples = mix(turns, where, noises, random)
         soundfile.write(arguments.output / f"{name}.wav", samples, SAMPLE_RATE_HZ, subtype="PCM_16")
         (arguments.output / f"{name}.rttm").write_text(rttm(turns, name))
         facts = {"corpus": corpus, "where": where, "speakers": len({turn.speaker for turn in turns}), "turns": len(turns)}

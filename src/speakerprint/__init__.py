@@ -18,14 +18,17 @@ if TYPE_CHECKING:
     from speakerprint.inference.diarization import Diarization, Turn, diarize
     from speakerprint.inference.embedder import SpeakerEmbedder, Verification, Window
     from speakerprint.inference.gallery import Gallery
+    from speakerprint.inference.listener import Event, Listener
 
     load = SpeakerEmbedder.load
 
 __all__ = [
     "Calibration",
     "Diarization",
+    "Event",
     "Gallery",
     "InputError",
+    "Listener",
     "SpeakerEmbedder",
     "Turn",
     "Verification",
@@ -39,7 +42,9 @@ __all__ = [
 _MODULES = {  # imported on first use, so that nobody waits for what they do not use
     "Calibration": "inference.calibration",
     "Diarization": "inference.diarization",
+    "Event": "inference.listener",
     "Gallery": "inference.gallery",
+    "Listener": "inference.listener",
     "SpeakerEmbedder": "inference.embedder",
     "Turn": "inference.diarization",
     "Verification": "inference.embedder",

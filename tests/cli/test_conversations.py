@@ -1,11 +1,15 @@
 import csv
+import io
 import json
+import sys
+from typing import ClassVar
 
 import numpy as np
 import pytest
+import soundfile
 
 import speakerprint as package
-from speakerprint import Diarization, Turn
+from speakerprint import Diarization, Event, Turn
 from speakerprint.errors import InputError
 
 FOUND = Diarization(
@@ -101,4 +105,93 @@ def test_what_cannot_be_done_is_refused_before_the_model_is_loaded(speakerprint,
     monkeypatch.setattr(speakerprint.embedder, "load", load)
     with pytest.raises(SystemExit) as exit:
         speakerprint("diarize", *options)
+    assert exit.value.code == 2 and message in capsys.readouterr().err
+
+
+# --- who is speaking now
+
+
+class FakeListener:
+    """Hears somebody from the first sample that is not zero; knows what it was made with."""
+
+    made: ClassVar = {}
+
+    def __init__(self, sample_rate_hz, **options):
+        self.made |= {"rate": sample_rate_hz, "n_samples": 0, **options}
+        self.speaking, self.heard_s = False, 2.0
+
+    def hear(self, chunk):
+        self.made["n_samples"] += len(chunk)
+        if self.speaking or not np.any(chunk):
+            return []
+        self.speaking = True
+        return [Event("start", 1.25, "ann, [late]", 0.61239)]
+
+    def end(self):
+        return [Event("end", 3661.0, "ann, [late]", 0.7)] if self.speaking else []
+
+
+@pytest.fixture
+def listens(monkeypatch):
+    """Put bytes on stdin; what the listener was made with and heard is returned."""
+    monkeypatch.setattr(package, "Listener", FakeListener, raising=False)
+
+    def on_stdin(data):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(data))))
+        FakeListener.made.clear()
+        return FakeListener.made
+
+    return on_stdin
+
+
+def wav(samples, rate, subtype="PCM_16"):
+    stream = io.BytesIO()
+    soundfile.write(stream, samples, rate, format="WAV", subtype=subtype)
+    return stream.getvalue()
+
+
+def test_turns_are_printed_as_they_begin_and_end(speakerprint, listens, capsys):
+    made = listens(np.full(8_001, 7, "<i2").tobytes() + b"?")
+    speakerprint("listen")
+    assert capsys.readouterr().out == "00:00:01,250  ann, [late] (0.61)\n01:01:01,000  ann, [late] ends\n"
+    assert made["rate"] == 16_000 and made["n_samples"] == 8_001 and made["gallery"] is None
+
+
+def test_a_wav_header_says_the_rate_and_the_channels(speakerprint, listens, capsys):
+    for subtype in ("PCM_16", "PCM_32"):
+        made = listens(wav(np.full((4_801, 2), 0.5), 48_000, subtype))
+        speakerprint("listen", "-", "--rate", "8000")
+        assert made["rate"] == 48_000 and made["n_samples"] == 4_801
+
+
+def test_json_is_a_line_an_event(speakerprint, listens, capsys):
+    listens(np.full(800, 7, "<i2").tobytes())
+    speakerprint("listen", "--json", "--rate", "8000")
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first == {"kind": "start", "time_s": 1.25, "speaker": "ann, [late]", "score": 0.612}
+    assert second["kind"] == "end"
+
+
+def test_a_file_is_heard_as_a_stream_is(speakerprint, listens, capsys, tmp_path):
+    made = listens(b"")
+    soundfile.write(tmp_path / "a.flac", np.full(2_000, 0.5), 8_000)
+    speakerprint("listen", str(tmp_path / "a.flac"))
+    assert made["rate"] == 8_000 and made["n_samples"] == 2_000
+
+
+def test_a_stream_without_a_voice_is_an_answer_of_its_own(speakerprint, listens, capsys):
+    listens(bytes(3_200))
+    with pytest.raises(SystemExit) as exit:
+        speakerprint("listen")
+    assert exit.value.code == 1 and capsys.readouterr().err == "stdin: nobody speaks in its 2.0 s\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [(b"RIFF", "no WAV file that can be read"), (wav(np.ones(9), 8_000, "PCM_24"), "of 24 bits a sample, expected 16 or 32")],
+)
+def test_what_is_no_pcm_is_refused(speakerprint, listens, data, message, capsys):
+    listens(data)
+    with pytest.raises(SystemExit) as exit:
+        speakerprint("listen")
     assert exit.value.code == 2 and message in capsys.readouterr().err

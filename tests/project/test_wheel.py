@@ -33,8 +33,8 @@ started = time.perf_counter()
 import speakerprint
 took_s = time.perf_counter() - started
 embeddings = speakerprint.load().embed_files(sys.argv[1:])
-public = ["Calibration", "Diarization", "Gallery", "InputError", "SpeakerEmbedder", "Turn", "Verification", "Window"]
-public += ["calibrate", "cluster", "diarize", "load"]
+public = ["Calibration", "Diarization", "Event", "Gallery", "InputError", "Listener", "SpeakerEmbedder", "Turn"]
+public += ["Verification", "Window", "calibrate", "cluster", "diarize", "load"]
 assert set(public) <= set(dir(speakerprint)), dir(speakerprint)
 assert issubclass(speakerprint.InputError, Exception)
 print(took_s, *embeddings.shape, "torch" in sys.modules, speakerprint.__version__)

@@ -1,11 +1,15 @@
-"""Who spoke when in a recording of several people."""
+"""Who spoke when in a recording of several people, and who is speaking now."""
 
 import csv
 import json
-from io import StringIO
+import sys
+import wave
+from collections.abc import Iterator
+from io import BufferedReader, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 
 from speakerprint.cli.options import (
@@ -22,10 +26,11 @@ from speakerprint.errors import InputError
 from speakerprint.files import write_text
 
 if TYPE_CHECKING:
-    from speakerprint import Diarization
+    from speakerprint import Diarization, Event
 
 app = typer.Typer()
 OUTPUT_SUFFIXES = (".rttm", ".json", ".csv", ".srt")
+CHUNKS_A_SECOND = 10  # read of a pipe
 
 
 @app.command("diarize")
@@ -142,3 +147,96 @@ def _print_turns(found: "Diarization") -> None:
     for turn in found.turns:
         table.add_row(_clock(turn.start_s), _clock(turn.end_s), escape(turn.speaker), f"{turn.confidence:.2f}")
     print_table(table)
+
+
+@app.command("listen")
+def listen_command(
+    file: Annotated[str, typer.Argument(help="a recording, or -: WAV or raw samples of 16 bits, one channel, on stdin")] = "-",
+    rate: Annotated[int, typer.Option(min=1_000, max=384_000, help="samples a second, where raw samples are read")] = 16_000,
+    gallery: Annotated[Path | None, typer.Option(help="folder of a gallery: name those whom it knows")] = None,
+    false_accept_rate: Annotated[float, typer.Option(help="of a name: strangers taken for anybody, at most")] = 0.01,
+    model: ModelFolder = None,
+    device: DeviceName = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="print a line of JSON an event")] = False,
+) -> None:
+    """Tell who is speaking while they speak. Exit status: 0 somebody spoke, 1 nobody did, 2 an error.
+
+    A line is printed when a speaker starts, and one when they end. Its time is when they did, which is known about a second
+    later. Who is not in the gallery is unknown 1 and so on, the same voice by the same number.
+
+    Examples:
+
+    - `arecord -f S16_LE -r 16000 | speakerprint listen --gallery people`
+    - `ffmpeg -i rtsp://camera -f wav - | speakerprint listen --json`
+    - `speakerprint listen meeting.wav`
+    """
+    if file != "-":
+        check_files([file])
+
+    from speakerprint import Gallery, Listener, SpeakerEmbedder
+
+    if gallery is not None:
+        Gallery(gallery)  # before the model takes its time: is there one?
+    embedder = SpeakerEmbedder.load(model, device)
+    known = None if gallery is None else Gallery.open(gallery, embedder)
+    sample_rate_hz, chunks = _chunks_of(file, rate)
+    listener = Listener(sample_rate_hz, embedder=embedder, gallery=known, false_accept_rate=false_accept_rate)
+    anybody = False
+    for chunk in chunks:
+        for event in listener.hear(chunk):
+            anybody = True
+            _print_event(event, as_json)
+    for event in listener.end():
+        anybody = True
+        _print_event(event, as_json)
+    if not anybody:
+        typer.echo(f"{'stdin' if file == '-' else file}: nobody speaks in its {listener.heard_s:.1f} s", err=True)
+        raise typer.Exit(1)
+
+
+def _chunks_of(file: str, rate: int) -> tuple[int, Iterator[np.ndarray]]:
+    """The sample rate in Hz and the samples of a file, or of stdin as they come."""
+    if file != "-":
+        from speakerprint.audio.stream import AudioStream
+
+        source = AudioStream(file)
+        return source.sample_rate_hz, iter(source)
+    stream = sys.stdin.buffer
+    return wav_chunks(stream) if stream.peek(4)[:4] == b"RIFF" else (rate, raw_chunks(stream, rate))
+
+
+def raw_chunks(stream: BufferedReader, rate: int) -> Iterator[np.ndarray]:
+    """Samples of 16 bits, little-endian, of one channel, as they come: each (n_samples,) int16."""
+    while data := stream.read(2 * max(1, rate // CHUNKS_A_SECOND)):
+        yield np.frombuffer(data[: len(data) // 2 * 2], "<i2")
+
+
+def wav_chunks(stream: BufferedReader) -> tuple[int, Iterator[np.ndarray]]:
+    """The sample rate in Hz of a WAV file that comes through a pipe, and its samples, each (n_samples, channels).
+
+    Raises InputError for another format than PCM of 16 or 32 bits.
+    """
+    try:
+        file = wave.open(stream)  # noqa: SIM115 — it is read as long as the program listens
+    except (wave.Error, EOFError) as error:
+        raise InputError(f"stdin is no WAV file that can be read ({error}); expected PCM of 16 or 32 bits") from None
+    if file.getsampwidth() not in (2, 4):
+        raise InputError(f"stdin is a WAV file of {8 * file.getsampwidth()} bits a sample, expected 16 or 32")
+    size = max(1, file.getframerate() // CHUNKS_A_SECOND)
+    kind, channels = f"<i{file.getsampwidth()}", file.getnchannels()
+
+    def chunks() -> Iterator[np.ndarray]:
+        while data := file.readframes(size):
+            samples = np.frombuffer(data[: len(data) // file.getsampwidth() // channels * file.getsampwidth() * channels], kind)
+            yield samples.reshape(-1, channels)
+
+    return file.getframerate(), chunks()
+
+
+def _print_event(event: "Event", as_json: bool) -> None:
+    if as_json:
+        print_json(event._asdict() | {"time_s": round(event.time_s, 3), "score": round(event.score, 3)})
+    elif event.kind == "start":
+        typer.echo(f"{_clock(event.time_s)}  {event.speaker} ({event.score:.2f})")
+    else:
+        typer.echo(f"{_clock(event.time_s)}  {event.speaker} ends")

@@ -389,19 +389,36 @@ def _channel_axis(shape: tuple[int, ...], name: str, otherwise: int | None = Non
     )
 
 
-def resampled(chunks: Iterable[ArrayLike], sample_rate_hz: int) -> Iterator[np.ndarray]:
+class Resampler:
     """A stream's chunks at 16 kHz, without a seam between them. A short one has its channels where those before have them."""
-    import soxr
 
-    resampler, channel_axis = None, None
-    for chunk in chunks:
+    def __init__(self, sample_rate_hz: int):
+        """Raises InputError for a rate that is not positive."""
+        import soxr
+
+        _mono(np.zeros(0, np.float32), sample_rate_hz, "stream")
+        self._sample_rate_hz = sample_rate_hz
+        self._channel_axis: int | None = None
+        same = sample_rate_hz == SAMPLE_RATE_HZ
+        self._stream = None if same else soxr.ResampleStream(sample_rate_hz, SAMPLE_RATE_HZ, num_channels=1, quality="HQ")
+
+    def hear(self, chunk: ArrayLike) -> np.ndarray:
+        """What a chunk, as `SpeakerEmbedder.embed` takes a waveform, adds: (n_samples,) float32."""
         shape = np.shape(chunk)
         if len(shape) == 2 and max(shape) > MAX_CHANNELS:
-            channel_axis = _channel_axis(shape, "chunk")
-        samples = _mono(chunk, sample_rate_hz, "chunk", channel_axis)
-        if sample_rate_hz != SAMPLE_RATE_HZ:
-            resampler = resampler or soxr.ResampleStream(sample_rate_hz, SAMPLE_RATE_HZ, num_channels=1, quality="HQ")
-            samples = resampler.resample_chunk(samples)
-        yield samples
-    if resampler:
-        yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+            self._channel_axis = _channel_axis(shape, "chunk")
+        samples = _mono(chunk, self._sample_rate_hz, "chunk", self._channel_axis)
+        return samples if self._stream is None else self._stream.resample_chunk(samples)
+
+    def end(self) -> np.ndarray:
+        """What is left: (n_samples,) float32."""
+        nothing = np.zeros(0, np.float32)
+        return nothing if self._stream is None else self._stream.resample_chunk(nothing, last=True)
+
+
+def resampled(chunks: Iterable[ArrayLike], sample_rate_hz: int) -> Iterator[np.ndarray]:
+    """A stream's chunks at 16 kHz, as `Resampler` gives them."""
+    resampler = Resampler(sample_rate_hz)
+    for chunk in chunks:
+        yield resampler.hear(chunk)
+    yield resampler.end()
