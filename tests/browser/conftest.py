@@ -3,13 +3,28 @@
 import importlib.resources
 import shutil
 
+import numpy as np
 import pytest
+import soundfile
+
+import speakerprint
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
 @pytest.fixture(scope="session")
-def browser():
+def microphone(tmp_path_factory):
+    """What the browser's microphone hears, again and again: two people, one after the other."""
+    folder = importlib.resources.files(speakerprint) / "samples"
+    clips = [soundfile.read(folder / f"{name}.ogg", dtype="float32")[0] for name in ("ann-1", "bob")]
+    path = tmp_path_factory.mktemp("microphone") / "people.wav"
+    pause = np.zeros(12_000, np.float32)
+    soundfile.write(path, np.concatenate([clips[0], pause, clips[1], pause]), 16_000, subtype="PCM_16")
+    return path
+
+
+@pytest.fixture(scope="session")
+def browser(microphone):
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         pytest.skip(f"no browser: none of {', '.join(NAMES)} is on the PATH")
@@ -17,6 +32,7 @@ def browser():
 
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+        arguments.append(f"--use-file-for-fake-audio-capture={microphone}")
         browser = playwright.chromium.launch(executable_path=path, args=arguments)
         yield browser
         browser.close()

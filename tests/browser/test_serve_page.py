@@ -1,10 +1,15 @@
+import importlib.resources
 import socket
 import threading
+from contextlib import contextmanager
 
 import pytest
 import uvicorn
 
+import speakerprint
+from speakerprint import SpeakerEmbedder
 from speakerprint.inference.gallery import Gallery
+from speakerprint.pages.guard import Connection
 from speakerprint.pages.serve import create_app
 from tests.browser.conftest import VIEWS
 from tests.tones import ToneEmbedder, write_tones
@@ -12,12 +17,12 @@ from tests.tones import ToneEmbedder, write_tones
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def served(page, tmp_path):
-    """The page, from a real server with an empty gallery."""
+@contextmanager
+def serving(page, embedder, folder):
+    """The page, from a real server with a gallery."""
     listener = socket.create_server(("127.0.0.1", 0))
-    app = create_app(ToneEmbedder(), Gallery.open(tmp_path / "gallery", ToneEmbedder()))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    app = create_app(embedder, Gallery.open(folder, embedder))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", http=Connection, ws="wsproto"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     page.on("dialog", lambda dialog: dialog.accept())
@@ -27,6 +32,13 @@ def served(page, tmp_path):
     page.close()
     server.should_exit = True
     thread.join()
+
+
+@pytest.fixture
+def served(page, tmp_path):
+    """The page, with an empty gallery."""
+    with serving(page, ToneEmbedder(), tmp_path / "gallery") as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -248,3 +260,19 @@ def test_the_page_is_accessible_and_fits_with_all_its_answers_shown(served, clip
     assert answer(served, "verify") == "Second recording: choose, drop or record one first"
     assert violations(served) == {}
     assert served.evaluate("document.documentElement.scrollWidth") <= served.viewport_size["width"]
+
+
+@pytest.mark.slow
+def test_who_speaks_into_the_microphone_is_shown_while_they_do(page, tmp_path):
+    embedder = SpeakerEmbedder.load()
+    bob = importlib.resources.files(speakerprint) / "samples/bob.ogg"
+    Gallery.open(tmp_path / "gallery", embedder).enrol("Bob <b>", embedder.embed_files([str(bob)]), ["bob.ogg"])
+    with serving(page, embedder, tmp_path / "gallery"):
+        page.get_by_role("button", name="Listen", exact=True).click()
+        page.wait_for_selector("#speaking:text-is('unknown 1')")
+        page.wait_for_selector("#speaking:text-is('Bob <b>')")
+        page.get_by_role("button", name="Stop", exact=True).click()
+        page.wait_for_selector("#listen-button:text-is('Listen')")
+        names = page.locator("#turns .name").all_inner_texts()
+        assert set(names) == {"unknown 1", "Bob <b>"} and page.inner_text("#listen-problem") == ""
+        assert page.locator("#turns li:last-child").inner_text().count("until") == 1

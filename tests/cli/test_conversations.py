@@ -114,10 +114,10 @@ def test_what_cannot_be_done_is_refused_before_the_model_is_loaded(speakerprint,
 class FakeListener:
     """Hears somebody from the first sample that is not zero; knows what it was made with."""
 
-    made: ClassVar = {}
+    made: ClassVar[dict] = {}
 
     def __init__(self, sample_rate_hz, **options):
-        self.made |= {"rate": sample_rate_hz, "n_samples": 0, **options}
+        self.made.update(options, rate=sample_rate_hz, n_samples=0)
         self.speaking, self.heard_s = False, 2.0
 
     def hear(self, chunk):

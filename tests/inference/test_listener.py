@@ -143,7 +143,8 @@ def test_a_change_within_a_span_is_from_where_it_began():
     voices.begin(10)
     for index, row in enumerate([*windows(0, 5), *windows(1, 5)]):
         last = voices.follow(row, 10 + index / 4, 10)
-    assert voices.tell(last) == "unknown 2" and last.since_s == pytest.approx(11.25, abs=0.26)
+    assert last is not None and voices.tell(last) == "unknown 2"
+    assert last.since_s == pytest.approx(11.25, abs=0.26)
 
 
 def test_two_voices_that_become_one_keep_the_first_number():

@@ -1,6 +1,7 @@
 """The API behind the page: what it answers, what it refuses, and what it leaves behind."""
 
 import io
+import socket
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -9,15 +10,21 @@ import av
 import numpy as np
 import pytest
 import soundfile
+import uvicorn
 from fastapi.testclient import TestClient
+from starlette.testclient import WebSocketDenialResponse
+from starlette.websockets import WebSocketDisconnect
 
 from speakerprint.errors import InputError
 from speakerprint.inference.gallery import Gallery
-from speakerprint.pages import serve
+from speakerprint.inference.listener import Event
+from speakerprint.pages import guard, serve
+from speakerprint.pages.guard import Connection
 from speakerprint.pages.serve import create_app, reference_scores
 from tests.tones import ToneEmbedder, tone, write_project
 
 HERE = "http://127.0.0.1:8000"
+STREAM = "ws://127.0.0.1:8000/api/listen"
 
 
 def wav(hz, seconds=1.0):
@@ -279,3 +286,91 @@ def test_recordings_are_embedded_one_at_a_time_and_the_page_answers_meanwhile():
         assert client.get("/api/model").status_code == 200
         finish.set()
         assert [answer.result().status_code for answer in answers] == [200] * 3
+
+
+# --- who is speaking now
+
+
+class SpokenOnce:
+    """Instead of a `Listener`: somebody speaks from the first sample to the end."""
+
+    def __init__(self, sample_rate_hz, **options):
+        self.heard = 0
+
+    def hear(self, samples):
+        self.heard += len(samples)
+        return [Event("start", 0.5, "ann", 0.75)] if self.heard == len(samples) else []
+
+    def end(self):
+        return [Event("end", self.heard / 16_000, "ann", 0.75)]
+
+
+@pytest.fixture
+def stream(client, monkeypatch):
+    monkeypatch.setattr(serve, "Listener", SpokenOnce)
+    return client
+
+
+def closed(opened):
+    """Why the server closes a stream: the code, and the reason."""
+    with pytest.raises(WebSocketDisconnect) as end:
+        opened.receive_json()
+    return end.value.code, end.value.reason
+
+
+def test_a_stream_is_answered_while_it_goes_on_and_at_its_end(stream):
+    with stream.websocket_connect(STREAM, headers={"origin": HERE}) as opened:
+        opened.send_bytes(bytes(3_200))
+        assert opened.receive_json() == {"kind": "start", "time_s": 0.5, "speaker": "ann", "score": 0.75}
+        opened.send_bytes(bytes(3_200))
+        opened.send_text("end")
+        assert opened.receive_json() == {"kind": "end", "time_s": 0.2, "speaker": "ann", "score": 0.75}
+        assert closed(opened)[0] == 1000
+
+
+@pytest.mark.parametrize(
+    "headers", [{"origin": "http://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}, {"host": "evil.example"}]
+)
+def test_another_site_cannot_open_a_stream(stream, headers):
+    with pytest.raises(Exception) as refused, stream.websocket_connect(STREAM, headers=headers):
+        pass
+    assert isinstance(refused.value, WebSocketDisconnect | WebSocketDenialResponse)
+
+
+def test_what_is_no_sound_closes_the_stream_with_the_reason(stream):
+    with stream.websocket_connect(STREAM) as opened:
+        opened.send_bytes(b"odd")
+        assert closed(opened) == (1008, "a message of 3 bytes, expected samples of two")
+    with pytest.raises(WebSocketDisconnect), stream.websocket_connect(f"{STREAM}?sample_rate_hz=7"):
+        pass
+
+
+def test_a_silent_stream_is_closed_and_so_is_one_too_many(stream, monkeypatch):
+    monkeypatch.setattr(serve, "LISTENERS", 1)
+    with stream.websocket_connect(STREAM) as opened, stream.websocket_connect(STREAM) as second:
+        assert closed(second) == (1013, "1 streams are listened to already; try again later")
+        opened.send_text("end")
+    monkeypatch.setattr(serve, "SILENT_S", 0.05)
+    with stream.websocket_connect(STREAM) as opened:
+        assert closed(opened) == (1008, "nothing was sent for 0.05 s")
+
+
+def test_a_stream_outlives_the_time_that_a_first_request_has(stream, monkeypatch):
+    """On a real socket: an open stream is no connection whose request does not come."""
+    monkeypatch.setattr(guard, "HEADER_TIMEOUT_S", 0.2)
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(stream.app, log_level="critical", http=Connection, ws="wsproto"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    with socket.create_connection(listener.getsockname(), timeout=10) as client:
+        host = f"127.0.0.1:{listener.getsockname()[1]}"
+        client.sendall(
+            f"GET /api/listen HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+        )
+        assert b" 101 " in client.recv(4096)
+        client.settimeout(1)
+        with pytest.raises(TimeoutError):  # nothing comes, and that is not the end
+            client.recv(4096)
+    server.should_exit = True
+    thread.join(10)

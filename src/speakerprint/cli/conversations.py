@@ -7,7 +7,7 @@ import wave
 from collections.abc import Iterator
 from io import BufferedReader, StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import numpy as np
 import typer
@@ -201,7 +201,7 @@ def _chunks_of(file: str, rate: int) -> tuple[int, Iterator[np.ndarray]]:
 
         source = AudioStream(file)
         return source.sample_rate_hz, iter(source)
-    stream = sys.stdin.buffer
+    stream = cast(BufferedReader, sys.stdin.buffer)
     return wav_chunks(stream) if stream.peek(4)[:4] == b"RIFF" else (rate, raw_chunks(stream, rate))
 
 

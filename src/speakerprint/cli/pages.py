@@ -2,7 +2,7 @@
 
 import socket
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -63,7 +63,7 @@ def serve(
     model: ModelFolder = None,
     device: DeviceName = "auto",
 ) -> None:
-    """Serve a page on this machine to compare two recordings, enrol people and identify them, from files or the microphone.
+    """Serve a page on this machine to compare two recordings, enrol people, identify them, and see who is speaking now.
 
     Recordings stay in memory and are kept nowhere; of enrolled people, the gallery keeps the embeddings. Only this machine can
     open the page, unless --host and --allow-host say otherwise: then anyone who reaches it can, without a password.
@@ -86,7 +86,7 @@ def serve(
 
     from speakerprint import SpeakerEmbedder
     from speakerprint.pages.guard import MAX_CONNECTIONS, Connection
-    from speakerprint.pages.serve import LOOPBACK, create_app, reference_scores
+    from speakerprint.pages.serve import LOOPBACK, MAX_MESSAGE_BYTES, create_app, reference_scores
 
     embedder = SpeakerEmbedder.load(model, device, require_speech=True)
     reference = reference_scores(corpus, embedder) if corpus is not None else None
@@ -105,5 +105,6 @@ def serve(
         raise InputError(f"cannot listen at {host} port {port} ({error.strerror}); give another --port or --host") from None
     typer.echo(f"http://{f'[{host}]' if ipv6 else host}:{port} (Ctrl+C stops it)")
     # the page does nothing as it starts or stops: with a lifespan, Ctrl+C while it starts would print a traceback
-    config = uvicorn.Config(page, log_level="warning", http=Connection, limit_concurrency=MAX_CONNECTIONS, lifespan="off")
+    limits: dict[str, Any] = {"limit_concurrency": MAX_CONNECTIONS, "ws_max_size": MAX_MESSAGE_BYTES}
+    config = uvicorn.Config(page, log_level="warning", http=Connection, ws="wsproto", lifespan="off", **limits)
     uvicorn.Server(config).run(sockets=[listener])

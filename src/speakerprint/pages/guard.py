@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 from urllib.parse import urlsplit
 
+import h11
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -13,6 +14,7 @@ MAX_CONNECTIONS = 64  # more are answered 503
 HEADER_TIMEOUT_S = 10.0  # for a connection's first request to arrive
 BODY_TIMEOUT_S = 60.0  # for a request's body to arrive
 BODIES_AT_ONCE = 2  # in memory; others wait
+POLICY = 1008  # why a websocket is closed, of RFC 6455
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
     "media-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -42,6 +44,12 @@ class Guard:
         self.bodies = asyncio.Semaphore(BODIES_AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            try:
+                _refuse_other_sites(Headers(scope=scope))
+            except Refused as refused:
+                await send({"type": "websocket.close", "code": POLICY, "reason": refused.detail})  # before it opens: a 403
+                return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -123,10 +131,16 @@ def _place(url: str) -> str | None:
 class Connection(H11Protocol):
     """A connection that is closed where its first request does not arrive in time."""
 
+    upgraded = False
+
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.loop.call_later(HEADER_TIMEOUT_S, self._close_if_silent)
 
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        self.upgraded = True
+        super().handle_websocket_upgrade(event)
+
     def _close_if_silent(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
+        if self.cycle is None and not self.upgraded and not self.transport.is_closing():
             self.transport.close()

@@ -1,20 +1,22 @@
-"""A page that this machine serves: are two recordings of one speaker, and who is it.
+"""A page that this machine serves: are two recordings of one speaker, who is it, and who is speaking now.
 
 A recording is in memory for the length of a request and is written nowhere; of an enrolled one, the gallery keeps the embedding.
 """
 
+import asyncio
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from fastapi import FastAPI, File, Form, HTTPException, Request, UploadFile
+from fastapi import FastAPI, File, Form, HTTPException, Query, Request, UploadFile, WebSocket
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.formparsers import MultiPartParser
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from speakerprint.audio.decode import decode
+from speakerprint.audio.decode import MAX_RATE_HZ, MIN_RATE_HZ, decode
 from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
 from speakerprint.audio.quality import doubts
 from speakerprint.audio.resample import resample
@@ -23,7 +25,8 @@ from speakerprint.errors import InputError
 from speakerprint.evaluation.evaluate import embed_store
 from speakerprint.evaluation.trials import score_trials
 from speakerprint.inference.embedder import SpeakerEmbedder
-from speakerprint.pages.guard import Guard
+from speakerprint.inference.listener import Event, Listener
+from speakerprint.pages.guard import POLICY, Guard
 from speakerprint.pages.toolkit import BATCH_S, PAGES, score_histogram
 
 if TYPE_CHECKING:
@@ -34,6 +37,11 @@ MAX_DURATION_S = 60.0
 MAX_NAME = 100  # characters of a speaker's name
 FALSE_ACCEPT_RATES = (0.01, 0.001)
 IDENTIFY_RATE = 0.01
+LISTENERS = 4  # streams at once
+SILENT_S = 10.0  # without sound, a stream is closed
+MAX_MESSAGE_BYTES = 2**20  # of a stream
+TRY_LATER = 1013  # why a stream is closed, of IANA's codes
+MAX_REASON = 120  # bytes, of 123 that RFC 6455 allows
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 MultiPartParser.spool_max_size = MAX_REQUEST_BYTES  # else uploads of more than a megabyte wait in a file
@@ -58,6 +66,7 @@ class Service:
             )
         self.embedder, self.gallery, self.reference = embedder, gallery, reference
         self.computing = threading.Lock()  # one recording at a time: more would only share the cores
+        self.listeners = 0
 
     def model(self) -> dict[str, Any]:
         """What the page has to know: thresholds by false-accept rate, limits, and the scores of a corpus."""
@@ -114,6 +123,44 @@ class Service:
         self._known().remove(speaker)
         return self._known().speakers()
 
+    async def listen(
+        self, socket: WebSocket, sample_rate_hz: Annotated[int, Query(ge=MIN_RATE_HZ, le=MAX_RATE_HZ)] = SAMPLE_RATE_HZ
+    ) -> None:
+        """Who is speaking now? Takes samples of 16 bits, little-endian, one channel; sends events as they are known.
+
+        A message of text is the end: the last events follow, and the stream is closed.
+        """
+        await socket.accept()
+        if self.listeners == LISTENERS:
+            await socket.close(TRY_LATER, f"{LISTENERS} streams are listened to already; try again later")
+            return
+        self.listeners += 1
+        try:
+            listener = Listener(sample_rate_hz, embedder=self.embedder, gallery=self.gallery, false_accept_rate=IDENTIFY_RATE)
+            data: bytes | None = b""
+            while data is not None:
+                async with asyncio.timeout(SILENT_S):
+                    message = await socket.receive()
+                if message["type"] == "websocket.disconnect":
+                    return
+                data = message.get("bytes")
+                for event in await run_in_threadpool(self._hear, listener, data):
+                    await socket.send_json(event._asdict())
+            await socket.close()
+        except TimeoutError:
+            await socket.close(POLICY, f"nothing was sent for {SILENT_S:g} s")
+        except InputError as error:
+            await socket.close(POLICY, str(error).encode()[:MAX_REASON].decode(errors="ignore"))
+        finally:
+            self.listeners -= 1
+
+    def _hear(self, listener: Listener, data: bytes | None) -> list[Event]:
+        """What a message brings to light; None is the end."""
+        if data is not None and len(data) % 2:
+            raise InputError(f"a message of {len(data)} bytes, expected samples of two")
+        with self.computing:
+            return listener.end() if data is None else listener.hear(np.frombuffer(data, "<i2"))
+
     def _known(self) -> "Gallery":
         if self.gallery is None:
             raise HTTPException(409, "nobody can be enrolled: the server was started without --gallery")
@@ -165,4 +212,5 @@ def create_app(
     app.get("/api/people")(service.people)
     app.post("/api/enrol")(service.enrol)
     app.delete("/api/people/{speaker:path}")(service.forget)
+    app.websocket("/api/listen")(service.listen)
     return app
