@@ -61,7 +61,7 @@ def write_params(folder: Path, steps: int) -> None:
     entry = next(iter(tree["corpora"].values())) | {"source": {"kind": "folder", "root": "nowhere"}}
     roles = {TRAIN: "train", **dict.fromkeys(JUDGED, "evaluate")}
     tree |= {"corpora": {name: entry | {"role": role} for name, role in roles.items()}}
-    tree |= {"train_corpora": [TRAIN], "noise_corpora": []}
+    tree |= {"train_corpora": [TRAIN], "unlabelled_corpora": [], "noise_corpora": []}
     tree["evaluation"]["corpora"] = list(JUDGED)
     tree["train"] |= {"steps": steps, "validate_every_steps": max(steps, 1), "checkpoint_every_steps": max(steps, 1)}
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:

@@ -62,7 +62,9 @@ def make_step(model: nn.Module, recipe: Recipe, clips: Tensor, bf16: bool) -> Ca
     labels = torch.arange(len(clips), device=device) // 2
     n_frames = torch.full((len(clips),), clips.shape[2], device=device)
     nothing = torch.empty(0, device=device)  # neither noise nor a teacher
-    batch = Batch(clips, n_frames, labels, torch.zeros_like(labels), nothing, nothing, view_seed=1, per_speaker=2, padded=False)
+    batch = Batch(
+        clips, n_frames, labels, torch.zeros_like(labels), nothing, (), 1, per_speaker=2, n_labelled=len(labels), padded=False
+    )
     objective = Objective(model, len(clips), recipe).to(device)  # type: ignore[arg-type]
     optimiser = make_optimiser(objective, recipe.train)
 

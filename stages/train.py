@@ -1,4 +1,4 @@
-"""Train on every corpus with `role: train`; a killed run resumes from its last checkpoint.
+"""Train on every corpus with `role: train` or `role: unlabelled`; a killed run resumes from its last checkpoint.
 
 python -m stages.train
 accelerate launch --num_processes 2 -m stages.train
@@ -13,6 +13,7 @@ from speakerprint.params.model import Model
 from speakerprint.params.sampling import Sampling
 from speakerprint.params.section import read_section
 from speakerprint.params.train import Discriminant, Train
+from speakerprint.training.data import Stores
 from speakerprint.training.loop import train
 from speakerprint.training.recipe import Recipe
 from stages import run
@@ -20,8 +21,11 @@ from stages import run
 
 def main() -> None:
     train(
-        stores("train", read_section(list[str], "train_corpora")),
-        stores("noise", read_section(list[str], "noise_corpora")),
+        Stores(
+            stores("train", read_section(list[str], "train_corpora")),
+            stores("unlabelled", read_section(list[str], "unlabelled_corpora")),
+            stores("noise", read_section(list[str], "noise_corpora")),
+        ),
         Recipe(
             read_section(Model, "model"),
             read_section(Loss, "loss"),

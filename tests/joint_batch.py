@@ -40,7 +40,7 @@ def batch(number: int) -> Batch:
     features = torch.randn(8, 80, 40, generator=torch.Generator().manual_seed(number))
     n_frames = torch.tensor([40, 33, 40, 21, 40, 40, 18, 40])
     features = features * (torch.arange(40) < n_frames[:, None])[:, None]
-    return Batch(features, n_frames, LABELS, GENDERS, torch.empty(0), TAUGHT, view_seed=number, per_speaker=2, padded=True)
+    return Batch(features, n_frames, LABELS, GENDERS, torch.empty(0), TAUGHT, number, per_speaker=2, n_labelled=8, padded=True)
 
 
 def losses_and_gradients(

@@ -26,7 +26,7 @@ def tree():
         "judge": {"role": "evaluate", "source": {"kind": "voxceleb", "root": "/vox"}, "filter": dict(KEEP_EVERYTHING)},
     }
     tree["evaluation"]["corpora"] = ["judge"]
-    tree["train_corpora"], tree["noise_corpora"] = ["learn"], []
+    tree["train_corpora"], tree["unlabelled_corpora"], tree["noise_corpora"] = ["learn"], [], []
     return tree
 
 
@@ -71,7 +71,7 @@ def test_valid_params_keep_their_values(tree):
         ("train.new_head", 1, "train.new_head: Input should be a valid boolean, found 1"),
         ("model.layers", 7, "model.layers: Input should be less than or equal to 6, found 7"),
         ("model.pooling", "max", "model.pooling: Input should be 'mean' or 'attentive_statistics', found 'max'"),
-        ("corpora.learn.role", "test", "corpora.learn.role: Input should be 'train', 'noise' or 'evaluate', found 'test'"),
+        ("corpora.learn.role", "test", "corpora.learn.role: Input should be 'train', 'unlabelled', 'noise' or 'evaluate', found 'test'"),
         ("corpora.learn.source.kind", "tape", "corpora.learn.source: Input tag 'tape'"),
         ("corpora.learn.filter.speaker_range", [0.7, 0.7], "corpora.learn.filter: speaker_range [0.7, 0.7] is empty"),
         ("corpora.learn.filter.max_recordings_per_speaker", 0, "corpora.learn.filter.max_recordings_per_speaker: Input"),
@@ -87,6 +87,7 @@ def test_valid_params_keep_their_values(tree):
         ("evaluation.corpora", ["judge", "learn"], "evaluation.corpora is ['judge', 'learn']"),
         ("evaluation.corpora", ["judge", "judge"], "evaluation.corpora is ['judge', 'judge']"),
         ("train_corpora", ["judge"], "train_corpora is ['judge'], but the corpora with role: train are ['learn']"),
+        ("unlabelled_corpora", ["learn"], "unlabelled_corpora is ['learn'], but the corpora with role: unlabelled are []"),
         ("noise_corpora", ["learn"], "noise_corpora is ['learn'], but the corpora with role: noise are []"),
         ("train_corpora", [], "train_corpora is [], but the corpora with role: train are ['learn']"),
         ("augmentation.ntxent.views", 0, "loss.ntxent_weight is above 0 but augmentation.ntxent.views is 0"),

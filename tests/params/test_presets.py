@@ -13,7 +13,7 @@ from speakerprint.params.whole import load_params
 
 PROJECT = Path(__file__).parents[2]
 NAMES = list(list_presets())
-EVALUATION_ONLY = ("corpora/common_voice_evaluate", "corpora/voxceleb1", "corpora/voxceleb2")
+ADDED = ("corpora/common_voice_evaluate", "corpora/unlabelled", "corpora/voxceleb1", "corpora/voxceleb2")  # nothing to learn from
 
 
 def load(path: Path) -> dict:
@@ -73,7 +73,7 @@ def test_the_shipped_params_are_the_defaults_with_the_demo_and_the_quick_recipe(
 @pytest.mark.parametrize("name", NAMES)
 def test_every_preset_gives_valid_params_and_leads_back_byte_for_byte(project, tmp_path, name):
     before = texts(project)
-    use_preset(name, root=root_of(name, tmp_path), add=name in EVALUATION_ONLY)
+    use_preset(name, root=root_of(name, tmp_path), add=name in ADDED)
     load_params("params.yaml")
     use_preset("corpora/demo")
     use_preset("recipes/quick")
@@ -120,7 +120,7 @@ def test_a_recipe_states_only_differences_and_sets_its_sections_and_no_other_lin
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("corpora/")])
 def test_a_preset_of_corpora_states_only_differences_of_the_filter_and_writes_whole_entries(project, tmp_path, name):
-    use_preset(name, root=root_of(name, tmp_path), add=name in EVALUATION_ONLY)
+    use_preset(name, root=root_of(name, tmp_path), add=name in ADDED)
     written, entry = load(project / "params.yaml")["corpora"], load(PRESETS / "corpus.yaml")["corpus"]
     for corpus, stated in load(PRESETS / f"{name}.yaml")["corpora"].items():
         assert differences(stated.get("filter", {}), entry["filter"])[True] == {}
@@ -178,6 +178,15 @@ def test_a_corpus_of_noise_is_listed_as_such_and_forgotten_with_its_features(pro
     features.mkdir(parents=True)
     assert use_preset("corpora/demo").removed == [features]
     assert load_params("params.yaml").noise_corpora == [] and not features.exists()
+
+
+def test_an_unlabelled_corpus_is_added_listed_as_such_and_forgotten_with_its_features(project):
+    (project / "speech").mkdir()
+    use_preset("corpora/unlabelled", root="speech", add=True)
+    assert (params := load_params("params.yaml")).unlabelled_corpora == ["unlabelled"] and params.train_corpora == ["demo_train"]
+    features = Path("data/features/unlabelled/unlabelled")
+    features.mkdir(parents=True)
+    assert use_preset("corpora/demo").removed == [features]
 
 
 def test_add_keeps_the_corpora_that_are_there_and_replaces_those_of_the_same_name(project):

@@ -90,7 +90,7 @@ def test_a_stage_depends_on_exactly_the_source_files_it_imports(stage):
 
 def expanded(keys: set[str]) -> set[str]:
     """Whole sections as their keys."""
-    sections = (keys & Params.model_fields.keys()) - {"train_corpora", "noise_corpora"}
+    sections = (keys & Params.model_fields.keys()) - {"train_corpora", "unlabelled_corpora", "noise_corpora"}
     fields: dict[str, Any] = {name: Params.model_fields[name].annotation for name in sections}
     return (keys - fields.keys()) | {f"{name}.{field}" for name in fields for field in fields[name].model_fields}
 

@@ -12,7 +12,7 @@ from speakerprint.corpora.feature_store import FeatureStore, create_store, seal,
 from speakerprint.corpora.recordings import as_recordings, write_recordings
 from speakerprint.params.whole import load_params
 from speakerprint.training.batches import Reader
-from speakerprint.training.data import Examples, TrainingSet
+from speakerprint.training.data import Examples, Stores, TrainingSet
 from speakerprint.training.loop import train
 from speakerprint.training.recipe import Recipe
 from speakerprint.training.streams import Streams
@@ -50,10 +50,13 @@ class Run:
     recipe: Recipe
     teacher: str | Path = TEACHER_PATH
 
-    def __call__(self, name: str = "run", noises: dict[str, Path] | None = None, **train_settings) -> dict[str, torch.Tensor]:
+    def __call__(
+        self, name: str = "run", *, unlabelled: dict[str, Path] | None = None, noise: dict[str, Path] | None = None, **train_settings
+    ) -> dict[str, torch.Tensor]:
         recipe = replace(self.recipe, train=self.recipe.train.model_copy(update=train_settings))
         out = self.folder / name
-        train({"a": self.folder / "a"}, noises or {}, recipe, out / "model", out / "log", out / "checkpoint", self.teacher)
+        stores = Stores({"a": self.folder / "a"}, unlabelled or {}, noise or {})
+        train(stores, recipe, out / "model", out / "log", out / "checkpoint", self.teacher)
         return load_file(out / "model/model.safetensors")
 
 
@@ -93,7 +96,7 @@ def tiny_recipe() -> Recipe:
     return Recipe(
         model=params.model.model_copy(update={"layers": 1, "embedding_dim": 8}),
         loss=params.loss,
-        sampling=params.sampling.model_copy(update={"speakers": 3, "utterances": 2, "speeds": [1.0]}),
+        sampling=params.sampling.model_copy(update={"speakers": 3, "utterances": 2, "unlabelled": 3, "speeds": [1.0]}),
         augmentation=params.augmentation,
         discriminant=params.discriminant,
         train=params.train.model_copy(update=of_training),

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from speakerprint.corpora.feature_store import FeatureStore
 from speakerprint.errors import InputError
-from speakerprint.training.batches import CropBatches, ahead, crop_frames, read_ahead
+from speakerprint.training.batches import CropBatches, Reader, ahead, crop_frames, read_ahead
+from speakerprint.training.data import Examples, TrainingSet
 from speakerprint.training.streams import Streams
-from tests.training.runs import reader
+from tests.training.runs import reader, write_store
 
 
 def lengths(run, batches: int, **settings) -> list[int]:
@@ -40,6 +42,19 @@ def test_a_batch_is_of_the_length_and_the_recordings_that_are_asked_for(run):
     assert batch.labels.tolist() == examples.labels[chosen].tolist()
     assert batch.genders.tolist() == examples.genders[chosen].tolist()
     assert torch.equal(batches[3].features, batch.features) and not torch.equal(batches[4].features, batch.features)
+
+
+def test_unlabelled_clips_come_last_without_a_speaker_and_leave_the_others_as_they_are(run):
+    stores = [FeatureStore(run.folder / "a"), FeatureStore(write_store(run.folder / "b", speakers=2, recordings=5, seed=1))]
+    data = TrainingSet({"a": stores[0]}, {"b": stores[1]})
+    assert data.recordings_per_speaker().keys() == {"a"} and len(data.unlabelled) == 10
+    known = Reader(Examples.at_speeds(data, data.labelled, [1.0]), None, Streams(1))
+    beside = CropBatches(known, run.recipe, Examples.unlabelled(data, [1.0]))
+    batch, alone = beside[3], CropBatches(known, run.recipe)[3]
+    assert len(batch) == 9 and batch.n_labelled == len(alone) == alone.n_labelled == 6
+    assert torch.equal(batch.labels, torch.cat([alone.labels, torch.full((3,), -1)]))
+    drawn = {number: beside.choose(number)[6:].tolist() for number in range(40)}
+    assert all(len(set(row)) == 3 for row in drawn.values()) and set(sum(drawn.values(), [])) == set(range(32, 42))
 
 
 def test_views_follow_from_the_batch_and_differ_from_one_another(run):

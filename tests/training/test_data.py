@@ -85,6 +85,13 @@ def test_recordings_are_taken_from_all_speakers_in_turn():
     assert spread_over_speakers(np.array([], dtype=str), 5).tolist() == []
 
 
+def test_nobody_unlabelled_is_validated_on(run):
+    stores = {name: FeatureStore(write_store(run.folder / name, seed=seed)) for seed, name in enumerate("bc")}
+    with_them, alone = TrainingSet({"b": stores["b"]}, {"c": stores["c"]}), TrainingSet({"b": stores["b"]})
+    splits = [split_recordings(data, run.recipe.train, STREAMS) for data in (with_them, alone)]
+    assert all(map(np.array_equal, *splits))
+
+
 def test_a_teacher_has_its_say_at_the_speeds_that_it_has_heard(run):
     """Recordings as they are, and the first half of them at a speed of 1.1, but not at 0.9."""
     data = training_set(run)

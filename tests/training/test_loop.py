@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from ruamel.yaml import YAML
+from safetensors.torch import load_file
 
 import speakerprint.training.batches as batches
 import speakerprint.training.loop as loop
@@ -130,9 +131,9 @@ def test_recordings_of_a_noise_corpus_are_mixed_into_the_views(run, monkeypatch)
     real = batches.augment
     monkeypatch.setattr(batches, "augment", lambda *given: mixed.append(given[6]) or real(*given))
     noisy = with_recorded_noise(run)
-    first = noisy("first", {"wind": run.folder / "wind"}, steps=2)
+    first = noisy("first", noise={"wind": run.folder / "wind"}, steps=2)
     assert mixed and all(row.numpy().tobytes() in frames for noise in mixed for clip in noise for row in clip.T)
-    assert same(first, noisy("again", {"wind": run.folder / "wind"}, steps=2))
+    assert same(first, noisy("again", noise={"wind": run.folder / "wind"}, steps=2))
     assert not same(first, noisy("without", steps=2))
 
 
@@ -212,6 +213,12 @@ def test_a_crop_longer_than_the_encoder_hears_is_refused(run):
         run(last_crop_s=32.0)
 
 
+def test_too_few_unlabelled_recordings_are_refused_with_a_remedy(run):
+    write_store(run.folder / "some", speakers=1, recordings=2)
+    with pytest.raises(InputError, match=r"sampling\.unlabelled is 3, but the corpora .* have 2 recordings; lower it"):
+        run(unlabelled={"some": run.folder / "some"})
+
+
 def test_too_few_speakers_are_refused_with_a_remedy(run):
     with pytest.raises(InputError, match=r"0 are left for batches of .* lower sampling\.speakers or train\.valid"):
         run(validation_speakers=1.0)
@@ -221,6 +228,19 @@ def test_processes_that_cannot_share_a_batch_evenly_are_refused(run, monkeypatch
     monkeypatch.setattr(loop, "place", lambda: (0, 2))
     with pytest.raises(InputError, match=r"sampling\.speakers is 3, which 2 processes cannot share"):
         run()
+
+
+@pytest.mark.slow
+def test_unlabelled_recordings_change_what_is_learned_and_nothing_where_nothing_is_asked_of_them(run, capsys):
+    """The losses on labels, the start and the speakers to validate on are as they are without them."""
+    some = {"some": write_store(run.folder / "some", speakers=3, seed=4)}
+    assert not same(run("alone", steps=2), run("beside", unlabelled=some, steps=2))
+    assert "learning without labels from 12 more" in capsys.readouterr().out
+    assert same(*(load_file(run.folder / name / "model/start/model.safetensors") for name in ("alone", "beside")))
+    by_label = Run(run.folder, replace(run.recipe, loss=run.recipe.loss.model_copy(update={"ntxent_weight": 0.0})))
+    by_label("alone", steps=1), by_label("beside", unlabelled=some, steps=1)
+    for loss in ("triplet", "angular_margin"):
+        assert curve(run, "beside", f"train/{loss}").tolist() == pytest.approx(curve(run, "alone", f"train/{loss}").tolist(), abs=1e-5)
 
 
 @pytest.mark.slow

@@ -136,6 +136,8 @@ def changed_bands(settings, count, clips=400):
 def test_drawn_per_speaker_a_speakers_clips_get_the_same_kinds(settings):
     per_speaker = (changed_bands(settings.model_copy(update={"draw_per": "speaker"}), 1)[:, 1] > 0).reshape(-1, 4)
     assert (per_speaker == per_speaker[:, :1]).all() and 30 < per_speaker[:, 0].sum() < 70
+    odd_one = draw_kinds(7, 3, 2, "speaker", generator(), clips_per_speaker=4)
+    assert [turn.shape for turn in odd_one] == [(7, 3)] * 2 and all((turn[4:] == turn[4]).all() for turn in odd_one)
     per_clip = (changed_bands(settings, 1)[:, 1] > 0).reshape(-1, 4)
     assert (per_clip != per_clip[:, :1]).any(dim=1).sum() > 50
 

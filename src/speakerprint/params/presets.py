@@ -11,7 +11,7 @@ import shutil
 from copy import deepcopy
 from difflib import get_close_matches, unified_diff
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
@@ -19,6 +19,7 @@ from ruamel.yaml.comments import CommentedMap
 from speakerprint.errors import InputError
 from speakerprint.files import write_text
 from speakerprint.params.edit import edit_section, merge, plain, set_section
+from speakerprint.params.role import Role
 from speakerprint.params.section import NAME, read_tree
 from speakerprint.params.whole import Params, parse_params
 
@@ -66,7 +67,7 @@ def use_preset(
     root: where the recordings are, for the presets of corpora on disk; written as an absolute path.
     add: keep the corpora that are there, and replace only those of the same name.
 
-    With the corpora change the curves in dvc.yaml's plots, and data/features/{train,noise}, which `train` reads whole: the
+    With the corpora change the curves in dvc.yaml's plots, and data/features/{train,unlabelled,noise}, which `train` reads whole: the
     features of corpora that it no longer reads are removed (DVC's cache keeps a copy).
     Raises InputError, and changes nothing, for an unknown preset, a missing or needless root, or an invalid result.
     """
@@ -78,8 +79,8 @@ def use_preset(
     entries = _read_corpora(name, root) if name.startswith("corpora/") else {}
     if not entries and (add or root is not None):
         raise InputError(f"preset {name} has no corpora; leave out {'--add' if add else '--root'}")
-    if entries and not add and all(entry["role"] == "evaluate" for entry in entries.values()):
-        raise InputError(f"preset {name} is for evaluation and has nothing to learn from; --add keeps the corpora that you have")
+    if entries and not add and all(entry["role"] != "train" for entry in entries.values()):
+        raise InputError(f"preset {name} has no speakers to learn from; --add keeps the corpora that you have")
     before, _ = read_tree(params_path), read_tree(dvc_yaml_path)
     texts = [path.read_text(encoding="utf-8") for path in (params_path, dvc_yaml_path)]
     try:
@@ -111,7 +112,8 @@ def _load(name: str) -> Any:
 def _remove_stale(features: Path, corpora: list[Any], params: Params) -> list[Path]:
     """Remove the features of corpora that training no longer reads: folders right below those of their role, nothing else."""
     removed = []
-    for folder, kept in ((features / "train", params.train_corpora), (features / "noise", params.noise_corpora)):
+    read = {"train": params.train_corpora, "unlabelled": params.unlabelled_corpora, "noise": params.noise_corpora}
+    for folder, kept in ((features / role, names) for role, names in read.items()):
         for stale in (folder / name for name in map(str, corpora) if re.fullmatch(NAME, name) and name not in kept):
             if stale.is_dir() and stale.resolve().parent == folder.resolve():
                 shutil.rmtree(stale)
@@ -154,9 +156,10 @@ def _set_corpora(text: str, entries: dict[str, Any], add: bool) -> str:
 
     text = edit_section(text, "corpora", replace)
     roles = {name: corpus["role"] for name, corpus in YAML(typ="safe").load(text)["corpora"].items()}
-    train, noise, evaluate = ([name for name in roles if roles[name] == role] for role in ("train", "noise", "evaluate"))
-    for section, values in (("train_corpora", train), ("noise_corpora", noise), ("evaluation", {"corpora": evaluate})):
-        text = set_section(text, section, values)
+    of_role = {role: [name for name in roles if roles[name] == role] for role in get_args(Role)}
+    for role in ("train", "unlabelled", "noise"):
+        text = set_section(text, f"{role}_corpora", of_role[role])
+    text = set_section(text, "evaluation", {"corpora": of_role["evaluate"]})
     return text
 
 

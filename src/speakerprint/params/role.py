@@ -2,4 +2,4 @@
 
 from typing import Literal
 
-Role = Literal["train", "noise", "evaluate"]
+Role = Literal["train", "unlabelled", "noise", "evaluate"]

@@ -10,6 +10,7 @@ from speakerprint.params.section import PositiveInt, Section
 class Sampling(Section):
     speakers: Annotated[int, Field(ge=2)]
     utterances: PositiveInt
+    unlabelled: PositiveInt
     speeds: Annotated[list[Annotated[float, Field(ge=0.5, le=2.0)]], Field(min_length=1)]
 
     @field_validator("speeds")

@@ -26,6 +26,7 @@ class Params(Section):
     language: Language
     resample: Resample
     train_corpora: list[str]
+    unlabelled_corpora: list[str]
     noise_corpora: list[str]
     model: Model
     loss: Loss
@@ -40,6 +41,7 @@ class Params(Section):
     def _consistent(self) -> "Params":
         for key, listed, role in (
             ("train_corpora", self.train_corpora, "train"),
+            ("unlabelled_corpora", self.unlabelled_corpora, "unlabelled"),
             ("noise_corpora", self.noise_corpora, "noise"),
             ("evaluation.corpora", self.evaluation.corpora, "evaluate"),
         ):

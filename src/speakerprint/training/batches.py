@@ -15,7 +15,7 @@ from speakerprint.audio.dimensions import FRAMES_PER_SECOND
 from speakerprint.audio.log_mel import pad_batch
 from speakerprint.params.augmentation import Augmentation, AugmentationKind
 from speakerprint.params.train import Train
-from speakerprint.training.data import Examples, Noise
+from speakerprint.training.data import UNLABELLED, Examples, Noise
 from speakerprint.training.recipe import Recipe
 from speakerprint.training.sampling import SpeakerBatches
 from speakerprint.training.streams import Streams
@@ -26,12 +26,12 @@ READERS = max(2, min(8, (os.cpu_count() or 1) // 2))  # processes that read what
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips that are learned from together, a speaker's side by side.
+    """Clips that are learned from together, a speaker's side by side; those of unknown speakers come last.
 
     features: (batch, 80, frames) float32. n_frames: (batch,) valid frames. labels: (batch,) their speakers. genders: (batch,)
     codes as in data.GENDERS. noise: what `recorded_noise` mixes in, of the features' shape; empty without a noise corpus.
     taught: each teacher's embeddings of the recordings, (batch, its dim), see Examples. view_seed: of the augmentations.
-    per_speaker: how many clips of a speaker are side by side. padded: whether some clip is shorter than the others; told,
+    per_speaker: how many clips of a speaker are side by side. n_labelled: how many have a known speaker. padded: whether some clip is shorter than the others; told,
     because an accelerator would have to be waited for to ask.
     """
 
@@ -43,6 +43,7 @@ class Batch:
     taught: tuple[Tensor, ...]
     view_seed: int
     per_speaker: int
+    n_labelled: int
     padded: bool
 
     def __len__(self) -> int:
@@ -100,6 +101,7 @@ class Reader:
             tuple(torch.from_numpy(taught[chosen]) for taught in self.examples.taught),
             self.streams.views(number),
             per_speaker,
+            int((self.examples.labels[chosen] != UNLABELLED).sum()),
             not mask.all(),
         )
 
@@ -116,20 +118,32 @@ def crop_frames(settings: Train, step: int, streams: Streams) -> int:
 
 
 class CropBatches(Dataset):
-    """Batch `i` of training: random crops of the recordings that SpeakerBatches chooses"""
+    """Batch `i` of training: random crops of the recordings that SpeakerBatches chooses, and of unlabelled ones.
 
-    def __init__(self, reader: Reader, recipe: Recipe):
-        self.reader, self.settings, self.utterances = reader, recipe.train, recipe.sampling.utterances
-        examples = reader.examples
+    There must be at least `sampling.unlabelled` of these, or none.
+    """
+
+    def __init__(self, reader: Reader, recipe: Recipe, unlabelled: Examples | None = None):
+        examples, self.settings, self.sampling = reader.examples, recipe.train, recipe.sampling
+        self.reader = replace(reader, examples=examples.followed_by(unlabelled)) if unlabelled else reader
         self.chosen = SpeakerBatches(examples.labels, examples.locales, recipe.sampling, reader.streams)
+        self.n_labelled, self.n_unlabelled = len(examples), len(unlabelled or ())
+
+    def choose(self, number: int) -> np.ndarray:
+        """Which examples are in batch `number`: of known speakers, then the unlabelled ones."""
+        chosen = self.chosen.batch(number)
+        if not self.n_unlabelled:
+            return chosen
+        drawn = self.reader.streams.unlabelled(number).choice(self.n_unlabelled, self.sampling.unlabelled, replace=False)
+        return np.concatenate([chosen, self.n_labelled + drawn])
 
     def __getitem__(self, number: int) -> Batch:
-        chosen = self.chosen.batch(number)
+        chosen = self.choose(number)
         streams = self.reader.streams
         n_frames = crop_frames(self.settings, number // self.settings.gradient_accumulation, streams)
         anywhere = self.settings.crop_position == "random"
         positions = streams.crops(number).random(len(chosen)) if anywhere else np.zeros(len(chosen))
-        return self.reader.read(chosen, n_frames, positions, number, self.utterances)
+        return self.reader.read(chosen, n_frames, positions, number, self.sampling.utterances)
 
 
 def read_ahead(batches: Dataset, numbers: Sequence[int], in_memory: bool, device: torch.device) -> Iterator[Batch]:

@@ -1,7 +1,9 @@
 """What is learned from: the recordings of several feature stores as one set, the noise beside them, and which are held out."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -17,16 +19,29 @@ from speakerprint.training.views import change_speed
 BYTES_PER_FRAME = N_MELS * 2  # float16
 IN_MEMORY_BYTES = 4 << 30  # features of corpora smaller than this are read once, larger ones as batches need them
 GENDERS = ("female", "male")  # codes 0 and 1; 2 where it is not known
+UNLABELLED = -1  # in place of a speaker's label
+
+
+@dataclass(frozen=True)
+class Stores:
+    """Where the feature store of each corpus is, {corpus: folder}, by the corpora's roles."""
+
+    train: dict[str, Path]
+    unlabelled: dict[str, Path] = field(default_factory=dict)
+    noise: dict[str, Path] = field(default_factory=dict)
 
 
 class TrainingSet:
     """The recordings of several feature stores as one; speakers of different corpora are different speakers.
 
+    The last ones may be `unlabelled`: their speakers are not known, whatever the stores say.
+
     speaker_ids (n,): `corpus/speaker`. genders (n,): codes as in GENDERS. locales (n,): str or None. taught: the embeddings of
-    each teacher, (speeds, n, dim), by its name; empty without a teacher.
+    each teacher, (speeds, n, dim), by its name; empty without a teacher. labelled, unlabelled: indices of the recordings.
     """
 
-    def __init__(self, stores: dict[str, FeatureStore]):
+    def __init__(self, labelled: Mapping[str, FeatureStore], unlabelled: Mapping[str, FeatureStore] = MappingProxyType({})):
+        stores = {**labelled, **unlabelled}
         self.stores = list(stores.values())
         self.ends = np.cumsum([len(store) for store in self.stores])
         self.speaker_ids = np.concatenate(
@@ -40,6 +55,8 @@ class TrainingSet:
         if self.in_memory:
             for store in self.stores:
                 store.load()
+        n_labelled = sum(map(len, labelled.values()))
+        self.labelled, self.unlabelled = np.arange(n_labelled), np.arange(n_labelled, len(self.speaker_ids))
         self.taught: dict[str, np.ndarray] = {}
 
     def take_teachers(self, folder: str | Path, speeds: list[float]) -> None:
@@ -48,8 +65,8 @@ class TrainingSet:
         self.taught = read_teachers(folder, dict(zip(dict.fromkeys(self.corpora), ids, strict=True)), speeds)
 
     def recordings_per_speaker(self) -> dict[str, np.ndarray]:
-        """How many recordings each speaker of each corpus has, (n_speakers,)."""
-        names = dict.fromkeys(self.corpora)
+        """How many recordings each known speaker of each corpus has, (n_speakers,)."""
+        names = dict.fromkeys(self.corpora[self.labelled])
         return {name: np.unique(self.speaker_ids[self.corpora == name], return_counts=True)[1] for name in names}
 
     def crop(self, index: int, n_frames: int, position: float) -> np.ndarray:
@@ -77,7 +94,8 @@ class Noise:
 class Examples:
     """Recordings at one or several speeds, where a speaker at another speed is another speaker.
 
-    recordings (n,): indices of the training set. speeds (n,): how many times as fast each is played. labels (n,): its speaker.
+    recordings (n,): indices of the training set. speeds (n,): how many times as fast each is played. labels (n,): its speaker,
+    UNLABELLED where that is not known.
     taught: each teacher's embeddings of them at that speed, (n, dim), 0 for one that it has not heard.
     """
 
@@ -98,6 +116,18 @@ class Examples:
             np.concatenate([labels + len(speakers) * place for place in range(len(speeds))]),
             tuple(taught[:, recordings].reshape(-1, taught.shape[-1]) for taught in data.taught.values()),
         )
+
+    @classmethod
+    def unlabelled(cls, data: TrainingSet, speeds: list[float]) -> "Examples":
+        """Each of the recordings whose speakers are not known, at each of the speeds."""
+        examples = cls.at_speeds(data, data.unlabelled, speeds)
+        return replace(examples, labels=np.full_like(examples.labels, UNLABELLED))
+
+    def followed_by(self, others: "Examples") -> "Examples":
+        """These, and then others of the same training set."""
+        parts = ((getattr(self, name), getattr(others, name)) for name in ("recordings", "speeds", "labels"))
+        taught = (np.concatenate(both) for both in zip(self.taught, others.taught, strict=True))
+        return Examples(self.data, *map(np.concatenate, parts), tuple(taught))
 
     def __len__(self) -> int:
         return len(self.recordings)
@@ -133,19 +163,29 @@ def spread_over_speakers(speaker_ids: np.ndarray, limit: int) -> np.ndarray:
     return np.sort(np.lexsort((labels, turn))[:limit])
 
 
+def refuse_too_few_unlabelled(found: int, wanted: int) -> None:
+    """Raise InputError if there are unlabelled recordings, but not the `sampling.unlabelled` of them that a batch takes."""
+    if 0 < found < wanted:
+        raise InputError(
+            f"sampling.unlabelled is {wanted}, but the corpora with role: unlabelled have {found} recordings; lower it, or give "
+            "them another role"
+        )
+
+
 def split_recordings(data: TrainingSet, settings: Train, streams: Streams) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the recordings to train on, and of those to validate on (none of their speakers is trained on).
 
     At most `validation_max_recordings` are validated on, from no more than a quarter as many speakers.
     Raises InputError if no two of the recordings to validate on are of one speaker.
     """
-    speakers = np.unique(data.speaker_ids)
+    known = data.speaker_ids[data.labelled]
+    speakers = np.unique(known)
     held_out = streams.held_out().permutation(speakers)[: n_held_out(len(speakers), settings.validation_speakers)]
-    training = np.flatnonzero(~np.isin(data.speaker_ids, held_out))
+    training = np.flatnonzero(~np.isin(known, held_out))
     limit = settings.validation_max_recordings
-    validation = np.flatnonzero(np.isin(data.speaker_ids, held_out[: max(2, limit // 4)]))
-    validation = validation[spread_over_speakers(data.speaker_ids[validation], limit)]
-    if len(held_out) and len(np.unique(data.speaker_ids[validation])) == len(validation):
+    validation = np.flatnonzero(np.isin(known, held_out[: max(2, limit // 4)]))
+    validation = validation[spread_over_speakers(known[validation], limit)]
+    if len(held_out) and len(np.unique(known[validation])) == len(validation):
         raise InputError(
             f"the {len(validation)} recordings to validate on are of as many speakers, so no two are of one speaker; raise "
             "filter.min_recordings_per_speaker or train.validation_max_recordings, or set train.validation_speakers to 0"

@@ -5,7 +5,7 @@ Every random choice follows from the seed and the number of the step, so a resum
 
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from speakerprint.model.speaker_model import native_bf16
 from speakerprint.params.train import Train
 from speakerprint.training.batches import CropBatches, Reader, read_ahead
 from speakerprint.training.checkpoint import Checkpoint, Progress, averaged_with_start, copy_of_weights, fingerprint
-from speakerprint.training.data import Examples, Noise, TrainingSet, split_recordings
+from speakerprint.training.data import Examples, Noise, Stores, TrainingSet, refuse_too_few_unlabelled, split_recordings
 from speakerprint.training.objective import Objective, place
 from speakerprint.training.optimiser import make_optimiser, set_rates
 from speakerprint.training.recipe import Recipe, without_recorded_noise
@@ -42,15 +42,9 @@ LOG_EVERY_STEPS = 10
 
 
 def train(
-    features: dict[str, Path],
-    noises: dict[str, Path],
-    recipe: Recipe,
-    out: str | Path,
-    log: str | Path,
-    checkpoints: str | Path,
-    teacher: str | Path = TEACHER_PATH,
+    stores: Stores, recipe: Recipe, out: str | Path, log: str | Path, checkpoints: str | Path, teacher: str | Path = TEACHER_PATH
 ) -> None:
-    """Train a model on the feature stores of the named corpora, with the noise of others mixed in.
+    """Train a model on the feature stores of corpora, unlabelled ones among them, with the noise of others mixed in.
 
     `teacher` is the folder of the teachers' embeddings (see teacher.py), read where one of their losses has a weight.
 
@@ -61,8 +55,8 @@ def train(
     Raises InputError where the data cannot meet the settings, or the loss is no longer a number.
     """
     refuse_long_crops(recipe.train)
-    accelerator = make_accelerator(recipe)
-    prepared = prepare(features, noises, recipe, teacher, accelerator.print)
+    accelerator = make_accelerator(recipe, bool(stores.unlabelled))
+    prepared = prepare(stores, recipe, teacher, accelerator.print)
     trainer = Trainer(accelerator, prepared, Path(checkpoints))
     trainer.start_or_resume()
     with trainer.curves():
@@ -85,7 +79,7 @@ def refuse_long_crops(settings: Train) -> None:
             raise InputError(f"train.{key} is {getattr(settings, key)}, but the encoder takes {longest_s:.0f} s; lower it")
 
 
-def make_accelerator(recipe: Recipe) -> Accelerator:
+def make_accelerator(recipe: Recipe, unlabelled: bool) -> Accelerator:
     """The device, or the processes, to train on. Raises InputError if these cannot share a batch evenly."""
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # a frozen encoder's, or those of a loss without weight
     precision = recipe.train.mixed_precision
@@ -94,20 +88,24 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     on_cpu = not torch.accelerator.is_available()  # told, or several processes on CPUs would each train alone
     accelerator = Accelerator(cpu=on_cpu, mixed_precision=precision, kwargs_handlers=[unused])
     _, processes = place()
-    if recipe.sampling.speakers % processes:
-        raise InputError(
-            f"sampling.speakers is {recipe.sampling.speakers}, which {processes} processes cannot share evenly; make it a "
-            "multiple of them, or start another number of processes"
-        )
+    for key in ("speakers", "unlabelled") if unlabelled else ("speakers",):
+        if (number := getattr(recipe.sampling, key)) % processes:
+            raise InputError(
+                f"sampling.{key} is {number}, which {processes} processes cannot share evenly; make it a multiple of them, or "
+                "start another number of processes"
+            )
     return accelerator
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is learned from and how. validation: indices of the recordings to validate on. run: see fingerprint."""
+    """What is learned from and how. reader: of those with a known speaker. unlabelled: the others. validation: indices of the
+    recordings to validate on. run: see fingerprint.
+    """
 
     recipe: Recipe
     reader: Reader
+    unlabelled: Examples
     validation: np.ndarray
     run: str
 
@@ -116,21 +114,20 @@ class Prepared:
         return self.reader.examples.data
 
 
-def prepare(
-    features: dict[str, Path], noises: dict[str, Path], recipe: Recipe, teacher: str | Path, say: Callable[[str], None]
-) -> Prepared:
+def prepare(stores: Stores, recipe: Recipe, teacher: str | Path, say: Callable[[str], None]) -> Prepared:
     """Read the feature stores, split their speakers, and refuse what cannot work, with an InputError."""
     settings, speeds, streams = recipe.train, recipe.sampling.speeds, Streams(recipe.train.seed)
-    data = TrainingSet({name: FeatureStore(folder) for name, folder in features.items()})
+    data = TrainingSet(open_stores(stores.train), open_stores(stores.unlabelled))
     refuse_too_few_speakers(data.recordings_per_speaker(), recipe.sampling.speakers, speeds, settings.validation_speakers)
+    refuse_too_few_unlabelled(len(data.unlabelled) * len(speeds), recipe.sampling.unlabelled)
     if recipe.loss.teacher_match_weight or recipe.loss.teacher_similarity_weight:
         data.take_teachers(teacher, speeds)
         for name, taught in data.taught.items():
             for speed, embeddings in zip(speeds, taught, strict=True):
                 if missing := int((~embeddings.any(axis=1)).sum()):
                     say(f"{name} has no embedding of {missing} of {len(embeddings)} recordings at speed {speed:g}")
-    run = fingerprint(recipe, features | noises, data.taught)
-    noise = Noise({name: FeatureStore(folder) for name, folder in noises.items()}) if noises else None
+    run = fingerprint(recipe, {**stores.train, **stores.unlabelled, **stores.noise}, data.taught)
+    noise = Noise(open_stores(stores.noise)) if stores.noise else None
     if noise is None and "recorded_noise" in [*recipe.augmentation.ntxent.kinds, *recipe.augmentation.triplet.kinds]:
         say("no corpus has role: noise, so recorded_noise is not drawn")
         recipe = replace(recipe, augmentation=without_recorded_noise(recipe.augmentation))
@@ -139,11 +136,16 @@ def prepare(
         f"training on {len(recordings)} recordings of {len(np.unique(data.speaker_ids[recordings]))} speakers "
         f"at {len(speeds)} speeds, "
         f"validating on {len(validation)} recordings of {len(np.unique(data.speaker_ids[validation]))} others"
+        + (f", learning without labels from {len(data.unlabelled)} more" if len(data.unlabelled) else "")
     )
     if settings.steps <= settings.freeze_encoder_steps and settings.encoder_learning_rate > 0:
         say("the encoder stays frozen: train.freeze_encoder_steps is no less than train.steps")
     examples = Examples.at_speeds(data, recordings, speeds)
-    return Prepared(recipe, Reader(examples, noise, streams), validation, run)
+    return Prepared(recipe, Reader(examples, noise, streams), Examples.unlabelled(data, speeds), validation, run)
+
+
+def open_stores(folders: Mapping[str, Path]) -> dict[str, FeatureStore]:
+    return {name: FeatureStore(folder) for name, folder in folders.items()}
 
 
 class Trainer:
@@ -223,7 +225,7 @@ class Trainer:
         """The numbers of the steps that are left, under a progress bar, with the batches of each at hand for `learn`."""
         accumulation, settings = self.settings.gradient_accumulation, self.settings
         numbers = range(self.progress.step * accumulation, settings.steps * accumulation)
-        crops = CropBatches(self.prepared.reader, self.recipe)
+        crops = CropBatches(self.prepared.reader, self.recipe, self.prepared.unlabelled)
         self.feed = read_ahead(crops, numbers, self.prepared.data.in_memory, self.accelerator.device)
         left, quiet = range(self.progress.step, settings.steps), None if self.is_main else True
         self.bar = tqdm(left, initial=self.progress.step, total=settings.steps, desc="train", disable=quiet)

@@ -79,15 +79,17 @@ class Objective(nn.Module):
         loss, terms = self.recipe.loss, {}
         groups = batch.genders if loss.gendered else None
         if loss.triplet_weight:
-            terms["triplet"] = batch_hard_triplet(embeddings[0], batch.labels, loss.triplet_margin, groups)
+            known = slice(batch.n_labelled)
+            labels, of_known = batch.labels[known], None if groups is None else groups[known]
+            terms["triplet"] = batch_hard_triplet(embeddings[0, known], labels, loss.triplet_margin, of_known)
         if loss.ntxent_weight:
             terms["ntxent"] = ntxent(embeddings, loss.ntxent_temperature, groups)
         return terms
 
     def of_speakers(self, embeddings: Tensor, batch: Batch, step: int) -> dict[str, Tensor]:
-        """The other losses that have a weight; to them a view is a clip of its speaker."""
-        loss, terms = self.recipe.loss, {}
-        every, labels = embeddings.flatten(0, 1), batch.labels.repeat(len(embeddings))
+        """The other losses of known speakers that have a weight; to them a view is a clip of its speaker."""
+        loss, terms, known = self.recipe.loss, {}, slice(batch.n_labelled)
+        every, labels = embeddings[:, known].flatten(0, 1), batch.labels[known].repeat(len(embeddings))
         if loss.supervised_contrastive_weight:
             terms["supervised_contrastive"] = supervised_contrastive(every, labels, loss.supervised_contrastive_temperature)
         if loss.angular_margin_weight:

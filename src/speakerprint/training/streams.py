@@ -29,6 +29,10 @@ class Streams:
         """Which recordings of its speakers make a batch."""
         return self._stream("recordings", batch)
 
+    def unlabelled(self, batch: int) -> np.random.Generator:
+        """Which recordings of unlabelled corpora are in a batch."""
+        return self._stream("unlabelled", batch)
+
     def lengths(self, step: int) -> np.random.Generator:
         """How long the crops of an optimiser step are."""
         return self._stream("lengths", step)

@@ -176,8 +176,8 @@ def draw_kinds(
     if draw_per == "clip":
         draw = torch.rand(clips, kinds, generator=generator, device=generator.device)
         return [draw.argsort(dim=1).argsort(dim=1) < count]
-    drawn = torch.randint(kinds, (count, clips // clips_per_speaker), generator=generator, device=generator.device)
-    own = drawn.repeat_interleave(clips_per_speaker, dim=1)
+    drawn = torch.randint(kinds, (count, -(-clips // clips_per_speaker)), generator=generator, device=generator.device)
+    own = drawn.repeat_interleave(clips_per_speaker, dim=1)[:, :clips]
     return list(own[:, :, None] == torch.arange(kinds, device=generator.device))
 
 
