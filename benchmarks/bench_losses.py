@@ -9,6 +9,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pandas as pd
 import torch
@@ -68,7 +69,7 @@ def compare(rounds: int) -> pd.DataFrame:
         differences = [(a - c).abs().max().item() for a, c in ((a[i], c[i]) for a, c in zip(*found, strict=True) for i in (0, 1))]
         ours, theirs = both
         seconds = take_turns(
-            {"ours": lambda loss=ours: step(loss, batches[0]), "theirs": lambda loss=theirs: step(loss, batches[0])},
+            {"ours": partial(step, ours, batches[0]), "theirs": partial(step, theirs, batches[0])},
             20 * rounds,
             time.process_time,
         )

@@ -21,7 +21,7 @@ from speakerprint.corpora.shards import _make
 from speakerprint.evaluation.plots import _write_csv
 from speakerprint.files import DiskFull, whole_file, whole_folder, write_text
 from speakerprint.inference.embedder import SpeakerEmbedder
-from speakerprint.inference.gallery import Gallery
+from speakerprint.inference.gallery_index import write_index
 from speakerprint.model.export import export_huggingface, export_onnx
 from speakerprint.model.speaker_model import SpeakerModel
 from speakerprint.training.checkpoint import Checkpoint
@@ -159,7 +159,7 @@ WRITERS = {
     "model": lambda path, model: SpeakerModel(tiny_model()).save(path, "run"),
     "onnx": lambda path, model: export_onnx(SpeakerEmbedder.load(model, "cpu"), path),
     "huggingface": lambda path, model: export_huggingface(model, path),
-    "index": lambda path, model: Gallery._save_index(index(), path),
+    "index": lambda path, model: write_index(index(), path),
 }
 
 

@@ -71,7 +71,11 @@ def test_valid_params_keep_their_values(tree):
         ("train.new_head", 1, "train.new_head: Input should be a valid boolean, found 1"),
         ("model.layers", 7, "model.layers: Input should be less than or equal to 6, found 7"),
         ("model.pooling", "max", "model.pooling: Input should be 'mean' or 'attentive_statistics', found 'max'"),
-        ("corpora.learn.role", "test", "corpora.learn.role: Input should be 'train', 'unlabelled', 'noise' or 'evaluate', found 'test'"),
+        (
+            "corpora.learn.role",
+            "test",
+            "corpora.learn.role: Input should be 'train', 'unlabelled', 'noise' or 'evaluate', found 'test'",
+        ),
         ("corpora.learn.source.kind", "tape", "corpora.learn.source: Input tag 'tape'"),
         ("corpora.learn.filter.speaker_range", [0.7, 0.7], "corpora.learn.filter: speaker_range [0.7, 0.7] is empty"),
         ("corpora.learn.filter.max_recordings_per_speaker", 0, "corpora.learn.filter.max_recordings_per_speaker: Input"),

@@ -51,7 +51,12 @@ class Run:
     teacher: str | Path = TEACHER_PATH
 
     def __call__(
-        self, name: str = "run", *, unlabelled: dict[str, Path] | None = None, noise: dict[str, Path] | None = None, **train_settings
+        self,
+        name: str = "run",
+        *,
+        unlabelled: dict[str, Path] | None = None,
+        noise: dict[str, Path] | None = None,
+        **train_settings,
     ) -> dict[str, torch.Tensor]:
         recipe = replace(self.recipe, train=self.recipe.train.model_copy(update=train_settings))
         out = self.folder / name

@@ -240,7 +240,9 @@ def test_unlabelled_recordings_change_what_is_learned_and_nothing_where_nothing_
     by_label = Run(run.folder, replace(run.recipe, loss=run.recipe.loss.model_copy(update={"ntxent_weight": 0.0})))
     by_label("alone", steps=1), by_label("beside", unlabelled=some, steps=1)
     for loss in ("triplet", "angular_margin"):
-        assert curve(run, "beside", f"train/{loss}").tolist() == pytest.approx(curve(run, "alone", f"train/{loss}").tolist(), abs=1e-5)
+        assert curve(run, "beside", f"train/{loss}").tolist() == pytest.approx(
+            curve(run, "alone", f"train/{loss}").tolist(), abs=1e-5
+        )
 
 
 @pytest.mark.slow

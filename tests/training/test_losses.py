@@ -176,9 +176,9 @@ def test_the_mean_over_teachers_has_the_gradient_of_the_mean_of_their_similariti
     views = unit(1, 4, 3, seed=1).requires_grad_()
     teachers = unit(4, 5, seed=2), unit(4, 2, seed=3)
     off_diagonal = ~torch.eye(4, dtype=torch.bool)
-    target = sum(taught @ taught.T for taught in teachers) / 2
+    target = torch.stack([taught @ taught.T for taught in teachers]).mean(dim=0)
     expected = (views[0] @ views[0].T - target)[off_diagonal].square().mean()
-    found = sum(teacher_similarity(views, taught) for taught in teachers) / 2
+    found = torch.stack([teacher_similarity(views, taught) for taught in teachers]).mean()
     gradients = [torch.autograd.grad(loss, views)[0] for loss in (expected, found)]
     torch.testing.assert_close(*gradients, atol=1e-12, rtol=0)
 

@@ -13,7 +13,9 @@ def labels_with(*recordings_per_speaker):
 
 def sampler(labels, speakers=3, utterances=2, seed=1, locales=None):
     locales = np.full(len(labels), None, dtype=object) if locales is None else locales
-    return SpeakerBatches(labels, locales, Sampling(speakers=speakers, utterances=utterances, speeds=[1.0]), Streams(seed))
+    return SpeakerBatches(
+        labels, locales, Sampling(speakers=speakers, utterances=utterances, unlabelled=1, speeds=[1.0]), Streams(seed)
+    )
 
 
 def test_a_batch_has_the_asked_speakers_and_utterances():

@@ -67,8 +67,8 @@ def use_preset(
     root: where the recordings are, for the presets of corpora on disk; written as an absolute path.
     add: keep the corpora that are there, and replace only those of the same name.
 
-    With the corpora change the curves in dvc.yaml's plots, and data/features/{train,unlabelled,noise}, which `train` reads whole: the
-    features of corpora that it no longer reads are removed (DVC's cache keeps a copy).
+    With the corpora change the curves in dvc.yaml's plots, and data/features/{train,unlabelled,noise}, which `train` reads whole:
+    the features of corpora that it no longer reads are removed (DVC's cache keeps a copy).
     Raises InputError, and changes nothing, for an unknown preset, a missing or needless root, or an invalid result.
     """
     params_path, dvc_yaml_path = Path(params_path), Path(dvc_yaml_path)

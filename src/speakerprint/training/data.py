@@ -125,9 +125,13 @@ class Examples:
 
     def followed_by(self, others: "Examples") -> "Examples":
         """These, and then others of the same training set."""
-        parts = ((getattr(self, name), getattr(others, name)) for name in ("recordings", "speeds", "labels"))
-        taught = (np.concatenate(both) for both in zip(self.taught, others.taught, strict=True))
-        return Examples(self.data, *map(np.concatenate, parts), tuple(taught))
+        return Examples(
+            self.data,
+            np.concatenate([self.recordings, others.recordings]),
+            np.concatenate([self.speeds, others.speeds]),
+            np.concatenate([self.labels, others.labels]),
+            tuple(np.concatenate(both) for both in zip(self.taught, others.taught, strict=True)),
+        )
 
     def __len__(self) -> int:
         return len(self.recordings)
