@@ -31,8 +31,8 @@ class Batch:
     features: (batch, 80, frames) float32. n_frames: (batch,) valid frames. labels: (batch,) their speakers. genders: (batch,)
     codes as in data.GENDERS. noise: what `recorded_noise` mixes in, of the features' shape; empty without a noise corpus.
     taught: each teacher's embeddings of the recordings, (batch, its dim), see Examples. view_seed: of the augmentations.
-    per_speaker: how many clips of a speaker are side by side. n_labelled: how many have a known speaker. padded: whether some clip
-    is shorter than the others; told, because an accelerator would have to be waited for to ask.
+    per_speaker: how many clips of a speaker are side by side. n_labelled: how many have a known speaker. padded: whether some
+    clip is shorter than the others; told, because an accelerator would have to be waited for to ask.
     """
 
     features: Tensor
