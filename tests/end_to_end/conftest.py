@@ -5,8 +5,10 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -35,13 +37,13 @@ TINY = {
 
 
 class Project:
-    """A git and DVC repository in a temporary folder."""
+    """A git and DVC repository in a temporary folder, whose `python` and `dvc` are warm_python's."""
 
     first_run: set[str]  # the stages that ran in its first `dvc repro`
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    def __init__(self, folder: Path, programs: Path):
+        self.folder, self.programs = folder, programs
+        path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
         identity = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
         alone = {"OMP_NUM_THREADS": "1", "LOKY_MAX_CPU_COUNT": "1"}  # other processes take longer to start than to do the work
         self.environment = {**os.environ, **identity, **alone, "PATH": path, "DVC_NO_ANALYTICS": "1", "COLUMNS": "300"}
@@ -118,9 +120,26 @@ def tracked_files() -> Iterable[str]:
 
 
 @pytest.fixture(scope="session")
-def first_project(tmp_path_factory, pretrained_encoder) -> Project:
+def programs() -> Iterator[Path]:
+    """A folder with warm_python's `python` and `dvc`."""
+    with TemporaryDirectory() as folder:  # a short path, as sockets need
+        alone = os.environ | {"OMP_NUM_THREADS": "1", "LOKY_MAX_CPU_COUNT": "1"}
+        alone.pop("PYTHONDONTWRITEBYTECODE", None)
+        server = subprocess.Popen([sys.executable, Path(__file__).with_name("warm_python.py"), folder], env=alone)
+        try:
+            while not (Path(folder) / "dvc").exists():
+                assert server.poll() is None
+                time.sleep(0.05)
+            yield Path(folder)
+        finally:
+            server.kill()
+            server.wait()
+
+
+@pytest.fixture(scope="session")
+def first_project(tmp_path_factory, pretrained_encoder, programs) -> Project:
     """The project's files with the tiny corpus, reproduced once and committed."""
-    project = Project(tmp_path_factory.mktemp("project"))
+    project = Project(tmp_path_factory.mktemp("project"), programs)
     for name in tracked_files():
         if name != "dvc.lock" and not name.startswith(("metrics/", "docs/", "tests/", "benchmarks/", "experiments/")):
             target = project.folder / name

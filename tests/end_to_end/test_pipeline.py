@@ -9,7 +9,9 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -162,7 +164,7 @@ def start_training(project: Project) -> subprocess.Popen:
     checkpoint = project.folder / "models/checkpoint/checkpoint.pt"
     before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
     training = subprocess.Popen(
-        ["dvc", "repro"], cwd=project.folder, env=project.environment, start_new_session=True, stderr=subprocess.DEVNULL
+        ["dvc", "repro"], cwd=project.folder, env=project.environment, process_group=0, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 300
     while training.poll() is None and time.monotonic() < deadline:
@@ -174,7 +176,7 @@ def start_training(project: Project) -> subprocess.Popen:
 
 def test_an_interrupted_training_leaves_the_model_and_a_killed_one_the_cache_and_both_resume(project):
     before = project.contents()
-    project.set_params({"train.steps": 120, "train.checkpoint_every_steps": 20})
+    project.set_params({"train.steps": 60, "train.checkpoint_every_steps": 10})
     interrupted = start_training(project)
     os.killpg(interrupted.pid, signal.SIGINT)
     assert interrupted.wait(120) != 0
@@ -207,7 +209,7 @@ def test_results_travel_to_a_second_clone_through_a_remote(project, tmp_path):
     project.run("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
     project.run("dvc", "push", "-q")
     project.run("git", "clone", "-q", ".", str(tmp_path / "clone"))
-    clone = Project(tmp_path / "clone")
+    clone = Project(tmp_path / "clone", project.programs)
     clone.run("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
     clone.run("dvc", "pull", "-q")
     assert clone.contents() == project.contents()
@@ -266,6 +268,7 @@ def test_corpora_of_one_archive_read_it_once_for_lists_and_once_for_clips(projec
 
 
 def test_queued_experiments_run_and_are_shown(project):
+    project = Project(project.folder, Path(sys.executable).parent)  # the real programs: DVC's workers are processes of their own
     project.run("dvc", "exp", "run", "--queue", "-S", "evaluation.bootstrap_samples=101,102")
     project.run("dvc", "exp", "run", "--run-all")
     shown = json.loads(project.run("dvc", "exp", "show", "--json", "--only-changed", "--hide-workspace"))
