@@ -155,7 +155,7 @@ def test_the_users_own_comments_and_layout_elsewhere_survive(project, tmp_path):
 def test_a_recipe_changes_values_and_leaves_the_users_comments_beside_them(project):
     path = project / "params.yaml"
     path.write_text(
-        path.read_text().replace("  steps: 80 ", "  # enough here\n  steps: 70                               # mine\n#")
+        path.read_text().replace("  steps: 64 ", "  # enough here\n  steps: 70                               # mine\n#")
     )
     use_preset("recipes/robust")
     assert "  # enough here\n  steps: 1500                             # mine\n" in path.read_text()
