@@ -67,12 +67,8 @@ def compare(rounds: int) -> pd.DataFrame:
     for name, both in pairs().items():
         found = [[step(loss, raw) for raw in batches] for loss in both]
         differences = [(a - c).abs().max().item() for a, c in ((a[i], c[i]) for a, c in zip(*found, strict=True) for i in (0, 1))]
-        ours, theirs = both
-        seconds = take_turns(
-            {"ours": partial(step, ours, batches[0]), "theirs": partial(step, theirs, batches[0])},
-            20 * rounds,
-            time.process_time,
-        )
+        steps = {way: partial(step, loss, batches[0]) for way, loss in zip(("ours", "theirs"), both, strict=True)}
+        seconds = take_turns(steps, 20 * rounds, time.process_time)
         rows[name] = {
             "value": found[0][0][0].item(),
             "difference": max(differences[::2]),
