@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pandas as pd
 import torch
@@ -67,7 +68,9 @@ def compare(rounds: int) -> pd.DataFrame:
     for name, both in pairs().items():
         found = [[step(loss, raw) for raw in batches] for loss in both]
         differences = [(a - c).abs().max().item() for a, c in ((a[i], c[i]) for a, c in zip(*found, strict=True) for i in (0, 1))]
-        steps = {way: partial(step, loss, batches[0]) for way, loss in zip(("ours", "theirs"), both, strict=True)}
+        steps: dict[str, Callable[[], Any]] = {
+            way: partial(step, loss, batches[0]) for way, loss in zip(("ours", "theirs"), both, strict=True)
+        }
         seconds = take_turns(steps, 20 * rounds, time.process_time)
         rows[name] = {
             "value": found[0][0][0].item(),
