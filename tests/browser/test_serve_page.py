@@ -276,3 +276,23 @@ def test_who_speaks_into_the_microphone_is_shown_while_they_do(page, tmp_path):
         names = page.locator("#turns .name").all_inner_texts()
         assert set(names) == {"unknown 1", "Bob <b>"} and page.inner_text("#listen-problem") == ""
         assert page.locator("#turns li:last-child").inner_text().count("until") == 1
+
+
+@pytest.mark.slow
+def test_a_recording_of_several_people_has_a_lane_for_each_and_names_to_write_back(page, tmp_path, microphone):
+    with serving(page, SpeakerEmbedder.load(), tmp_path / "gallery"):
+        page.set_input_files("#file-meeting", microphone)
+        page.click("#diarize button.main")
+        page.wait_for_selector("#diarize .timeline")
+        assert page.inner_text("#diarize .verdict") == "2 speakers, 2 turns" and page.locator(".lane").count() == 2
+        second = page.locator(".lane >> nth=1").locator(".turn")
+        second.click()
+        start_s = float(second.get_attribute("aria-label").split(", ")[1].split()[0])
+        assert page.evaluate("document.querySelector('#diarize .answer audio').currentTime") == pytest.approx(start_s, abs=1)
+        page.get_by_label("Name of unknown 2").fill("Bob the <b>uilder")
+        with page.expect_download() as saved:
+            page.get_by_role("button", name="Save as RTTM").click()
+        rows = [line.split() for line in saved.value.path().read_text().splitlines()]
+        assert saved.value.suggested_filename == "people.rttm"
+        assert [row[7] for row in rows] == ["unknown_1", "Bob_the_<b>uilder"] and {len(row) for row in rows} == {10}
+        assert {row[1] for row in rows} == {"people"} and float(rows[1][3]) == pytest.approx(start_s, abs=0.06)

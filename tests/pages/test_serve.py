@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 from starlette.testclient import WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 
+from speakerprint import Diarization, Turn
 from speakerprint.errors import InputError
 from speakerprint.inference.gallery import Gallery
 from speakerprint.inference.listener import Event
@@ -262,7 +263,7 @@ def test_the_page_may_load_nothing_from_elsewhere(client):
 def test_the_api_is_described_without_a_page_from_the_network(client):
     assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
     assert set(client.get("/openapi.json").json()["paths"]) == {
-        "/api/model", "/api/verify", "/api/identify", "/api/people", "/api/enrol", "/api/people/{speaker}"
+        "/api/model", "/api/verify", "/api/identify", "/api/diarize", "/api/people", "/api/enrol", "/api/people/{speaker}"
     }  # fmt: skip
 
 
@@ -374,3 +375,24 @@ def test_a_stream_outlives_the_time_that_a_first_request_has(stream, monkeypatch
             client.recv(4096)
     server.should_exit = True
     thread.join(10)
+
+
+# --- who spoke when
+
+
+def test_turns_come_with_a_waveform_to_draw_them_over(client, monkeypatch):
+    def diarize(samples, sample_rate_hz, *, embedder, gallery):
+        assert len(samples) == 16_000 and sample_rate_hz == 16_000 and gallery is not None
+        return Diarization([Turn(0.25, 0.75, "ann", 0.9)], {"ann": np.ones(2, np.float32)}, 1.0)
+
+    monkeypatch.setattr(serve, "diarize", diarize)
+    found = client.post("/api/diarize", files={"meeting": ("m.wav", wav(300))}).json()
+    assert found["turns"] == [{"start_s": 0.25, "end_s": 0.75, "speaker": "ann", "confidence": 0.9}]
+    assert found["speakers"] == ["ann"] and found["duration_s"] == 1
+    assert len(found["peaks"]) == serve.PEAKS and max(found["peaks"]) == pytest.approx(0.3, abs=0.01)
+
+
+def test_peaks_are_the_loudest_of_equal_parts(monkeypatch):
+    monkeypatch.setattr(serve, "PEAKS", 2)
+    assert serve.peaks(np.array([0.1, -0.5, 0.2, 0.3])).tolist() == [0.5, 0.3]
+    assert serve.peaks(np.array([-0.5])).tolist() == [0.5]

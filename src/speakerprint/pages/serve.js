@@ -266,6 +266,7 @@ call("GET", "/api/model").then(async (answer) => {
   settings = answer;
   byId("model").textContent = settings.model;
   byId("limits").textContent = `At most ${settings.max_duration_s} s each.`;
+  byId("diarize-limits").textContent = `At most ${settings.max_meeting_s / 60} minutes`;
   for (const choice of document.querySelectorAll("select[name=false_accept_rate]")) {
     choice.append(...settings.thresholds.map((one) => element("option", { value: one.false_accept_rate, textContent: percent(one.false_accept_rate) })));
     choice.selectedIndex = 0;

@@ -24,6 +24,7 @@ from speakerprint.corpora.feature_store import FeatureStore
 from speakerprint.errors import InputError
 from speakerprint.evaluation.evaluate import embed_store
 from speakerprint.evaluation.trials import score_trials
+from speakerprint.inference.diarization import diarize
 from speakerprint.inference.embedder import SpeakerEmbedder
 from speakerprint.inference.listener import Event, Listener
 from speakerprint.pages.guard import POLICY, Guard
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 MAX_REQUEST_BYTES = 32 * 2**20
 MAX_DURATION_S = 60.0
+MAX_MEETING_S = 1800.0  # of a recording of several people
+PEAKS = 400  # of a waveform
 MAX_NAME = 100  # characters of a speaker's name
 FALSE_ACCEPT_RATES = (0.01, 0.001)
 IDENTIFY_RATE = 0.01
@@ -56,6 +59,14 @@ def reference_scores(corpus: str, embedder: SpeakerEmbedder) -> dict[str, Any]:
     return {"corpus": corpus, **score_histogram(trials)}
 
 
+def peaks(samples: np.ndarray) -> np.ndarray:
+    """The loudest of each of at most PEAKS equal parts of (n_samples,), to be drawn."""
+    if not len(samples):
+        return samples
+    starts = np.unique(np.linspace(0, len(samples), PEAKS, endpoint=False).astype(int))
+    return np.maximum.reduceat(np.abs(samples), starts)
+
+
 class Service:
     """What the page's API answers; ``reference`` is what reference_scores returned. Raises InputError for no thresholds."""
 
@@ -76,6 +87,7 @@ class Service:
             "thresholds": [{"false_accept_rate": rate, "score": thresholds[rate]} for rate in sorted(thresholds, reverse=True)],
             "max_request_bytes": MAX_REQUEST_BYTES,
             "max_duration_s": MAX_DURATION_S,
+            "max_meeting_s": MAX_MEETING_S,
             "gallery": self.gallery is not None,
             "reference": self.reference,
         }
@@ -103,6 +115,19 @@ class Service:
         found = self._known().identify(self._embed(recording), false_accept_rate=rate)
         candidates = [candidate._asdict() for candidate in found.candidates]
         return {**found._asdict(), "candidates": candidates, "false_accept_rate": rate}
+
+    def diarize(self, meeting: UploadFile) -> dict[str, Any]:
+        """Who spoke when: turns, speakers, and the loudest samples of PEAKS parts of the recording, each 0 to 1."""
+        data, name = meeting.file.read(), meeting.filename or "the recording"
+        with self.computing:
+            samples, sample_rate_hz = decode(data, name, MAX_MEETING_S)
+            found = diarize(samples, sample_rate_hz, embedder=self.embedder, gallery=self.gallery)
+        return {
+            "duration_s": found.duration_s,
+            "turns": [turn._asdict() for turn in found.turns],
+            "speakers": list(found.speakers),
+            "peaks": np.minimum(1, peaks(samples)).round(3).tolist(),
+        }
 
     def people(self) -> dict[str, list[str]]:
         """Who is enrolled, and with which recordings."""
@@ -209,6 +234,7 @@ def create_app(
     app.get("/api/model")(service.model)
     app.post("/api/verify")(service.verify)
     app.post("/api/identify")(service.identify)
+    app.post("/api/diarize")(service.diarize)
     app.get("/api/people")(service.people)
     app.post("/api/enrol")(service.enrol)
     app.delete("/api/people/{speaker:path}")(service.forget)
