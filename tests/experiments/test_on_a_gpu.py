@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,8 @@ def script(tmp_path, monkeypatch):
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copy(PROJECT / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    environment = os.environ | {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "LOG": str(tmp_path / "log")}
+    path = f"{tmp_path}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}"  # our python before the one with speakerprint
+    environment = os.environ | {"PATH": path, "LOG": str(tmp_path / "log")}
 
     def call(*arguments):
         return subprocess.run([PROJECT / "experiments/on_a_gpu", *arguments], env=environment, check=True)
