@@ -10,6 +10,7 @@ import gc
 import json
 import os
 import runpy
+import signal
 import socket
 import stat
 import sys
@@ -114,6 +115,7 @@ def status_of(name: str, arguments: list[str]) -> int:
 
 def main() -> None:
     folder = Path(sys.argv[1])
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who was started in a shell's background ignores it
     prepare()
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(folder / "socket"))
