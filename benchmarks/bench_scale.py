@@ -70,21 +70,23 @@ def measure_stages(
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    import matplotlib  # what this process holds would count among a stage's peak
+    from matplotlib.figure import Figure  # what this process holds would count among a stage's peak
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from speakerprint.evaluation.plots import MODEL_COLOUR, OTHER_COLOURS, WIDTH_INCHES, legend_below, save_picture
 
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for stage, of_stage in table.groupby("stage", sort=False):
-        for axis, quantity in zip(axes, ("CPU seconds", "peak GiB"), strict=True):
-            axis.plot(of_stage["recordings"], of_stage[quantity], marker="o", label=stage)
-    for axis, quantity, scale in zip(axes, ("CPU seconds", "peak memory of a process, GiB"), ("log", "linear"), strict=True):
-        axis.set(xscale="log", yscale=scale, xlabel="recordings", ylabel=quantity)
-        axis.grid(alpha=0.3)
-    axes[1].set_ylim(bottom=0)
-    axes[0].legend()
-    figure.savefig(path, dpi=120, metadata={"Software": None})
+    figure = Figure(figsize=(WIDTH_INCHES, 5), layout="constrained")
+    figure.suptitle("The data stages, by how many recordings", fontsize=11)
+    seconds, memory = figure.subplots(2, 1, sharex=True)
+    for (stage, of_stage), colour in zip(table.groupby("stage", sort=False), (MODEL_COLOUR, *OTHER_COLOURS), strict=False):
+        seconds.plot(of_stage["recordings"], of_stage["CPU seconds"], marker="o", color=colour, label=stage)
+        memory.plot(of_stage["recordings"], of_stage["peak GiB"], marker="o", color=colour)
+    seconds.set(xscale="log", yscale="log", ylabel="CPU seconds")
+    memory.set(xlabel="recordings", ylabel="peak memory, GiB", ylim=(0, None))
+    for axes in (seconds, memory):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=9)
+    legend_below(figure, columns=4)
+    save_picture(figure, path)
 
 
 def main() -> None:

@@ -242,14 +242,14 @@ def test_an_experiment_on_a_loss_reruns_train_and_evaluate_shows_in_the_diff_and
 
 
 def test_corpora_of_one_archive_read_it_once_for_lists_and_once_for_clips(project, tmp_path):
-    """Three corpora of one release, by other votes; every time an archive is opened is noted."""
+    """Two corpora of one release, by other votes; every time an archive is opened is noted."""
     shutil.copy(project.folder / "data/recordings/demo_train/cv-corpus-demo.tar.gz", tmp_path)
     yaml = YAML(typ="safe")
     params = yaml.load((project.folder / "params.yaml").read_text())
     source = {"kind": "common_voice", "root": str(tmp_path / "cv-corpus-demo.tar.gz"), "splits": ["train"]}
     filter = params["corpora"]["demo_train"]["filter"]
     params["corpora"] = {
-        f"part{number}": {"role": "train", "source": source, "filter": filter | {"max_down_votes": number}} for number in range(3)
+        f"part{number}": {"role": "train", "source": source, "filter": filter | {"max_down_votes": number}} for number in range(2)
     }
     params |= {"train_corpora": list(params["corpora"]), "evaluation": params["evaluation"] | {"corpora": []}}
     yaml.dump(params, project.folder / "params.yaml")
@@ -260,19 +260,19 @@ def test_corpora_of_one_archive_read_it_once_for_lists_and_once_for_clips(projec
     of_corpora = {f"{stage}@{name}" for stage in ("download", *SELECTION[:3]) for name in params["corpora"]}
     assert project.repro("resample") == {"check", "plan"} | of_corpora
     assert opened.read_text() == "opened\n" * 2
-    project.set_params({f"corpora.part{number}.filter.min_up_votes": 1 for number in range(2)})  # again, but not of the third
-    assert {f"resample@part{number}" for number in range(3)} & project.repro("resample") == {"resample@part0", "resample@part1"}
+    project.set_params({"corpora.part0.filter.min_up_votes": 1})  # again, but not of the other
+    assert {"resample@part0", "resample@part1"} & project.repro("resample") == {"resample@part0"}
     assert opened.read_text() == "opened\n" * 3
     left = [path.name for path in (project.folder / "data/unfinished").rglob("*") if path.is_file()]
     assert sorted(left) == ["clips.lock", "lists.lock"]
 
 
-def test_queued_experiments_run_and_are_shown(project):
+def test_a_queued_experiment_runs_and_is_shown(project):
     project = Project(project.folder, Path(sys.executable).parent)  # the real programs: DVC's workers are processes of their own
-    project.run("dvc", "exp", "run", "--queue", "-S", "evaluation.bootstrap_samples=101,102")
+    project.run("dvc", "exp", "run", "--queue", "-S", "evaluation.bootstrap_samples=101")
     project.run("dvc", "exp", "run", "--run-all")
     shown = json.loads(project.run("dvc", "exp", "show", "--json", "--only-changed", "--hide-workspace"))
     experiments = [revision["data"] for exp in shown[-1]["experiments"] or [] for revision in exp["revs"]]
     samples = {data["params"]["params.yaml"]["data"]["evaluation"]["bootstrap_samples"] for data in experiments if data}
-    assert {101, 102} <= samples
+    assert 101 in samples
     assert all(data["metrics"]["metrics/demo_dev.json"]["data"]["eer"] >= 0 for data in experiments)
