@@ -1,34 +1,14 @@
 """Who spoke when, on recordings put together from three CC0 clips of two speakers: ann twice, bob once."""
 
-from importlib.resources import files
-
 import numpy as np
 import pytest
 import soundfile
 
-import speakerprint
-from speakerprint import Diarization, Gallery, SpeakerEmbedder, Turn, diarize
+from speakerprint import Diarization, Gallery, Turn, diarize
 from speakerprint.errors import InputError
 from speakerprint.inference import diarization
 from speakerprint.inference.diarization import certainty, frames, joined, smoothest, window_starts
-
-PAUSE = np.zeros(12_000, np.float32)
-
-
-@pytest.fixture(scope="module")
-def embedder() -> SpeakerEmbedder:
-    return SpeakerEmbedder.load()
-
-
-@pytest.fixture(scope="module")
-def clips() -> dict[str, np.ndarray]:
-    folder = files(speakerprint) / "samples"
-    return {name: soundfile.read(folder / f"{name}.ogg", dtype="float32")[0] for name in ("ann-1", "ann-2", "bob")}
-
-
-@pytest.fixture(scope="module")
-def conversation(clips) -> np.ndarray:
-    return np.concatenate([clips["ann-1"], PAUSE, clips["bob"], PAUSE, clips["ann-2"]])
+from tests.inference.conftest import PAUSE
 
 
 @pytest.fixture(scope="module")

@@ -1,35 +1,14 @@
 """Who is speaking now, on streams put together from three CC0 clips of two speakers: ann twice, bob once."""
 
-from importlib.resources import files
-
 import numpy as np
 import pytest
-import soundfile
 import soxr
 
-import speakerprint
-from speakerprint import Gallery, Listener, SpeakerEmbedder
+from speakerprint import Gallery, Listener
 from speakerprint.errors import InputError
 from speakerprint.inference import listener
 from speakerprint.inference.listener import Voices
-
-PAUSE = np.zeros(12_000, np.float32)
-
-
-@pytest.fixture(scope="module")
-def embedder() -> SpeakerEmbedder:
-    return SpeakerEmbedder.load()
-
-
-@pytest.fixture(scope="module")
-def clips() -> dict[str, np.ndarray]:
-    folder = files(speakerprint) / "samples"
-    return {name: soundfile.read(folder / f"{name}.ogg", dtype="float32")[0] for name in ("ann-1", "ann-2", "bob")}
-
-
-@pytest.fixture(scope="module")
-def conversation(clips) -> np.ndarray:
-    return np.concatenate([clips["ann-1"], PAUSE, clips["bob"], PAUSE, clips["ann-2"]])
+from tests.inference.conftest import PAUSE
 
 
 def events_of(heard, samples, size):
