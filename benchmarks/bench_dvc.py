@@ -28,6 +28,7 @@ from benchmarks.side_by_side import row, take_turns
 
 PROJECT = Path(__file__).parents[1]
 FILE_BYTES = 32_000_000
+PROFILED = ("status", "repro")
 OWN = ("speakerprint", "stages")  # folders of this project's code
 
 
@@ -141,7 +142,7 @@ def hashing(project: Project, store_gb: float, rounds: int) -> list[dict[str, An
 
 
 def profiles(project: Project) -> dict[str, list[str]]:
-    return {f"dvc {command}": project.slowest(command) for command in ("status", "repro")}
+    return {f"dvc {command}": project.slowest(command) for command in PROFILED}
 
 
 def run(store_gb: float = 10.0, rounds: int = 5) -> list[dict[str, Any]]:

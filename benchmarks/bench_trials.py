@@ -82,6 +82,15 @@ ROWS = {
 }
 
 
+def in_this_process(name: str, n_speakers: int) -> dict[str, float]:
+    corpus = Corpus(n_speakers)
+    started = time.perf_counter()
+    eer = ROWS[name](corpus)
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {"EER %": 100 * eer, "seconds": seconds, "peak GiB": peak}
+
+
 def in_its_own_process(name: str, n_speakers: int) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.bench_trials", "--speakers", str(n_speakers), "--row", name]
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
@@ -114,12 +123,7 @@ def main() -> None:
     if not arguments.row:
         print(pd.DataFrame(run(arguments.speakers, arguments.rounds)).to_string(index=False))
         return
-    corpus = Corpus(arguments.speakers)
-    started = time.perf_counter()
-    eer = ROWS[arguments.row](corpus)
-    seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps({"EER %": 100 * eer, "seconds": seconds, "peak GiB": peak}))
+    print(json.dumps(in_this_process(arguments.row, arguments.speakers)))
 
 
 if __name__ == "__main__":

@@ -155,6 +155,7 @@ def as_text(answer: Any) -> str:
     return answer.to_json() if isinstance(answer, pd.DataFrame) else repr(answer)
 
 
+@pytest.mark.slow
 @pytest.mark.torture
 @pytest.mark.parametrize("name", KINDS)
 def test_a_damaged_file_ends_in_a_message_or_in_the_whole_one_s_answer(name, tmp_path, record_property):

@@ -176,6 +176,7 @@ def index():
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("writer", WRITERS)
 @pytest.mark.parametrize("full", ["limit", "disk"])
 def test_on_a_full_disk_every_writer_leaves_what_was_there_and_says_which_file_disk_and_bytes(

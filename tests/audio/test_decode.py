@@ -91,6 +91,7 @@ def test_a_truncated_file_is_told(container, kept, tmp_path):
         decode(data[: int(kept * len(data))], "clip")
 
 
+@pytest.mark.slow
 def test_tags_and_junk_around_an_mp3_are_no_truncation():
     data = encoded(RNG.normal(0, 0.1, 48_000), 48_000, "MP3")
     whole = decode(data, "clip")[0]
@@ -131,6 +132,7 @@ def test_samples_that_are_not_finite_are_refused():
 # --- resample -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["soxr", "resampy"])
 @pytest.mark.parametrize("from_hz", [8_000, 22_050, 44_100, 48_000])
 def test_tones_in_the_pass_band_come_out_as_if_sampled_at_16_khz(engine, from_hz):
@@ -202,6 +204,7 @@ def test_the_shards_keep_the_recordings_and_their_exact_duration(selection, tmp_
     json.dumps(report)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_selection_in_a_file_gives_the_same_as_one_in_memory(selection, tmp_path, monkeypatch, packed):
     monkeypatch.setattr(resampling, "SHARD_ROWS", 2)
@@ -246,6 +249,7 @@ def test_unpacked_clips_stay_with_their_recordings_when_the_selection_changes_be
         assert pitch_hz == pytest.approx(300 + 100 * int(name[1:]), abs=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["flac", "wav"])
 def test_the_shards_open_with_datasets(selection, tmp_path, monkeypatch, encoding):
     import datasets
@@ -262,6 +266,7 @@ def test_the_shards_open_with_datasets(selection, tmp_path, monkeypatch, encodin
     assert len(samples) == row["n_samples"] == 12_800
 
 
+@pytest.mark.slow
 def test_the_bytes_do_not_depend_on_the_order_in_which_clips_arrive(selection, tmp_path, monkeypatch):
     monkeypatch.setattr(resampling, "SHARD_ROWS", 4)
     monkeypatch.setattr(resampling, "ROWS_PER_GROUP", 3)
@@ -281,6 +286,7 @@ def test_the_bytes_do_not_depend_on_the_order_in_which_clips_arrive(selection, t
     assert pq.ParquetFile(tmp_path / "out/part-00000.parquet").num_row_groups == 2
 
 
+@pytest.mark.slow
 def test_shards_of_an_earlier_run_are_removed(selection, tmp_path, monkeypatch):
     resample_corpus(selection, tmp_path / "out", SETTINGS)
     expected = shards(tmp_path / "out")

@@ -45,6 +45,7 @@ def test_a_recording_with_next_to_no_speech_is_refused_with_the_reason(sentence,
         require_speech(np.concatenate([NOISE, sentence[: int(16_000 * speech_s)], NOISE]), "door.wav")
 
 
+@pytest.mark.slow
 def test_an_embedder_that_requires_speech_refuses_noise_and_hears_all_of_a_recording_with_speech(sentence):
     strict, lenient = SpeakerEmbedder.load(require_speech=True), SpeakerEmbedder.load()
     assert len(lenient.embed(NOISE, 16_000)) == lenient.embedding_dim
@@ -82,6 +83,7 @@ def test_a_damaged_network_is_refused(monkeypatch, tmp_path):
         voice_activity._detector.__wrapped__()
 
 
+@pytest.mark.slow
 def test_an_embedder_that_trims_hears_the_sentence_and_not_the_silence_around_it(sentence):
     embedder = SpeakerEmbedder.load()
     padded, alone = np.concatenate([NOISE, sentence, NOISE]), embedder.embed(sentence, 16_000)

@@ -4,6 +4,7 @@ import pytest
 from benchmarks.bench_gallery import PER_SPEAKER, build, corpus, measure
 
 
+@pytest.mark.slow
 def test_drawn_voices_are_as_similar_as_said():
     ((_, rows),) = corpus(4000)
     scores = rows @ rows.T
@@ -13,6 +14,7 @@ def test_drawn_voices_are_as_similar_as_said():
     assert scores[~same].std() == pytest.approx(0.12, abs=0.01)
 
 
+@pytest.mark.slow
 def test_a_gallery_without_an_index_finds_what_exact_search_finds(tmp_path):
     build(tmp_path, 800)
     facts, table = measure(tmp_path, 800, 20)

@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import Future
 from dataclasses import replace
 
 import pytest
 import torch
 
-from benchmarks import bench_dvc, bench_embedding, bench_training_step
+from benchmarks import bench_data_path, bench_dvc, bench_embedding, bench_training_step, bench_trials
 from benchmarks.__main__ import PROJECT, QUICK, main
 from benchmarks.side_by_side import row, take_turns
 from speakerprint.model.whisper import DIMS
@@ -70,13 +71,14 @@ def test_embedding_is_measured_without_peers_and_precisions_hardly_change_a_cosi
 
 @pytest.mark.slow
 def test_dvc_is_measured_on_the_pipelines_own_stages_and_none_of_its_slow_functions_is_ours(monkeypatch):
-    """Of DVC's commands the first `dvc repro` and those that are profiled run."""
+    """Of DVC's commands the first `dvc repro` and one that is profiled run."""
     asked, real = [], bench_dvc.Project.dvc
     monkeypatch.setattr(
         bench_dvc.Project, "dvc", lambda self, *given: asked.append(given) or len(asked) > 1 or real(self, *given)
     )
+    monkeypatch.setattr(bench_dvc, "PROFILED", ("status",))
     rows = by_what(bench_dvc.run(store_gb=0.03, rounds=1))
-    assert [row["met"] for what, row in rows.items() if "functions" in what] == [True, True]
+    assert [row["met"] for what, row in rows.items() if "functions" in what] == [True]
     assert sum("MD5" in what for what in rows) == 2
     assert {given[0] for given in asked} == {"repro", "status", "exp", "--version"}
 
@@ -89,31 +91,49 @@ def test_a_function_of_this_project_is_told_from_others():
 
 
 @pytest.mark.slow
-def test_one_that_cannot_run_keeps_what_the_file_had_and_all_pairs_give_the_eer_of_scikit_learn(tmp_path, monkeypatch, capsys):
-    before = {"dvc": {"commit": "before", "rows": [1]}, "trials": {"commit": "before", "rows": []}}
-    (tmp_path / "out.json").write_text(json.dumps(before), encoding="utf-8")
-    monkeypatch.setitem(QUICK, "trials", dict(n_speakers=30, rounds=1))
-    monkeypatch.setitem(QUICK, "dvc", dict(store_gb=1e9, rounds=1))
-    monkeypatch.setattr(sys, "argv", ["benchmarks", "--quick", "--only", "trials", "dvc", "--out", str(tmp_path / "out.json")])
-    main()
-    written = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
-    assert written["dvc"] == before["dvc"]
-    rows = {row["what"]: row for row in written["trials"]["rows"]}
-    assert {row["benchmark"] for row in rows.values()} == {"trials"} and "peak memory, 4,005 pairs" in rows
+def test_all_pairs_give_the_eer_of_scikit_learn(monkeypatch):
+    monkeypatch.setattr(bench_trials, "in_its_own_process", bench_trials.in_this_process)
+    rows = by_what(bench_trials.run(n_speakers=30, rounds=1))
+    assert "peak memory, 4,005 pairs" in rows
     assert rows["EER"]["ours"] == pytest.approx(rows["EER"]["reference"], abs=0.5)  # steps of 1/90 between target trials
-    assert {"commit", "date", "processor", "cores", "OMP_NUM_THREADS", "arguments"} < set(written["trials"])
-    assert written["trials"]["commit"] != "before"
-    assert "dvc is left out" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_as_the_command_that_make_bench_calls_it_measures_both_ways_of_data_on_the_same_clips(tmp_path):
-    command = [sys.executable, "-m", "benchmarks", "--quick", "--only", "data_path", "--out", tmp_path / "out.json"]
-    environment = os.environ | {"PYTHONPATH": f"src{os.pathsep}."}
-    run = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    written = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["data_path"]["rows"]
-    rows = by_what([{name: value for name, value in row.items() if name != "benchmark"} for row in written])
+def test_one_that_cannot_run_keeps_what_the_file_had(tmp_path, monkeypatch, capsys):
+    before = {"dvc": {"commit": "before", "rows": [1]}, "verify": {"commit": "before", "rows": []}}
+    (tmp_path / "out.json").write_text(json.dumps(before), encoding="utf-8")
+    monkeypatch.setitem(QUICK, "verify", dict(rounds=1))
+    monkeypatch.setitem(QUICK, "dvc", dict(store_gb=1e9, rounds=1))
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--quick", "--only", "verify", "dvc", "--out", str(tmp_path / "out.json")])
+    main()
+    written = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert written["dvc"] == before["dvc"]
+    assert {row.pop("benchmark") for row in written["verify"]["rows"]} == {"verify"}
+    assert {"a cold verify, CPU time, torch", "a cold verify, memory, torch"} < set(by_what(written["verify"]["rows"]))
+    assert {"commit", "date", "processor", "cores", "OMP_NUM_THREADS", "arguments"} < set(written["verify"])
+    assert written["verify"]["commit"] != "before"
+    assert "dvc is left out" in capsys.readouterr().err
+
+
+class InThisProcess:
+    """Takes the place of a ProcessPoolExecutor."""
+
+    def __init__(self, *_, **__):
+        pass
+
+    def submit(self, function, *arguments) -> Future:
+        done: Future = Future()
+        done.set_result(function(*arguments))
+        return done
+
+    def shutdown(self) -> None:
+        pass
+
+
+@pytest.mark.slow
+def test_both_ways_of_data_are_measured_on_the_same_clips(monkeypatch):
+    monkeypatch.setattr(bench_data_path, "ProcessPoolExecutor", InThisProcess)
+    rows = by_what(bench_data_path.run(n_clips=4, rounds=1))
     assert len(rows) == 6
     dense_bytes = 80 * 3000 * 4
     stored = rows["a clip in the store"]
@@ -125,6 +145,11 @@ def test_as_the_command_that_make_bench_calls_it_measures_both_ways_of_data_on_t
         assert rows[f"MP3 to features, decoding alone{how}"]["ours"] == pytest.approx(1000 / speed["ours"], rel=0.01)
 
 
-def test_make_bench_is_listed():
-    help_text = subprocess.run(["make", "help"], cwd=PROJECT, stdout=subprocess.PIPE, text=True).stdout
-    assert "make bench " in help_text
+def test_make_bench_is_listed_and_what_it_calls_names_them_all():
+    def says(*command: str) -> str:
+        return subprocess.run(
+            command, cwd=PROJECT, env=os.environ | {"PYTHONPATH": "src"}, stdout=subprocess.PIPE, text=True
+        ).stdout
+
+    assert "make bench " in says("make", "help")
+    assert all(name in says(sys.executable, "-m", "benchmarks", "--help") for name in QUICK)

@@ -22,6 +22,7 @@ def audit_page(tmp_path_factory):
     return page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", VIEWS, indirect=True)
 def test_the_page_is_accessible_fits_and_asks_nobody(page, audit_page, violations):
     asked = []

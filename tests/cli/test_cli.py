@@ -27,6 +27,7 @@ def needed(extra: str) -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_whatever_is_not_installed_is_named_with_an_extra_that_brings_it():
     core = {
         "av",
@@ -81,6 +82,7 @@ def test_h_is_help_and_the_version_is_said(speakerprint, capsys):
     assert re.fullmatch(r"speakerprint \d+\.\d+\.\d+\n", capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_a_shell_completes_commands_and_options(tmp_path):
     def completed(typed: str) -> list[str]:
         asked = {"_SPEAKERPRINT_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}

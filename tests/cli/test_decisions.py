@@ -49,6 +49,7 @@ def test_calibrate_prints_figures_and_writes_what_verify_takes(speakerprint, rec
     assert capsys.readouterr().out.endswith(f"at 1.0% false accepts; log-likelihood ratio {calibration.llr(0.5):+.1f}\n")
 
 
+@pytest.mark.slow
 def test_calibrate_takes_a_table_whose_paths_are_relative_to_it_and_rates(speakerprint, recordings, tmp_path, capsys):
     rows = "".join(f"{speaker},{speaker}/{speaker}{i}.wav\n" for speaker in SPEAKERS for i in range(5))
     (recordings / "table.csv").write_text("speaker,path\n" + rows)
@@ -112,6 +113,7 @@ def test_cluster_merges_down_to_the_threshold_of_a_calibration(speakerprint, rec
     assert "no thresholds for false-accept rates of 0.01 and 0.001" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_evaluate_gives_the_figures_of_the_pipeline(speakerprint, tmp_path, capsys, monkeypatch):
     rng = np.random.default_rng(0)
     for speaker, frequency_hz in (("anna", 200), ("bert", 800)):

@@ -37,6 +37,7 @@ def run(monkeypatch, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_info_says_what_the_model_is_and_where_it_came_from(run, folder):
     printed = run("info", "--model", folder)
     for said in ("2.5 s", "8 numbers", "0.250 at 1.0% false accepts (chosen on french)", "commit c0ffee, run 5eed", "not stated"):
@@ -110,6 +111,7 @@ def test_average_takes_all_stores_of_the_project_and_says_how_near_the_models_ar
     assert asked == [([Path("models/a"), Path("models/b")], stores, Path("average"), [0.7, 0.3])]
 
 
+@pytest.mark.slow
 def test_publish_takes_the_thresholds_from_a_corpus_metrics_and_details(run, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (folder / "params.yaml").touch()

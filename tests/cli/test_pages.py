@@ -58,6 +58,7 @@ def test_every_command_has_help_with_examples(run, capsys, command):
     assert f"Usage: speakerprint {command}" in out and "Examples" in out
 
 
+@pytest.mark.slow
 def test_report_writes_a_page_and_says_how_large_it_is(run, capsys, tmp_path):
     write_tones(tmp_path / "voices", SPEAKERS)
     assert run("report", "voices", "--output", "page.html", "--max-recordings", "6") == (0, [None])
@@ -66,6 +67,7 @@ def test_report_writes_a_page_and_says_how_large_it_is(run, capsys, tmp_path):
     assert data["title"] == "voices" and len(data["map"]) == 6
 
 
+@pytest.mark.slow
 def test_a_corpus_of_the_project_is_embedded_by_the_projects_model(run, tmp_path):
     write_project(tmp_path, "tones_dev")
     status, loaded = run("report", "--corpus", "tones_dev")

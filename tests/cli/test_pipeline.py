@@ -33,6 +33,7 @@ def test_use_says_when_there_is_nothing_to_change(speakerprint, project, capsys)
     assert capsys.readouterr().out == "nothing to change: params.yaml has corpora/demo already\n"
 
 
+@pytest.mark.slow
 def test_metrics_has_a_column_a_corpus_and_a_row_a_number_and_more_on_request(speakerprint, project, capsys):
     speakerprint("use", "corpora/voxceleb2", "--root", ".", "--add")
     (project / "metrics").mkdir()

@@ -142,6 +142,7 @@ def test_a_folder_stands_for_all_audio_in_it(speakerprint, tmp_path, capsys):
     assert "empty: has no audio in it or in its folders" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_reader_that_stops_reading_is_no_answer():
     command = f"{sys.executable} -c 'from speakerprint.cli import main; main()' embed src/speakerprint/samples"
     piped = ["bash", "-o", "pipefail", "-c", f"{command} | true"]
@@ -157,6 +158,7 @@ def test_a_recording_that_is_not_there_is_refused_before_the_model_is_loaded(spe
     assert "missing.wav: cannot be read (No such file or directory); check the name" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_samples_are_two_recordings_of_one_speaker_and_one_of_another(speakerprint, tmp_path, capsys):
     speakerprint("samples", str(tmp_path / "voices"))
     assert capsys.readouterr().out.split() == [f"{tmp_path}/voices/{name}.ogg" for name in ("ann-1", "ann-2", "bob")]

@@ -53,6 +53,7 @@ def padded_to_30_s(samples):
 # --- features -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("container", ["MP3", "FLAC", "WAV", "OGG", "M4A"])
 @pytest.mark.parametrize("n_channels", [1, 2])
 @pytest.mark.parametrize("sample_rate_hz", [8_000, 16_000, 22_050, 44_100, 48_000])
@@ -255,6 +256,7 @@ def test_shards_are_whole_wherever_recordings_end(seconds, tmp_path, monkeypatch
     assert len(list((tmp_path / "store/features.zarr/features/c").glob("*/0"))) == -(-n_frames // 100)
 
 
+@pytest.mark.slow
 def test_audio_kept_as_wav_gives_the_same_store_byte_for_byte(audio, tmp_path):
     for encoding in ("flac", "wav"):
         extract_corpus(resampled_corpus(tmp_path, encoding), tmp_path / encoding)
@@ -273,6 +275,7 @@ def test_what_a_killed_run_left_in_the_store_is_not_in_it(audio, tmp_path):
     assert files(tmp_path / "again") == files(tmp_path / "store")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["flac", "wav"])
 @pytest.mark.parametrize(
     ("column", "damage", "message"),

@@ -202,6 +202,7 @@ def project(tmp_path, monkeypatch):
     return listeners
 
 
+@pytest.mark.slow
 def test_the_voxceleb2_preset_selects_english_recordings_three_a_speaker(project):
     identify_language.main("voxceleb2")
     filter_stage.main("voxceleb2")
@@ -215,6 +216,7 @@ def test_the_voxceleb2_preset_selects_english_recordings_three_a_speaker(project
     assert {"rule": "languages in [en]", "recordings": 4, "speakers": 1} in rules
 
 
+@pytest.mark.slow
 def test_too_improbable_a_language_is_unknown_to_the_filter(project):
     text = Path("params.yaml").read_text().replace("min_probability: 0.5", "min_probability: 0.7")
     Path("params.yaml").write_text(text.replace("min_recordings_per_speaker: 3", "min_recordings_per_speaker: 2"))
@@ -223,6 +225,7 @@ def test_too_improbable_a_language_is_unknown_to_the_filter(project):
     assert set(groups_of(read_recordings("data/selection/voxceleb2.parquet"), "voxceleb")) == {"id1/v1"}
 
 
+@pytest.mark.slow
 def test_a_table_that_is_given_is_taken_and_only_the_rest_heard(project):
     given = {"group": ["id1/v1", "id1/v2", "id1"], "language": ["de", None, "fr"]}
     write_languages(pd.DataFrame(given | {"probability": [0.8, None, 0.9], "clips": 3}), "data/given/languages/voxceleb2.parquet")
@@ -232,6 +235,7 @@ def test_a_table_that_is_given_is_taken_and_only_the_rest_heard(project):
     assert table["clips"].to_dict() == {"id1": 0, "id1/v1": 0, "id1/v2": 2, "id1/v3": 2}
 
 
+@pytest.mark.slow
 def test_where_all_is_given_or_nothing_asked_for_no_weights_are_loaded(project):
     pd.DataFrame({"group": ["id1/v1", "id1/v2", "id1/v3"], "language": "en"}).to_parquet("given.parquet")
     Path("data/given/languages").mkdir(parents=True)

@@ -73,6 +73,7 @@ def test_a_missing_or_foreign_file_is_an_error_that_says_what_to_run(tmp_path: P
             RecordingsFile(tmp_path / name)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 20), st.lists(st.integers(0, 20), max_size=4))
 def test_however_a_table_is_cut_it_gives_the_same_bytes_and_chunks(n_rows: int, cuts: list[int]) -> None:
@@ -99,6 +100,7 @@ def test_a_table_whose_source_breaks_off_is_not_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 9), max_size=9), max_size=9), st.integers(1, 6), st.integers(1, 6))
 def test_a_sort_on_disk_is_a_sort_and_keeps_equal_keys_together(parts: list[list[int]], chunk: int, block: int) -> None:

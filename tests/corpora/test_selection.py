@@ -122,6 +122,7 @@ def test_a_smaller_sample_is_part_of_a_larger_one() -> None:
     assert samples[0] < samples[1]
 
 
+@pytest.mark.slow
 def test_each_recording_is_sampled_equally_often() -> None:
     recordings = table(speaker_id=["anna"] * 10)
     counts = dict.fromkeys(recordings["recording_id"], 0)

@@ -158,6 +158,7 @@ def test_a_copy_correlates_at_another_gain_filter_and_shift_and_another_recordin
 # --- the whole
 
 
+@pytest.mark.slow
 def test_each_recording_is_left_out_for_one_reason_and_only_usable_ones_are_compared():
     """Of three ids, a recording of each kind of fault; speech is declared, as tones hold none."""
     units, speakers = voices(12, 5, spread=0.3)

@@ -133,6 +133,7 @@ def test_the_details_are_exactly_what_else_was_measured(evaluation):
     assert json.loads(json.dumps(details, allow_nan=False)) == details
 
 
+@pytest.mark.slow
 def test_the_eer_of_the_start_stands_beside_the_trained_models(evaluation, store):
     class Start(Model):
         """Half of the bands that the trained model has."""

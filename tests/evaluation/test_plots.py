@@ -65,6 +65,7 @@ def test_the_same_evaluation_gives_the_same_bytes(evaluation, tmp_path):
         assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes()
 
 
+@pytest.mark.slow
 def test_curves_are_thin_and_hold_both_ends(evaluation, tmp_path):
     write_plots(evaluation, "fake", tmp_path)
     det, roc = rows(tmp_path / "det.csv"), rows(tmp_path / "roc.csv")

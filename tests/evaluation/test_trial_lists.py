@@ -87,6 +87,7 @@ def brute(trials: TrialList, embeddings: np.ndarray, keep) -> tuple[list[int], l
     return sorted(target), sorted(nontarget)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_trials", [300, 40_000])
 def test_scores_and_conditions_equal_loops_over_the_trials(n_trials):
     trials, embeddings = listed(2, n_trials)

@@ -72,6 +72,7 @@ def small_sets(draw):
     return embeddings, np.array(speakers, dtype=object)
 
 
+@pytest.mark.slow
 @given(small_sets())
 @settings(max_examples=150, deadline=None)
 def test_every_figure_equals_the_loops(case):
@@ -93,6 +94,7 @@ def test_every_figure_equals_the_loops(case):
     assert set(zip(curve.miss_rate, curve.false_accept_rate, strict=True)) <= {point[1:] for point in points}
 
 
+@pytest.mark.slow
 @given(small_sets(), st.sampled_from([0.0, 0.001, 0.01, 0.2, 0.5]))
 @settings(max_examples=100, deadline=None)
 def test_a_threshold_is_the_lowest_score_that_keeps_its_promise(case, allowed):
@@ -102,6 +104,7 @@ def test_a_threshold_is_the_lowest_score_that_keeps_its_promise(case, allowed):
     assert threshold == (lowest if math.isfinite(lowest) else max(target + nontarget) + LEVEL)
 
 
+@pytest.mark.slow
 @given(small_sets())
 @settings(max_examples=100, deadline=None)
 def test_retrieval_equals_the_loops(case):
@@ -120,6 +123,7 @@ def test_retrieval_equals_the_loops(case):
     assert retrieve(embeddings, speakers) == pytest.approx((np.mean(top1), np.mean(top5), np.mean(precision)))
 
 
+@pytest.mark.slow
 @given(small_sets(), st.data())
 @settings(max_examples=60, deadline=None)
 def test_conditions_equal_the_loops(case, data):
@@ -165,6 +169,7 @@ def test_several_blocks_of_rows_equal_one_product():
     assert retrieve(embeddings, speakers) == pytest.approx((hits[:, 0].mean(), hits.any(axis=1).mean(), hits.mean()))
 
 
+@pytest.mark.slow
 def test_many_pairs_are_counted_in_a_table_as_few_are_sorted(monkeypatch):
     embeddings, speakers = many_speakers(np.random.default_rng(9), 40, 5)
     groups = speakers % 3
@@ -249,6 +254,7 @@ def test_one_place_for_all_recordings_retrieves_nothing_first():
     assert retrieve(np.ones((4, 3)), [1, 1, 2, 2]).top_1 == 0.0
 
 
+@pytest.mark.slow
 def test_confused_speakers_have_the_highest_mean_score():
     rng = np.random.default_rng(3)
     embeddings, speakers = many_speakers(rng, 140, 2)
@@ -312,6 +318,7 @@ def lookalikes(rng, n_speakers, n_each):
     return means[speakers] + 0.17 * rng.normal(size=(len(speakers), 16)), speakers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [many_speakers, lookalikes])
 def test_the_interval_is_that_of_speakers_drawn_and_copied(case):
     embeddings, speakers = case(np.random.default_rng(5), 40, 4)

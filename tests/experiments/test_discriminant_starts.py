@@ -36,6 +36,7 @@ def clips(n):
     return [RNG.normal(size=(RNG.integers(30, 60), 80)).astype(np.float32) for _ in range(n)]
 
 
+@pytest.mark.slow
 def test_statistics_are_what_the_model_pools_of_each_clip(model):
     given = clips(20)
     found = statistics(model, given, len(given))
@@ -58,6 +59,7 @@ def test_columns_are_the_means_and_deviations_of_the_layers_named(model):
     assert np.corrcoef(chosen[512:], hidden[1][0].std(dim=0).numpy())[0, 1] > 0.99
 
 
+@pytest.mark.slow
 def test_a_projection_is_that_of_a_model_that_starts_from_it(model):
     rows = RNG.normal(size=(60, 2048)).astype(np.float32)
     speakers = np.arange(60) // 3

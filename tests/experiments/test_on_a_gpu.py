@@ -32,6 +32,7 @@ def script(tmp_path, monkeypatch):
     return call
 
 
+@pytest.mark.slow
 def test_what_is_packed_is_unpacked_and_learned_from_in_the_pipelines_order(script, tmp_path):
     shared, linked = tmp_path / "shared", tmp_path / "linked"
     linked.mkdir()

@@ -72,6 +72,7 @@ def test_without_one_kind_of_trials_there_is_no_weighted_eer():
     assert np.isnan(weighted_eer(np.array([True, False]), np.array([1, 0])))
 
 
+@pytest.mark.slow
 def test_the_interval_of_pairs_agrees_with_the_interval_of_all_pairs():
     embeddings, ids = speakers_in_space(60, 4, spread=1.3)
     trials = score_trials(embeddings, ids)
@@ -197,6 +198,7 @@ def test_models_of_equal_weights_and_other_settings_are_told_apart(tmp_path):
     assert len(kept) == 2
 
 
+@pytest.mark.slow
 def test_models_joined_by_a_plus_are_heard_side_by_side():
     shipped = "src/speakerprint/models/speakerprint-base"
     alone, both = (peers.speakerprint_model(f"ours={folders}") for folders in (shipped, f"{shipped}+{shipped}"))

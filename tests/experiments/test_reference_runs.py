@@ -54,6 +54,7 @@ def queued(tmp_path_factory) -> dict[str, Params]:
     return runs
 
 
+@pytest.mark.slow
 def test_all_ten_are_queued_as_published(queued):
     found = {
         name: (

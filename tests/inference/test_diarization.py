@@ -23,6 +23,7 @@ def seconds_of(found: Diarization) -> dict[str, float]:
     return seconds
 
 
+@pytest.mark.slow
 def test_two_speakers_take_turns(found, clips):
     assert list(found.speakers) == ["speaker 1", "speaker 2"]
     first, second = len(clips["ann-1"]) / 16_000, len(clips["ann-1"]) / 16_000 + 0.75 + len(clips["bob"]) / 16_000
@@ -39,6 +40,7 @@ def test_turns_are_in_order_and_do_not_touch_one_of_the_same_speaker(found):
         assert turn.speaker != following.speaker or turn.end_s < following.start_s
 
 
+@pytest.mark.slow
 def test_a_speakers_embedding_is_near_a_recording_of_theirs_and_far_from_the_others(found, clips, embedder):
     ann, bob = (embedder.embed(clips[name], 16_000) for name in ("ann-1", "bob"))
     first, second = found.speakers.values()
@@ -46,6 +48,7 @@ def test_a_speakers_embedding_is_near_a_recording_of_theirs_and_far_from_the_oth
     assert first @ ann > 0.7 > 0.4 > first @ bob and second @ bob > 0.7 > 0.4 > second @ ann
 
 
+@pytest.mark.slow
 def test_a_file_at_another_rate_in_stereo_is_heard_as_the_waveform_is(found, conversation, embedder, tmp_path):
     path = tmp_path / "stereo.flac"
     louder = np.repeat(conversation, 3)  # 48 kHz
@@ -55,11 +58,13 @@ def test_a_file_at_another_rate_in_stereo_is_heard_as_the_waveform_is(found, con
     assert seconds_of(again) == pytest.approx(seconds_of(found), abs=0.6)
 
 
+@pytest.mark.slow
 def test_one_speaker_is_one_speaker(clips, embedder):
     one = diarize(np.concatenate([clips["ann-1"], PAUSE, clips["ann-2"]]), 16_000, embedder=embedder)
     assert list(one.speakers) == ["speaker 1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("asked", "expected"), [(1, 1), (3, 3), ((3, 5), 3), ((1, 2), 2)])
 def test_a_known_number_of_speakers_is_kept_to(conversation, embedder, asked, expected):
     assert len(diarize(conversation, 16_000, embedder=embedder, n_speakers=asked).speakers) == expected
@@ -72,6 +77,7 @@ def test_without_speech_there_are_no_turns(embedder):
         assert nothing.turns == [] and nothing.speakers == {} and nothing.to_rttm() == ""
 
 
+@pytest.mark.slow
 def test_who_is_enrolled_is_named_and_who_is_not_is_unknown(conversation, clips, embedder, tmp_path):
     gallery = Gallery.open(tmp_path / "people", embedder)
     gallery.enrol("bob the builder", embedder.embed(clips["bob"], 16_000)[None], ["bob.ogg"])
@@ -87,6 +93,7 @@ def test_two_voices_of_one_name_are_one_speaker(clips, embedder, tmp_path):
     assert list(two.speakers) == ["ann"] and {turn.speaker for turn in two.turns} == {"ann"}
 
 
+@pytest.mark.slow
 def test_each_channel_is_one_voice_where_that_is_asked_for(clips, embedder):
     n = len(clips["ann-1"]) + len(clips["bob"])
     call = np.zeros((n, 2), np.float32)

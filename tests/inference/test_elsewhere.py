@@ -39,12 +39,14 @@ def files(tmp_path_factory):
     return paths
 
 
+@pytest.mark.slow
 def test_scikit_learn_takes_it_as_a_step(embedder, files):
     pipeline = make_pipeline(FunctionTransformer(embedder.embed_files), LogisticRegression(C=1e6))
     assert pipeline.fit(files, PITCHES_HZ).score(files, PITCHES_HZ) == 1
     assert cross_val_score(pipeline, np.array(files), PITCHES_HZ, cv=3).mean() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["threading", "loky"])
 def test_joblib_runs_it_in_threads_and_in_processes(embedder, files, backend):
     found = Parallel(n_jobs=2, backend=backend)(delayed(embedder.embed_files)(files[start : start + 3]) for start in (0, 3))

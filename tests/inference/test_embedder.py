@@ -40,12 +40,14 @@ def tone(seconds=1.0, sample_rate_hz=16_000, seed=0):
     return (0.3 * np.sin(2 * np.pi * rng.uniform(100, 400) * t) + 0.01 * rng.normal(size=len(t))).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_an_embedding_is_a_unit_vector(embedder):
     embedding = embedder.embed(tone(), 16_000)
     assert embedding.shape == (12,) and embedding.dtype == np.float32 and embedder.embedding_dim == 12
     assert np.linalg.norm(embedding) == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_id_of_a_model_says_what_embeds(embedder, tmp_path):
     model = SpeakerModel.load(tmp_path / "model")
     model.save(tmp_path / "again", "another run", thresholds={0.01: 0.3})
@@ -202,6 +204,7 @@ def test_threads_share_an_embedder(embedder):
     np.testing.assert_array_equal(together, 3 * alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [1, 2, 4])
 def test_files_give_what_they_give_alone(tmp_path, embedder, monkeypatch, at_once):
     monkeypatch.setattr(network, "WINDOWS_AT_ONCE", {"cpu": at_once})

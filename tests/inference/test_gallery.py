@@ -54,6 +54,7 @@ def test_the_package_offers_it():
     assert speakerprint.Gallery is Gallery
 
 
+@pytest.mark.slow
 def test_search_finds_the_nearest_recordings_with_their_cosines(tmp_path):
     gallery = Gallery(tmp_path / "new/gallery", "model", 2)
     gallery.enrol("ann", [[3.0, 0.0], [1.0, 1.0]], ["a", "b"])
@@ -101,6 +102,7 @@ def test_a_speakers_score_is_the_mean_cosine_to_their_recordings(tmp_path):
     assert gallery.identify([1.0, 0.0], threshold=0.55)[:2] == ("ann", pytest.approx(2 / 3))
 
 
+@pytest.mark.slow
 def test_an_unknown_voice_is_rejected_and_a_known_one_is_not(tmp_path):
     gallery, speakers, _, rows = filled(tmp_path)
     rng = np.random.default_rng(1)
@@ -111,6 +113,7 @@ def test_an_unknown_voice_is_rejected_and_a_known_one_is_not(tmp_path):
         assert stranger.speaker is None and stranger.score == stranger.candidates[0].score < 0.7
 
 
+@pytest.mark.slow
 def test_more_recordings_of_a_speaker_let_no_more_strangers_in(tmp_path):
     gallery = Gallery(tmp_path, "model", DIM)
     rng = np.random.default_rng(2)
@@ -241,6 +244,7 @@ def edited(folder, sql, *values):
         db.execute(sql, values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sql", "value"),
     [
@@ -278,6 +282,7 @@ def test_a_database_that_lacks_what_it_needs_is_refused(tmp_path, sql):
         Gallery(tmp_path).identify(rows[0], 0.0)
 
 
+@pytest.mark.slow
 def test_flipped_bytes_anywhere_in_the_database_change_no_answer(tmp_path):
     gallery, _, _, rows = filled(tmp_path, n=10)
     right = gallery.identify(rows[0], 0.0)
@@ -307,6 +312,7 @@ def test_a_gallery_of_the_first_format_is_brought_up_to_date(tmp_path):
     assert Gallery(tmp_path, "model", DIM).remove("s000") == 4
 
 
+@pytest.mark.slow
 def test_neighbours_behind_a_crowd_of_replaced_ones_are_found(tmp_path, monkeypatch, indexed):
     monkeypatch.setattr(module, "STALE_FRACTION", 1.0)
     monkeypatch.setattr(module, "IDENTIFIED_AMONG", 2)
@@ -341,6 +347,7 @@ def assert_exact(gallery, rows, names, queries):
         assert gallery.identify(query, -1)[:2] == (speakers[np.argmax(means)], pytest.approx(max(means), abs=1e-6))
 
 
+@pytest.mark.slow
 def test_search_agrees_with_exact_search_while_the_gallery_grows_and_shrinks(tmp_path, indexed):
     gallery, reader = Gallery(tmp_path, "model", DIM), Gallery(tmp_path, "model", DIM)
     speakers, recordings, rows = voices(60, 4)
@@ -468,6 +475,7 @@ def test_processes_that_enrol_at_once_lose_nothing(tmp_path):
     assert [path.name for path in (tmp_path / "gallery").iterdir()] == [DATABASE]
 
 
+@pytest.mark.slow
 def test_a_writer_killed_leaves_whole_enrolments(tmp_path):
     started = SPAWN.Event()
     writer = SPAWN.Process(target=enrol_many, args=(tmp_path, "a", 100_000, 500, started))
@@ -487,6 +495,7 @@ def test_a_writer_killed_leaves_whole_enrolments(tmp_path):
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
+@pytest.mark.slow
 def test_threads_share_a_gallery(tmp_path, indexed):
     gallery, speakers, recordings, rows = filled(tmp_path)
     wrong: Counter[str] = Counter()
@@ -519,6 +528,7 @@ operations = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(operations)
 def test_it_does_what_a_dictionary_does(tmp_path_factory, operations):

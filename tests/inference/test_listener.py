@@ -29,6 +29,7 @@ def speakers_of(told):
     return [name for index, name in enumerate(names) if index == 0 or name != names[index - 1]]
 
 
+@pytest.mark.slow
 def test_a_voice_that_comes_back_has_the_number_it_had(told):
     assert speakers_of(told) == ["unknown 1", "unknown 2", "unknown 1"]
 
@@ -47,17 +48,20 @@ def test_a_start_is_told_within_two_seconds_and_never_before_it(told):
         assert event.kind == "end" or heard_s - event.time_s < 2
 
 
+@pytest.mark.slow
 def test_the_size_of_the_chunks_changes_nothing(told, conversation, embedder):
     for size in (len(conversation), 777):
         assert [event for event, _ in events_of(Listener(embedder=embedder), conversation, size)] == [event for event, _ in told]
 
 
+@pytest.mark.slow
 def test_integers_at_another_rate_are_heard_as_the_same_stream(told, conversation, embedder):
     faster = (32_767 * np.clip(soxr.resample(conversation, 16_000, 48_000), -1, 1)).astype(np.int16)
     again = events_of(Listener(48_000, embedder=embedder), faster[:, None], 4_800)
     assert speakers_of(again) == speakers_of(told)
 
 
+@pytest.mark.slow
 def test_who_is_enrolled_is_named_and_who_is_not_is_numbered(conversation, clips, embedder, tmp_path):
     gallery = Gallery.open(tmp_path / "people", embedder)
     gallery.enrol("bob", embedder.embed(clips["bob"], 16_000)[None], ["bob.ogg"])

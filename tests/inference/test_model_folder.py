@@ -76,6 +76,7 @@ def test_a_network_whose_answer_is_no_number_gives_an_error_and_no_embedding(fol
         speakerprint.load(folder).embed(np.random.default_rng(0).normal(size=16_000), 16_000)
 
 
+@pytest.mark.slow
 def test_a_model_of_the_first_format_is_made_one_of_today_by_export(folder, tmp_path):
     weights, config = load_file(folder / "model.safetensors"), read_config(folder)
     old = tmp_path / "old"

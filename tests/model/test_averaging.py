@@ -40,6 +40,7 @@ def turned(original: SpeakerModel) -> tuple[SpeakerModel, np.ndarray]:
     return other, turn.numpy()
 
 
+@pytest.mark.slow
 def test_models_that_hear_the_same_in_other_numbers_have_themselves_as_their_mean():
     first = model()
     other, turn = turned(first)

@@ -105,6 +105,7 @@ def metadata_of(card: Path) -> dict[str, Any]:
     return metadata
 
 
+@pytest.mark.slow
 def test_the_shipped_model_as_a_folder_of_the_hub_is_the_same_model_with_a_card(tmp_path):
     export_huggingface(None, tmp_path / "hub")
     again = SpeakerEmbedder.load(tmp_path / "hub")
@@ -117,6 +118,7 @@ def test_the_shipped_model_as_a_folder_of_the_hub_is_the_same_model_with_a_card(
     assert (tmp_path / "hub/params.yaml").read_bytes() == (SHIPPED / "params.yaml").read_bytes()
 
 
+@pytest.mark.slow
 def test_transformers_auto_classes_load_it_and_embed_as_the_embedder_does(speech, tmp_path, monkeypatch):
     monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(sys, "path", sys.path.copy())
@@ -133,6 +135,7 @@ def test_transformers_auto_classes_load_it_and_embed_as_the_embedder_does(speech
         np.testing.assert_allclose(found.detach(), expected, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_model_without_a_card_gets_one_that_claims_no_licence(own_model, tmp_path):
     export_huggingface(own_model, tmp_path / "hub")
     assert "license" not in metadata_of(tmp_path / "hub/README.md")
@@ -140,6 +143,7 @@ def test_a_model_without_a_card_gets_one_that_claims_no_licence(own_model, tmp_p
     assert describe(tmp_path / "hub")["license"] is None
 
 
+@pytest.mark.slow
 def test_a_cards_own_metadata_stay_and_the_licence_that_is_named_wins(own_model, tmp_path):
     card = "---\nlicense: mit\nlanguage: fr\ntags: [own]\n---\n# Mine\n\n[a](b.md), ![a](b.png), [a](https://b.example)\n"
     (own_model / "README.md").write_text(card)
@@ -158,6 +162,7 @@ def test_what_is_in_the_way_is_not_overwritten(tmp_path):
         export_huggingface(None, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_model_is_described_by_what_its_folder_says(own_model):
     found = describe(own_model)
     model = SpeakerModel(OTHER)
@@ -195,6 +200,7 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hub")
 def test_what_is_pushed_to_the_hub_is_loaded_from_it_by_name(own_model, tmp_path):
     export_huggingface(own_model, tmp_path / "out")
@@ -213,6 +219,7 @@ def test_what_is_neither_here_nor_on_the_hub_is_an_error_that_says_so():
         speakerprint.load("somebody/else")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hub")
 def test_the_hub_is_not_asked_for_what_stands_in_a_folder_that_is_here(own_model):
     assert speakerprint.load("mine/model").model_id == SpeakerEmbedder.load(own_model).model_id

@@ -23,6 +23,7 @@ def trained(tmp_path):
     return tmp_path / "trained"
 
 
+@pytest.mark.slow
 def test_it_is_half_the_size_and_embeds_nearly_the_same(trained, tmp_path):
     publish(trained, tmp_path / "out", THRESHOLDS, "french")
     sizes = [(folder / "model.safetensors").stat().st_size for folder in (tmp_path / "out", trained)]
@@ -32,6 +33,7 @@ def test_it_is_half_the_size_and_embeds_nearly_the_same(trained, tmp_path):
     assert (tmp_path / "out/params.yaml").read_text() == "# its recipe\n"
 
 
+@pytest.mark.slow
 def test_its_configuration_has_thresholds_and_what_made_it(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # no repository: no commit
     publish(trained, tmp_path / "out", THRESHOLDS, "french")
@@ -40,6 +42,7 @@ def test_its_configuration_has_thresholds_and_what_made_it(trained, tmp_path, mo
     assert config["run"] == "5eed"
 
 
+@pytest.mark.slow
 def test_weights_that_float16_cannot_hold_are_refused_and_nothing_is_written(trained, tmp_path):
     model = SpeakerModel.load(trained)
     with torch.no_grad():

@@ -29,6 +29,7 @@ def clips(*lengths, seed=0) -> list[np.ndarray]:
     return [rng.normal(size=(n, 80)).astype(np.float32) for n in lengths]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [EARLY, REFERENCE], ids=["early", "reference"])
 def test_an_embedding_does_not_depend_on_the_rest_of_the_batch(settings):
     embedder, recordings = model(**settings), clips(61, 200, 130, 33)
@@ -61,6 +62,7 @@ def test_windows_are_whole_start_and_end_with_the_clip_and_leave_nothing_out(fra
     assert len(parts) == max(1, -(-frames // n_frames))
 
 
+@pytest.mark.slow
 def test_concatenated_layers_keep_each_layers_statistics():
     embedder = model(layers=2, layer_combination="concatenate", pooling="mean", projection="discriminant")
     hidden = [torch.randn(3, 5, 512), 100 * torch.randn(3, 5, 512) + 3]
@@ -99,6 +101,7 @@ def test_the_reference_recipe_pools_after_the_final_norm():
     np.testing.assert_allclose(embedder.embed_frames([clip])[0], expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_saved_model_loads_to_the_same_embeddings(tmp_path):
     embedder, recordings = model(**EARLY), clips(70, 45)
     embedder.save(tmp_path, "a run")
@@ -110,6 +113,7 @@ def test_a_missing_model_is_named(tmp_path):
         SpeakerModel.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_damaged_weights_are_named(tmp_path):
     model(**EARLY).save(tmp_path, "a run")
     weights = tmp_path / "model.safetensors"
@@ -118,6 +122,7 @@ def test_damaged_weights_are_named(tmp_path):
         SpeakerModel.load(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("config", "found"), [({"format": "other-9"}, "'other-9'"), ({}, "None")])
 def test_another_format_is_refused(tmp_path, config, found):
     model(**EARLY).save(tmp_path, "a run")
@@ -153,11 +158,13 @@ def save_in_the_first_format(folder, settings) -> SpeakerModel:
     return embedder
 
 
+@pytest.mark.slow
 def test_a_model_of_the_first_format_loads_to_the_same_embeddings(tmp_path):
     embedder, recordings = save_in_the_first_format(tmp_path, FIRST_FORMAT), clips(70, 45)
     np.testing.assert_array_equal(SpeakerModel.load(tmp_path).embed_frames(recordings), embedder.embed_frames(recordings))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -174,6 +181,7 @@ def test_a_model_that_uses_what_is_gone_is_refused_by_name(tmp_path, key, value)
         SpeakerModel.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_shipped_model_embeds_as_the_version_that_trained_it_did():
     """Recorded with commit 2831c5b, before its settings lost what is gone; the tolerance is what processors round differently."""
     embedder = SpeakerModel.load(SHIPPED)

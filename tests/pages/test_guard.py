@@ -75,6 +75,7 @@ def test_a_length_that_is_no_length_is_refused(served, length):
     assert reached == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [b"", b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "])
 def test_a_connection_whose_request_does_not_come_is_closed(served, monkeypatch, sent):
     monkeypatch.setattr(guard, "HEADER_TIMEOUT_S", 0.3)
@@ -88,6 +89,7 @@ def test_a_body_that_does_not_come_is_answered_in_time(served, monkeypatch):
     assert b" 408 " in ask(served[0], post("Content-Length: 100"), b"x")
 
 
+@pytest.mark.slow
 def test_silent_connections_do_not_lock_others_out_for_long(served, monkeypatch):
     monkeypatch.setattr(guard, "HEADER_TIMEOUT_S", 0.5)
     address, _ = served

@@ -65,6 +65,7 @@ def test_a_table_that_does_not_say_what_it_should_is_refused(tmp_path, table, me
         read_files(tmp_path / "calls.csv", ToneEmbedder())
 
 
+@pytest.mark.slow
 def test_an_evaluation_corpus_is_taken_from_the_project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_project(tmp_path, "tones_dev")
@@ -182,6 +183,7 @@ def test_what_is_heard_is_the_start_of_the_recording(voices, monkeypatch):
     assert len(samples) / sample_rate_hz == pytest.approx(0.5, abs=0.03)
 
 
+@pytest.mark.slow
 def test_where_there_is_no_room_for_all_the_pairs_keep_their_audio(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "N_PAIRS", 1)
     voices = read_files(write_tones(tmp_path, SPEAKERS), ToneEmbedder())
@@ -206,6 +208,7 @@ def test_loud_stereo_at_another_rate_three_times_the_same_can_be_mapped_and_hear
     assert len(samples) / sample_rate_hz == pytest.approx(1, abs=0.03)
 
 
+@pytest.mark.slow
 def test_the_same_recordings_give_the_same_page(voices):
     assert render(report_data(voices, ToneEmbedder())) == render(report_data(voices, ToneEmbedder()))
 

@@ -233,6 +233,7 @@ def test_a_name_that_was_made_to_point_here_is_refused(client, host, status):
 # --- what is left behind
 
 
+@pytest.mark.slow
 def test_a_recording_is_never_written_to_disk(client, monkeypatch):
     def rollover(self):
         raise AssertionError("an upload went to a file")
@@ -356,6 +357,7 @@ def test_a_silent_stream_is_closed_and_so_is_one_too_many(stream, monkeypatch):
         assert closed(opened) == (1008, "nothing was sent for 0.05 s")
 
 
+@pytest.mark.slow
 def test_a_stream_outlives_the_time_that_a_first_request_has(stream, monkeypatch):
     """On a real socket: an open stream is no connection whose request does not come."""
     monkeypatch.setattr(guard, "HEADER_TIMEOUT_S", 0.2)

@@ -54,6 +54,7 @@ def texts(project: Path) -> list[str]:
     return [(project / name).read_text(encoding="utf-8") for name in ("params.yaml", "dvc.yaml")]
 
 
+@pytest.mark.slow
 def test_the_shipped_params_are_the_defaults_with_the_demo_and_the_quick_recipe(tmp_path):
     """As committed: a checkout may be switched to anything."""
     shutil.copy(PRESETS / "defaults.yaml", tmp_path / "params.yaml")
@@ -103,6 +104,7 @@ def at(tree: dict, key: str) -> object:
     return tree
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("recipes/")])
 def test_a_recipe_states_only_differences_and_sets_its_sections_and_no_other_line(project, name):
     before = texts(project)
@@ -118,6 +120,7 @@ def test_a_recipe_states_only_differences_and_sets_its_sections_and_no_other_lin
     assert after[1] == before[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("corpora/")])
 def test_a_preset_of_corpora_states_only_differences_of_the_filter_and_writes_whole_entries(project, tmp_path, name):
     use_preset(name, root=root_of(name, tmp_path), add=name in ADDED)
@@ -140,6 +143,7 @@ def test_corpora_change_their_block_the_lists_of_them_and_the_curves(project, tm
     assert after[1] == before[1].replace("demo_dev", "common_voice_17_dev")
 
 
+@pytest.mark.slow
 def test_the_users_own_comments_and_layout_elsewhere_survive(project, tmp_path):
     path = project / "params.yaml"
     mine = path.read_text().replace("  engine: soxr ", '  engine:   "resampy"  # slow, on purpose\n\n  # a note of mine\n#')
@@ -152,6 +156,7 @@ def test_the_users_own_comments_and_layout_elsewhere_survive(project, tmp_path):
     assert load_params(path).resample.engine == "resampy"
 
 
+@pytest.mark.slow
 def test_a_recipe_changes_values_and_leaves_the_users_comments_beside_them(project):
     path = project / "params.yaml"
     path.write_text(
@@ -161,6 +166,7 @@ def test_a_recipe_changes_values_and_leaves_the_users_comments_beside_them(proje
     assert "  # enough here\n  steps: 1500                             # mine\n" in path.read_text()
 
 
+@pytest.mark.slow
 def test_root_is_written_as_an_absolute_path_to_every_source(project):
     odd = project / 'my "corpus": v1 # é'
     odd.mkdir()
@@ -169,6 +175,7 @@ def test_root_is_written_as_an_absolute_path_to_every_source(project):
     assert roots == {str(odd)}
 
 
+@pytest.mark.slow
 def test_a_corpus_of_noise_is_listed_as_such_and_forgotten_with_its_features(project):
     for name in ("french", "english", "locales", "speechocean", "librispeech", "noise"):
         (project / name).mkdir()
@@ -180,6 +187,7 @@ def test_a_corpus_of_noise_is_listed_as_such_and_forgotten_with_its_features(pro
     assert load_params("params.yaml").noise_corpora == [] and not features.exists()
 
 
+@pytest.mark.slow
 def test_an_unlabelled_corpus_is_added_listed_as_such_and_forgotten_with_its_features(project):
     (project / "speech").mkdir()
     use_preset("corpora/unlabelled", root="speech", add=True)
@@ -189,6 +197,7 @@ def test_an_unlabelled_corpus_is_added_listed_as_such_and_forgotten_with_its_fea
     assert use_preset("corpora/demo").removed == [features]
 
 
+@pytest.mark.slow
 def test_add_keeps_the_corpora_that_are_there_and_replaces_those_of_the_same_name(project):
     before = texts(project)[0]
     for root in ("first", "second"):
@@ -215,6 +224,7 @@ def test_plots_of_other_files_are_left_alone(project, tmp_path):
     assert path.read_text().endswith(other)
 
 
+@pytest.mark.slow
 def test_features_of_corpora_no_longer_trained_on_are_removed_and_nothing_else(project, tmp_path):
     folders = [project / "data/features" / name for name in ("train/demo_train", "train/strange", "evaluate/demo_dev")]
     for folder in folders:
@@ -224,6 +234,7 @@ def test_features_of_corpora_no_longer_trained_on_are_removed_and_nothing_else(p
     assert [folder.exists() for folder in folders] == [False, True, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["..", "../..", "../../mine", "/elsewhere", "a/b", "", "mine\n"])
 def test_a_corpus_is_not_removed_whose_name_leads_elsewhere(project, tmp_path, name):
     precious = [
@@ -241,6 +252,7 @@ def test_a_corpus_is_not_removed_whose_name_leads_elsewhere(project, tmp_path, n
     assert all(file.exists() for file in precious)
 
 
+@pytest.mark.slow
 def test_features_that_are_a_link_to_another_place_are_left_alone(project, tmp_path):
     (project / "mine").mkdir()
     (project / "data/features/train").mkdir(parents=True)
@@ -249,6 +261,7 @@ def test_features_that_are_a_link_to_another_place_are_left_alone(project, tmp_p
     assert (project / "mine").is_dir()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -290,6 +303,7 @@ def test_a_missing_section_is_named(project):
         use_preset("recipes/default")
 
 
+@pytest.mark.slow
 def test_presets_train_and_evaluate_on_disjoint_speakers_of_one_root(project, tmp_path):
     for name in ("common_voice_sample", "folder"):
         use_preset(f"corpora/{name}", root=tmp_path)

@@ -22,6 +22,7 @@ def test_packages_are_empty_but_for_the_public_names_the_command_and_the_kinds_o
     assert written == {"__init__.py", "cli/__init__.py", "corpora/sources/__init__.py"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "upwards", "said"),
     [

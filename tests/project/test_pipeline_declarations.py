@@ -79,6 +79,7 @@ def params_read(path: Path) -> set[str]:
     return read
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_depends_on_exactly_the_source_files_it_imports(stage):
     script = f"stages/{stage}.py"

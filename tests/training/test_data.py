@@ -66,6 +66,7 @@ def test_validation_without_two_recordings_of_a_speaker_is_refused_with_a_remedy
         split_recordings(data, run.recipe.train, STREAMS)
 
 
+@pytest.mark.slow
 def test_speakers_of_two_corpora_with_the_same_id_are_two(tmp_path):
     stores = {name: FeatureStore(write_store(tmp_path / name, speakers=3, seed=i)) for i, name in enumerate("ab")}
     data = TrainingSet(stores)
@@ -85,6 +86,7 @@ def test_recordings_are_taken_from_all_speakers_in_turn():
     assert spread_over_speakers(np.array([], dtype=str), 5).tolist() == []
 
 
+@pytest.mark.slow
 def test_nobody_unlabelled_is_validated_on(run):
     stores = {name: FeatureStore(write_store(run.folder / name, seed=seed)) for seed, name in enumerate("bc")}
     with_them, alone = TrainingSet({"b": stores["b"]}, {"c": stores["c"]}), TrainingSet({"b": stores["b"]})

@@ -213,6 +213,7 @@ def test_a_crop_longer_than_the_encoder_hears_is_refused(run):
         run(last_crop_s=32.0)
 
 
+@pytest.mark.slow
 def test_too_few_unlabelled_recordings_are_refused_with_a_remedy(run):
     write_store(run.folder / "some", speakers=1, recordings=2)
     with pytest.raises(InputError, match=r"sampling\.unlabelled is 3, but the corpora .* have 2 recordings; lower it"):

@@ -61,6 +61,7 @@ def test_processes_share_a_batch_by_speakers(of_two_processes):
     assert set(LABELS[: len(first)].tolist()).isdisjoint(LABELS[len(first) :].tolist())
 
 
+@pytest.mark.slow
 def test_the_objective_asks_its_device_for_nothing(monkeypatch):
     """On the device "meta", where tensors have no values, whatever needs one to go on is an error."""
 

@@ -122,6 +122,7 @@ def test_the_start_of_another_run_is_not_gone_on_from(run, monkeypatch):
     assert added == other.numbers
 
 
+@pytest.mark.slow
 def test_training_at_several_speeds_has_a_centre_for_each_speaker_at_each(run):
     centres = found(discriminant_start(run, speeds=(1.0, 0.9)))["angular_margin.centres"]
     assert len(centres) == 2 * 8

@@ -10,6 +10,7 @@ from speakerprint.training.validation import EMBEDDED_AT_ONCE, embed_crops, one_
 from tests.training.runs import tiny_recipe
 
 
+@pytest.mark.slow
 def test_crops_are_embedded_with_those_of_about_their_length_and_returned_in_order():
     torch.manual_seed(0)
     model, lengths = SpeakerModel(tiny_recipe().model), []

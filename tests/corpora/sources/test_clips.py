@@ -206,6 +206,7 @@ def test_an_archive_that_unpacks_to_hundreds_of_times_its_bytes_is_refused_at_on
     tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_zeros_after_the_archive_s_end_are_not_read_for_ever(tmp_path: Path) -> None:
     bomb = write_archive(tmp_path / "bomb.tar.gz", {"a.wav": b"a"})
     with gzip.open(bomb, "ab") as stream:

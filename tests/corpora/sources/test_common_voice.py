@@ -162,6 +162,7 @@ def test_an_id_shared_by_two_locales_gets_the_locale_in_front_and_a_speaker_stay
     assert recordings["speaker_id"].unique().tolist() == ["anna"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("chunk", "block"), [(1, 1), (2, 1), (3, 2)])
 def test_a_release_of_many_chunks_gives_what_it_gives_in_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, block: int

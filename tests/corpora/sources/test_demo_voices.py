@@ -20,6 +20,7 @@ def contents(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.mp3"))}
 
 
+@pytest.mark.slow
 def test_each_name_is_a_speaker_with_six_recordings_of_some_seconds(folder):
     table = read_folder(FolderSource(kind="folder", root=str(folder)))
     assert table["speaker_id"].tolist() == ["ann"] * 6 + ["bob"] * 6
@@ -27,6 +28,7 @@ def test_each_name_is_a_speaker_with_six_recordings_of_some_seconds(folder):
     assert all(2 < soundfile.info(location).duration < 8 for location in table["location"])
 
 
+@pytest.mark.slow
 def test_the_same_arguments_give_the_same_bytes_and_another_split_other_speakers(folder, tmp_path):
     for split in ("dev", "train"):
         write_voices(tmp_path / split, split, ["ann"], seed=1)

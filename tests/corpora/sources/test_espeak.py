@@ -64,11 +64,13 @@ def test_the_same_source_gives_the_same_bytes_on_one_core(archive, tmp_path, mon
     assert write(tmp_path / "other-name.tar.gz").read_bytes() == archive.read_bytes()
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_speakers(archive, tmp_path):
     other = write(tmp_path / "demo.tar.gz", seed=2, splits=["dev"], recordings_per_speaker=1)
     assert not set(read_table(other, "dev").client_id) & set(read_table(archive, "dev").client_id)
 
 
+@pytest.mark.slow
 def test_a_speaker_is_the_same_whichever_other_splits_and_speakers_are_made(archive, tmp_path):
     alone = write(tmp_path / "demo.tar.gz", splits=["dev"], speakers=1)
     expected, found = read_table(archive, "dev"), read_table(alone, "dev")
@@ -161,6 +163,7 @@ def test_rooms_and_microphones_belong_to_the_clip():
     assert np.abs(np.corrcoef(first, other)[0, 1]) < 0.99
 
 
+@pytest.mark.slow
 def test_in_half_of_the_clips_somebody_else_talks_in_the_background_more_softly():
     talks = [espeak._background(np.random.default_rng(seed), 30_000) for seed in range(60)]
     assert 0.35 < np.mean([talk.any() for talk in talks]) < 0.65

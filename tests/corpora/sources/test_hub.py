@@ -287,6 +287,7 @@ def hub(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     server.server_close()
 
 
+@pytest.mark.slow
 def test_of_a_dataset_on_the_hub_only_metadata_and_then_selected_rows_are_fetched(repository: Path, hub: type[Hub]) -> None:
     big = [bytes([number]) * 200_000 for number in range(4)]
     audio_of_group = [slice(0, 2), slice(2, 4)]
@@ -300,6 +301,7 @@ def test_of_a_dataset_on_the_hub_only_metadata_and_then_selected_rows_are_fetche
     assert 0 < sum(stop - start for start, stop in hub.ranges) - 70_000 < path.stat().st_size / 2 + 10_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -312,12 +314,14 @@ def test_what_the_hub_does_not_have_is_named(hub: type[Hub], changes: dict[str, 
         read(**{"repository": "owner/name", "revision": COMMIT, **changes})
 
 
+@pytest.mark.slow
 def test_a_gated_dataset_says_that_its_terms_must_be_accepted(hub: type[Hub]) -> None:
     hub.gated = True
     with pytest.raises(InputError, match=r"gated dataset .*accept its terms on its page and sign in"):
         read("owner/name", revision=COMMIT)
 
 
+@pytest.mark.slow
 def test_a_half_open_connection_is_given_up_and_the_range_asked_for_again(
     hub: type[Hub], no_waits: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,6 +333,7 @@ def test_a_half_open_connection_is_given_up_and_the_range_asked_for_again(
     assert hub.ranges[-2] == hub.ranges[-3]
 
 
+@pytest.mark.slow
 def test_a_hub_that_stays_dead_is_an_error_that_names_the_file(
     hub: type[Hub], no_waits: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
