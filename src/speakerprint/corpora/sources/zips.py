@@ -30,7 +30,9 @@ class JoinedFile(io.RawIOBase):
     """Files, one after the other, as one seekable file to read."""
 
     def __init__(self, paths: list[Path]):
-        self._files = [path.open("rb", buffering=0) for path in paths]
+        self._files: list[io.FileIO] = []
+        for path in paths:  # where one does not open, those before it are closed with this
+            self._files.append(path.open("rb", buffering=0))
         self._ends = list(accumulate(path.stat().st_size for path in paths))
         self._position = 0
 
