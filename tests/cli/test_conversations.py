@@ -57,6 +57,19 @@ def test_every_format_has_the_same_turns(speakerprint, heard, tmp_path, capsys):
     assert srt == ("1\n00:00:00,500 --> 00:00:02,250\nspeaker 1\n\n2\n01:01:01,000 --> 01:01:02,500\nann, [late]\n")
 
 
+def test_a_page_is_written_by_diarize_and_by_report(speakerprint, heard, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("meeting.wav", np.zeros(16_000), 16_000)
+    monkeypatch.setattr(package.SpeakerEmbedder, "load", lambda *_: None)
+    for command in (["diarize", "meeting.wav", "--output", "a.html"], ["report", "meeting.wav", "--output", "b.html"]):
+        speakerprint(*command)
+        assert f"{command[-1]}: 2 turns of 2 speakers in 3700 s" in capsys.readouterr().out
+    assert (tmp_path / "a.html").read_text() == (tmp_path / "b.html").read_text()
+    with pytest.raises(SystemExit) as exit:
+        speakerprint("report", "gone.wav")
+    assert exit.value.code == 2 and "gone.wav" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("given", "expected"), [("3", (3, 3)), ("2-4", (2, 4))])
 def test_a_number_of_speakers_or_a_range_is_passed_on(speakerprint, heard, given, expected):
     speakerprint("diarize", "a.wav", "--speakers", given)
@@ -94,7 +107,7 @@ def test_channels_and_json_go_together(speakerprint, heard, capsys):
     ("options", "message"),
     [
         (["missing.wav"], "missing.wav: cannot be read"),
-        (["a.wav", "--output", "turns.txt"], "expected a name that ends in one of .rttm, .json, .csv, .srt"),
+        (["a.wav", "--output", "turns.txt"], "expected a name that ends in one of .rttm, .json, .csv, .srt, .html"),
         (["a.wav", "--gallery", "nowhere"], "nowhere holds no gallery"),
     ],
 )

@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from speakerprint import Diarization, Event
 
 app = typer.Typer()
-OUTPUT_SUFFIXES = (".rttm", ".json", ".csv", ".srt")
+OUTPUT_SUFFIXES = (".rttm", ".json", ".csv", ".srt", ".html")
 CHUNKS_A_SECOND = 10  # read of a pipe
 
 
 @app.command("diarize")
 def diarize_command(
     file: Annotated[str, typer.Argument(help="a recording, in any format that libsndfile or FFmpeg reads")],
-    output: Annotated[Path | None, typer.Option(help="FILE.rttm, .json, .csv or .srt; without it, a table is printed")] = None,
+    output: Annotated[Path | None, typer.Option(help="FILE.rttm, .json, .csv, .srt or .html; else a table is printed")] = None,
     speakers: Annotated[str | None, typer.Option(help="how many there are, N or FEWEST-MOST, where that is known")] = None,
     channels: Annotated[bool, typer.Option("--channels", help="each channel is one voice, as in a call recorded so")] = False,
     gallery: Annotated[Path | None, typer.Option(help="folder of a gallery: name those whom it knows")] = None,
@@ -54,6 +54,7 @@ def diarize_command(
     - `speakerprint diarize meeting.wav`
     - `speakerprint diarize meeting.mp3 --speakers 2-4 --output meeting.rttm`
     - `speakerprint diarize meeting.m4a --gallery people --output meeting.srt`
+    - `speakerprint diarize meeting.wav --output meeting.html`
     - `speakerprint diarize call.wav --channels --json`
     """
     if output is not None and output.suffix not in OUTPUT_SUFFIXES:
@@ -76,8 +77,13 @@ def diarize_command(
         false_accept_rate=false_accept_rate,
         channels=channels,
     )
-    if output is not None:
+    if output is not None and output.suffix == ".html":
+        from speakerprint.pages.conversation import write_conversation
+
+        write_conversation(found, file, output)
+    elif output is not None:
         write_text(as_text(found, output.suffix, Path(file).stem), output)
+    if output is not None:
         said = f"{len(found.turns)} turns of {len(found.speakers)} speakers in {found.duration_s:.0f} s"
         say_written(output, said, as_json)
     if as_json:
@@ -115,7 +121,7 @@ def as_tree(found: "Diarization") -> dict[str, Any]:
 
 
 def as_text(found: "Diarization", suffix: str, name: str) -> str:
-    """A diarization as a file of one of OUTPUT_SUFFIXES holds it."""
+    """A diarization as a file of one of OUTPUT_SUFFIXES holds it, but for a page."""
     if suffix == ".rttm":
         return found.to_rttm(name)
     tree = as_tree(found)

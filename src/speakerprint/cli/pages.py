@@ -2,12 +2,16 @@
 
 import socket
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from speakerprint.cli.options import DeviceName, ModelFolder, check_output
+from speakerprint.audio.files import AUDIO_SUFFIXES
+from speakerprint.cli.options import DeviceName, ModelFolder, check_files, check_output
 from speakerprint.errors import InputError
+
+if TYPE_CHECKING:
+    from speakerprint import SpeakerEmbedder
 
 app = typer.Typer()
 
@@ -15,7 +19,7 @@ app = typer.Typer()
 @app.command()
 def report(
     source: Annotated[
-        Path | None, typer.Argument(help="a folder per speaker, a folder of recordings, or a CSV with columns speaker,path")
+        Path | None, typer.Argument(help="a folder per speaker, a folder of recordings, a CSV of speaker,path, or one recording")
     ] = None,
     corpus: Annotated[str | None, typer.Option(help="instead: an evaluation corpus of this project, after `dvc repro`")] = None,
     output: Annotated[Path, typer.Option(help="the HTML file to write")] = Path("report.html"),
@@ -27,11 +31,13 @@ def report(
 
     The figures need the speakers: a folder for each, or a CSV that names them. Without them there is the map, and what is most
     alike. A corpus of the project is embedded by the model in models/speakerprint unless --model names another one.
+    Of one recording the page shows who spoke when; `speakerprint diarize --output FILE.html` has more to say how.
 
     Examples:
 
     - `speakerprint report recordings/ --output report.html`
     - `speakerprint report calls.csv --max-recordings 200`
+    - `speakerprint report meeting.wav`
     - `speakerprint report --corpus demo_dev`
     """
     if (source is None) == (corpus is None):
@@ -39,6 +45,11 @@ def report(
     check_output(output)
 
     from speakerprint import SpeakerEmbedder
+
+    if source is not None and source.suffix.lower() in AUDIO_SUFFIXES:
+        _report_conversation(source, output, SpeakerEmbedder.load(model, device))
+        return
+
     from speakerprint.pages.report import read_corpus, read_files, write_report
 
     if source is not None:
@@ -49,6 +60,16 @@ def report(
         voices = read_corpus(corpus, embedder)
     write_report(voices, embedder, output, max_recordings)
     typer.echo(f"{output}: {len(voices.names):,} recordings, {output.stat().st_size / 1e6:.1f} MB")
+
+
+def _report_conversation(recording: Path, output: Path, embedder: "SpeakerEmbedder") -> None:
+    from speakerprint import diarize
+    from speakerprint.pages.conversation import write_conversation
+
+    check_files([str(recording)])
+    found = diarize(recording, embedder=embedder)
+    write_conversation(found, recording, output)
+    typer.echo(f"{output}: {len(found.turns)} turns of {len(found.speakers)} speakers in {found.duration_s:.0f} s")
 
 
 @app.command()

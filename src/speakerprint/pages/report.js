@@ -1,17 +1,10 @@
 "use strict";
 const report = JSON.parse(document.getElementById("data").textContent);
 const { recordings, measured } = report;
-const byId = (id) => document.getElementById(id);
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 const percent = (rate, digits = 1) => `${(100 * rate).toFixed(digits)} %`;
 const count = (n) => n.toLocaleString("en");
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "pentagon", "star", "x"];
-
-function element(tag, attributes = {}, ...children) {
-  const made = Object.assign(document.createElement(tag), attributes);
-  made.append(...children);
-  return made;
-}
 
 // --- recordings: what they are called, and their sound
 
@@ -31,10 +24,6 @@ function described(one) {
   if (one.speaker !== null) parts.push(element("div", { className: "quiet", textContent: `speaker ${one.speaker}` }));
   return element("div", {}, ...parts, player(one));
 }
-
-document.addEventListener("play", (event) => {
-  for (const other of document.querySelectorAll("audio")) if (other !== event.target) other.pause();
-}, true);
 
 // --- head and figures
 

@@ -1,12 +1,5 @@
 "use strict";
-const byId = (id) => document.getElementById(id);
 const percent = (rate) => `${+(100 * rate).toPrecision(3)} %`;
-
-function element(tag, attributes = {}, ...children) {
-  const made = Object.assign(document.createElement(tag), attributes);
-  made.append(...children);
-  return made;
-}
 
 async function call(method, path, body, signal) {
   const response = await fetch(path, { method, body, signal });
@@ -117,13 +110,6 @@ function say(place, kind, headline, ...more) {
   place.replaceChildren(element("div", { className: `verdict ${kind}` }, element("strong", { textContent: headline }), ...more));
 }
 
-function svg(tag, attributes, text) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  if (text !== undefined) made.textContent = text;
-  return made;
-}
-
 /** A score on an axis with the model's thresholds, over the scores of a corpus where the server was given one. */
 function axis(score, width) {
   const { thresholds, reference } = settings;
@@ -220,6 +206,15 @@ const answers = {
     if (name.value === sent.get("speaker")) name.value = "";
     recordings.show(recordings.files.filter((file) => !sent.getAll("recordings").some((one) => one.name === file.name && one.size === file.size)));
     say(place, "yes", `${sent.get("speaker")} is enrolled`);
+  },
+  diarize(place, found, sent) {
+    if (!found.turns.length) return say(place, "no", "Nobody speaks", element("div", { textContent: `There is no speech in its ${found.duration_s.toFixed(1)} s.` }));
+    const box = element("div");
+    const meeting = sent.get("meeting");
+    say(place, "", summary(found));
+    place.append(box);
+    new Timeline(box, found, meeting.name, URL.createObjectURL(meeting));
+    return undefined;
   },
 };
 

@@ -27,6 +27,7 @@ from speakerprint.evaluation.trials import score_trials
 from speakerprint.inference.diarization import diarize
 from speakerprint.inference.embedder import SpeakerEmbedder
 from speakerprint.inference.listener import Event, Listener
+from speakerprint.pages.conversation import N_PEAKS, shown
 from speakerprint.pages.guard import POLICY, Guard
 from speakerprint.pages.toolkit import BATCH_S, PAGES, score_histogram
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 MAX_REQUEST_BYTES = 32 * 2**20
 MAX_DURATION_S = 60.0
 MAX_MEETING_S = 1800.0  # of a recording of several people
-PEAKS = 400  # of a waveform
 MAX_NAME = 100  # characters of a speaker's name
 FALSE_ACCEPT_RATES = (0.01, 0.001)
 IDENTIFY_RATE = 0.01
@@ -60,10 +60,10 @@ def reference_scores(corpus: str, embedder: SpeakerEmbedder) -> dict[str, Any]:
 
 
 def peaks(samples: np.ndarray) -> np.ndarray:
-    """The loudest of each of at most PEAKS equal parts of (n_samples,), to be drawn."""
+    """The loudest of each of at most N_PEAKS equal parts of (n_samples,), to be drawn."""
     if not len(samples):
         return samples
-    starts = np.unique(np.linspace(0, len(samples), PEAKS, endpoint=False).astype(int))
+    starts = np.unique(np.linspace(0, len(samples), N_PEAKS, endpoint=False).astype(int))
     return np.maximum.reduceat(np.abs(samples), starts)
 
 
@@ -117,17 +117,12 @@ class Service:
         return {**found._asdict(), "candidates": candidates, "false_accept_rate": rate}
 
     def diarize(self, meeting: UploadFile) -> dict[str, Any]:
-        """Who spoke when: turns, speakers, and the loudest samples of PEAKS parts of the recording, each 0 to 1."""
+        """Who spoke when: turns, speakers, and the loudest samples of N_PEAKS parts of the recording, each 0 to 1."""
         data, name = meeting.file.read(), meeting.filename or "the recording"
         with self.computing:
             samples, sample_rate_hz = decode(data, name, MAX_MEETING_S)
             found = diarize(samples, sample_rate_hz, embedder=self.embedder, gallery=self.gallery)
-        return {
-            "duration_s": found.duration_s,
-            "turns": [turn._asdict() for turn in found.turns],
-            "speakers": list(found.speakers),
-            "peaks": np.minimum(1, peaks(samples)).round(3).tolist(),
-        }
+        return shown(found, peaks(samples))
 
     def people(self) -> dict[str, list[str]]:
         """Who is enrolled, and with which recordings."""

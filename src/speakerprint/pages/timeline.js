@@ -2,14 +2,16 @@
 /* Who spoke when in a recording: a lane a speaker over its waveform; click to listen from there; names to edit, and to take along as RTTM. */
 
 const BARS = 400; // of the waveform
+const summary = ({ speakers, turns }) => `${speakers.length} speaker${speakers.length > 1 ? "s" : ""}, ${turns.length} turn${turns.length > 1 ? "s" : ""}`;
 const stem = (name) => name.replace(/\.[^.]*$/, "");
 
 class Timeline {
-  constructor(place, file, found) {
-    Object.assign(this, { file, found });
+  /** found: turns, speakers, duration_s and peaks; name: the recording's; source: what is listened to. */
+  constructor(place, found, name, source) {
+    Object.assign(this, { found, name });
     this.names = new Map(found.speakers.map((speaker) => [speaker, speaker]));
-    this.audio = element("audio", { controls: true, src: URL.createObjectURL(file) });
-    this.audio.setAttribute("aria-label", file.name);
+    this.audio = element("audio", { controls: true, src: source });
+    this.audio.setAttribute("aria-label", name);
     this.audio.addEventListener("timeupdate", () => this.move());
     this.wave = svg("svg", { class: "wave", viewBox: `0 0 ${BARS} 100`, preserveAspectRatio: "none", "aria-hidden": "true" });
     this.cursor = element("div", { className: "cursor" });
@@ -64,23 +66,13 @@ class Timeline {
   /** NIST's Rich Transcription Time Marked form, a line a turn; blanks in names become underlines. */
   rttm() {
     const word = (text) => text.split(/\s+/).join("_");
-    return this.found.turns.map((turn) => `SPEAKER ${word(stem(this.file.name))} 1 ${turn.start_s.toFixed(3)} ${(turn.end_s - turn.start_s).toFixed(3)} <NA> <NA> `
+    return this.found.turns.map((turn) => `SPEAKER ${word(stem(this.name))} 1 ${turn.start_s.toFixed(3)} ${(turn.end_s - turn.start_s).toFixed(3)} <NA> <NA> `
       + `${word(this.names.get(turn.speaker))} ${turn.confidence.toFixed(3)} <NA>\n`).join("");
   }
 
   save() {
     const url = URL.createObjectURL(new Blob([this.rttm()], { type: "text/plain" }));
-    element("a", { href: url, download: `${stem(this.file.name)}.rttm` }).click();
+    element("a", { href: url, download: `${stem(this.name)}.rttm` }).click();
     setTimeout(() => URL.revokeObjectURL(url), 1000);
   }
 }
-
-answers.diarize = (place, found, sent) => {
-  if (!found.turns.length) return say(place, "no", "Nobody speaks", element("div", { textContent: `There is no speech in its ${found.duration_s.toFixed(1)} s.` }));
-  const speakers = found.speakers.length;
-  const box = element("div");
-  say(place, "", `${speakers} speaker${speakers > 1 ? "s" : ""}, ${found.turns.length} turn${found.turns.length > 1 ? "s" : ""}`);
-  place.append(box);
-  new Timeline(box, sent.get("meeting"), found);
-  return undefined;
-};

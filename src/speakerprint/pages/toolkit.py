@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
 from speakerprint.audio.resample import resample
-from speakerprint.evaluation.trials import Trials
+
+if TYPE_CHECKING:
+    from speakerprint.evaluation.trials import Trials
 
 PAGES = Path(__file__).parent
 BATCH_S = 120.0  # seconds of audio embedded at once
@@ -44,7 +46,7 @@ def as_script(data: Any) -> str:
     return json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
 
 
-def score_histogram(trials: Trials) -> dict[str, list[float]]:
+def score_histogram(trials: "Trials") -> dict[str, list[float]]:
     """Densities of the scores of the target and of the non-target trials, between edges, as JSON."""
     names = ("edges", "target", "nontarget")
     return {name: np.round(values, 4).tolist() for name, values in zip(names, trials.densities(SCORE_BINS), strict=True)}
@@ -65,13 +67,43 @@ def embed_audio(recordings: Iterable[tuple[int, NDArray[np.float32], int]]) -> d
 
 def encode_opus(samples: NDArray[np.float32], sample_rate_hz: int) -> bytes:
     """(n_samples,) as Ogg Opus at 20 kbit/s, to be listened to."""
-    wave = np.clip(resample(samples, sample_rate_hz, SAMPLE_RATE_HZ), -1, 1)
-    stream = io.BytesIO()
-    # the same recording gives the same bytes: without bitexact, an Ogg stream has a random number
-    with av.open(stream, "w", format="ogg", options={"fflags": "+bitexact"}) as file:
+    sound = Opus()
+    sound.add(resample(samples, sample_rate_hz, SAMPLE_RATE_HZ))
+    return sound.bytes()
+
+
+class Opus:
+    """Ogg Opus at 20 kbit/s, to be listened to, made of blocks of samples at 16 kHz as they come."""
+
+    def __init__(self) -> None:
+        self._stream = io.BytesIO()
+        # the same recording gives the same bytes: without bitexact, an Ogg stream has a random number
+        self._file = av.open(self._stream, "w", format="ogg", options={"fflags": "+bitexact"})
         settings = {"application": "voip", "compression_level": "5"}  # of 10, which takes half as long again for no fewer bytes
-        track = file.add_stream("libopus", rate=SAMPLE_RATE_HZ, layout="mono", bit_rate=OPUS_BIT_RATE, options=settings)
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave)[None], format="flt", layout="mono")
+        self._track = self._file.add_stream(
+            "libopus", rate=SAMPLE_RATE_HZ, layout="mono", bit_rate=OPUS_BIT_RATE, options=settings
+        )
+
+    @property
+    def size(self) -> int:
+        """Bytes so far, about."""
+        return self._stream.tell()
+
+    def add(self, samples: NDArray[np.float32]) -> None:
+        """Encode (n_samples,) more."""
+        if not len(samples):
+            return
+        wave = np.ascontiguousarray(np.clip(samples, -1, 1), np.float32)
+        frame = av.AudioFrame.from_ndarray(wave[None], format="flt", layout="mono")
         frame.sample_rate = SAMPLE_RATE_HZ
-        file.mux([*track.encode(frame), *track.encode(None)])
-    return stream.getvalue()
+        self._file.mux(self._track.encode(frame))
+
+    def bytes(self) -> bytes:
+        """The whole file: nothing can be added any more."""
+        self._file.mux(self._track.encode(None))
+        self._file.close()
+        return self._stream.getvalue()
+
+    def base64(self) -> str:
+        """The whole file, for a ``data:`` address."""
+        return base64.b64encode(self.bytes()).decode()

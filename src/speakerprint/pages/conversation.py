@@ -1,0 +1,58 @@
+"""One HTML file of a recording of several people: who spoke when, to listen to and to put names to.
+
+It needs neither the network nor another file: the recording is in it, as Opus.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
+from speakerprint.audio.stream import AudioStream
+from speakerprint.files import write_text
+from speakerprint.inference.diarization import Diarization
+from speakerprint.inference.embedder import resampled
+from speakerprint.pages import toolkit
+
+N_PEAKS = 400  # of a waveform
+
+
+def conversation_data(found: Diarization, recording: str | Path) -> dict[str, Any]:
+    """What the page shows, as JSON. ``heard_s`` is None, or, of a long recording, how many seconds of it are in the page."""
+    stream = AudioStream(recording)
+    loudest = np.zeros(N_PEAKS, np.float32)
+    sound = toolkit.Opus()
+    n_samples = n_heard = 0
+    for block in resampled(stream, stream.sample_rate_hz):
+        if len(block) and found.duration_s:
+            places = (np.arange(n_samples, n_samples + len(block)) * (N_PEAKS / SAMPLE_RATE_HZ / found.duration_s)).astype(int)
+            np.maximum.at(loudest, np.minimum(places, N_PEAKS - 1), np.abs(block))
+        n_samples += len(block)
+        if sound.size < toolkit.MAX_AUDIO_BYTES:
+            sound.add(block)
+            n_heard = n_samples
+    return {
+        "name": Path(recording).name,
+        **shown(found, loudest),
+        "audio": sound.base64(),
+        "heard_s": n_heard / SAMPLE_RATE_HZ if n_heard < n_samples else None,
+    }
+
+
+def shown(found: Diarization, loudest: NDArray[np.float32]) -> dict[str, Any]:
+    """What a timeline is drawn from: loudest (parts,) are the peaks of equal parts of the recording."""
+    return {
+        "duration_s": found.duration_s,
+        "turns": [turn._asdict() for turn in found.turns],
+        "speakers": list(found.speakers),
+        "peaks": np.minimum(1, loudest).round(3).tolist(),
+    }
+
+
+def write_conversation(found: Diarization, recording: str | Path, output: str | Path) -> None:
+    """Write the page of a recording, of which ``found`` says who spoke when. Raises UndecodableAudio as `AudioStream`."""
+    sources = "script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; media-src data:"
+    data = toolkit.as_script(conversation_data(found, recording))
+    write_text(toolkit.fill("conversation.html", title="Who spoke when", sources=sources, data=data), output)
