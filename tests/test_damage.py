@@ -126,6 +126,7 @@ KINDS = {
     "gallery": Kind(gallery, lambda path: Gallery(path.parent).identify(np.eye(8)[0], 0.5), checked=True),
     "model's config": Kind(model("config.json"), embedding, checked=True),
     "model's graph": Kind(model("model.onnx"), embedding, checked=True),
+    "model's graph of integers": Kind(model("model_int8.onnx"), embedding, checked=True),
     "model's weights": Kind(model("model.safetensors"), embedding, checked=True),
     **{form: sound(form) for form in ("wav", "flac", "ogg", "mp3")},
 }

@@ -28,8 +28,7 @@ def open_session(path: Path, device: Device = "cpu", threads: int | None = None)
     """
     import onnxruntime
 
-    onnxruntime.disable_telemetry_events()  # where somebody imported it before
-    providers = choose_providers(device, onnxruntime.get_available_providers(), has_nvidia_driver())
+    providers = usable_providers(device)
     missing = _load_cuda_libraries() if CUDA in providers else ""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
@@ -42,6 +41,14 @@ def open_session(path: Path, device: Device = "cpu", threads: int | None = None)
     if device == "cuda" and CUDA not in session.get_providers():
         raise InputError(f"CUDA does not start: {missing or 'see that driver and libraries fit onnxruntime-gpu'}; or use the cpu")
     return session
+
+
+def usable_providers(device: Device) -> list[str]:
+    """The execution providers for a device, of the installed ONNX Runtime on this machine; raises as `choose_providers` does."""
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()  # where somebody imported it before
+    return choose_providers(device, onnxruntime.get_available_providers(), has_nvidia_driver())
 
 
 def choose_providers(device: str, offered: list[str], driver: bool) -> list[str]:

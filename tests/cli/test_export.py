@@ -70,6 +70,7 @@ def test_export_writes_a_folder_and_pushes_it_where_asked(run, folder, tmp_path,
         "config.json",
         "model.onnx",
         "model.safetensors",
+        "model_int8.onnx",
         "modeling_speakerprint.py",
         "preprocessor_config.json",
     ]
@@ -120,7 +121,7 @@ def test_publish_takes_the_thresholds_from_a_corpus_metrics_and_details(run, fol
     (tmp_path / "metrics/dev.details.json").write_text('{"threshold_at_0_1pct_false_accepts": 0.75}')
     assert (
         run("publish", "--model", folder, "--output", "mine", "--thresholds", "metrics/dev.json")
-        == "mine: config.json, model.onnx, model.safetensors, params.yaml\n"
+        == "mine: config.json, model.onnx, model.safetensors, model_int8.onnx, params.yaml\n"
     )
     assert json.loads(Path("mine/config.json").read_text())["thresholds"] == {"0.01": 0.5, "0.001": 0.75}
     assert "0.500 at 1.0% false accepts, 0.750 at 0.1% false accepts (chosen on dev)" in " ".join(

@@ -16,6 +16,7 @@ from speakerprint.audio.resample import resample
 from speakerprint.errors import InputError
 from speakerprint.inference import network
 from speakerprint.inference.model_folder import SHIPPED
+from speakerprint.inference.network import Network
 from speakerprint.model.speaker_model import SpeakerModel
 from tests.helpers import narrow_encoders, tiny_model
 
@@ -81,7 +82,8 @@ def test_stereo_and_integers_are_the_same_recording(embedder):
     ],
 )
 def test_arrays_lists_and_tensors_with_channels_first_or_last_are_the_same_recording(embedder, as_given):
-    np.testing.assert_allclose(embedder.embed(as_given(tone()), 16_000), embedder.embed(tone(), 16_000), atol=1e-5)
+    # a mean of 64 channels is rounded, and a sample that differs by a bit may take another step of 8-bit integers
+    np.testing.assert_allclose(embedder.embed(as_given(tone()), 16_000), embedder.embed(tone(), 16_000), atol=5e-3)
 
 
 @pytest.mark.parametrize("as_given", [lambda wave: wave.bfloat16(), lambda wave: wave.half()])
@@ -229,15 +231,17 @@ def test_onnx_runtime_embeds_any_model_and_any_length_as_torch_does(
     kind = {"layer_combination": layer_combination, "pooling": pooling, "projection": projection}
     SpeakerModel(tiny_model(layers=2, window_s=0.5, **kind)).save(tmp_path, "a run", half=half)
     clips = [np.random.default_rng(n).normal(size=(n, 80)).astype(np.float32) for n in (1, 2, 49, 50, 51, 100, 130)]
-    found, expected = SpeakerEmbedder.load(tmp_path).embed_frames(clips), SpeakerModel.load(tmp_path).embed_frames(clips)
+    found, expected = Network(tmp_path, in_float32=True).embed_frames(clips), SpeakerModel.load(tmp_path).embed_frames(clips)
     np.testing.assert_allclose(found, expected, atol=1e-4)
     np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-3)
+    by_integers = SpeakerEmbedder.load(tmp_path).embed_frames(clips)
+    assert 0.98 <= (by_integers * expected).sum(axis=1).min() < 0.999999
 
 
 @pytest.mark.slow
 def test_the_shipped_model_gives_the_scores_that_torch_gives():
     clips = [np.random.default_rng(n).normal(size=(n, 80)).astype(np.float32) for n in (100, 399, 401, 1000)]
-    found, expected = SpeakerEmbedder.load().embed_frames(clips), SpeakerModel.load(SHIPPED).embed_frames(clips)
+    found, expected = Network(SHIPPED, in_float32=True).embed_frames(clips), SpeakerModel.load(SHIPPED).embed_frames(clips)
     np.testing.assert_allclose(found, expected, atol=1e-4)
     np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-3)
 

@@ -16,7 +16,7 @@ from speakerprint.model.export import export_huggingface
 from speakerprint.model.speaker_model import SpeakerModel
 from tests.helpers import tiny_model
 
-FILES = ["config.json", "model.onnx", "model.safetensors"]
+FILES = ["config.json", "model.onnx", "model_int8.onnx", "model.safetensors"]
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from speakerprint.files import write_text
 
 FORMAT = "speakerprint-2"
 SHIPPED = Path(__file__).parents[1] / "models/speakerprint-base"  # in the package
-CONFIG, WEIGHTS, GRAPH = "config.json", "model.safetensors", "model.onnx"
-MODEL_FILES = ["README.md", CONFIG, GRAPH, WEIGHTS, "params.yaml"]
+CONFIG, WEIGHTS, GRAPH, INTEGER_GRAPH = "config.json", "model.safetensors", "model.onnx", "model_int8.onnx"
+MODEL_FILES = ["README.md", CONFIG, GRAPH, INTEGER_GRAPH, WEIGHTS, "params.yaml"]
 HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")  # owner/name, or owner/name@revision
 AGAIN = "make it again with `speakerprint export --format huggingface --model FOLDER --output NEW`"
 
@@ -97,13 +97,15 @@ def read_model(folder: str | Path) -> ModelFolder:
 
 
 def write_config(folder: str | Path, config: dict[str, Any]) -> None:
-    """Write `config.json` into a folder that has its weights and its graph, with the digests of everything in it.
+    """Write `config.json` into a folder that has its weights and its graphs, with the digests of everything in it.
 
     config: "model" (its settings) and "model_id"; "thresholds" and whatever else is known of it.
     Raises InputError for thresholds that no score can mean.
     """
     folder = Path(folder)
     files = {name: _sha256(folder / name) for name in (GRAPH, WEIGHTS)}
+    if (folder / INTEGER_GRAPH).is_file():  # a model may have none: those of before, and those that it changes too much
+        files[INTEGER_GRAPH] = _sha256(folder / INTEGER_GRAPH)
     whole = {"format": FORMAT, **{key: value for key, value in config.items() if key not in ("format", "digest")}, "files": files}
     _checked(folder, whole)
     whole["digest"] = _digest(whole)

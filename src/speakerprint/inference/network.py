@@ -1,4 +1,7 @@
-"""A model's network at work: log-mel features in, embeddings out, by ONNX Runtime."""
+"""A model's network at work: log-mel features in, embeddings out, by ONNX Runtime.
+
+On a processor it multiplies 8-bit integers, if the folder has a graph for that; on a GPU it computes in float32.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +12,8 @@ from numpy.typing import NDArray
 from speakerprint.audio.dimensions import FRAMES_PER_SECOND
 from speakerprint.audio.log_mel import windows
 from speakerprint.errors import InputError
-from speakerprint.inference.model_folder import GRAPH, ModelFolder, read_model
-from speakerprint.runtime import CUDA, Device, open_session
+from speakerprint.inference.model_folder import GRAPH, INTEGER_GRAPH, ModelFolder, read_model
+from speakerprint.runtime import CUDA, Device, open_session, usable_providers
 
 WINDOWS_AT_ONCE = {"cpu": 4, "cuda": 64}  # of more, what lies between the layers does not fit into a processor's cache
 
@@ -18,16 +21,21 @@ WINDOWS_AT_ONCE = {"cpu": 4, "cuda": 64}  # of more, what lies between the layer
 class Network:
     """The network of a model folder. Threads may share one."""
 
-    def __init__(self, folder: str | Path, device: Device = "cpu"):
-        """device: auto is a GPU where ONNX Runtime can use one. Raises InputError as `read_model` and `open_session` do."""
-        self._device = device
-        self.model: ModelFolder = read_model(folder)
-        self._session = open_session(self.model.path / GRAPH, device)
-        self._at_once = WINDOWS_AT_ONCE["cuda" if CUDA in self._session.get_providers() else "cpu"]
+    def __init__(self, folder: str | Path, device: Device = "cpu", in_float32: bool = False):
+        """device: auto is a GPU where ONNX Runtime can use one. in_float32: on a processor too, for comparisons.
 
-    def __reduce__(self) -> tuple[type["Network"], tuple[Path, Device]]:
+        Raises InputError as `read_model` and `open_session` do.
+        """
+        self._device, self._in_float32 = device, in_float32
+        self.model: ModelFolder = read_model(folder)
+        float32 = in_float32 or CUDA in usable_providers(device) or INTEGER_GRAPH not in self.model.config["files"]
+        self._session = open_session(self.model.path / (GRAPH if float32 else INTEGER_GRAPH), device)
+        on_gpu = CUDA in self._session.get_providers()
+        self._at_once = WINDOWS_AT_ONCE["cuda" if on_gpu else "cpu"] if float32 else 1  # see model.onnx_graph.IntegerGraph
+
+    def __reduce__(self) -> tuple[type["Network"], tuple[Path, Device, bool]]:
         """To another process goes where the model is, and not the session of ONNX Runtime: the folder is read again there."""
-        return Network, (self.model.path, self._device)
+        return Network, (self.model.path, self._device, self._in_float32)
 
     def embed_frames(self, clips: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Embed recordings of any length.

@@ -23,6 +23,7 @@ from speakerprint.inference.model_folder import (
     stated_licence,
     write_config,
 )
+from speakerprint.inference.network import Network
 from speakerprint.model.onnx_graph import build_waveform_graph
 from speakerprint.params.model import Model
 from speakerprint.runtime import open_session
@@ -79,9 +80,11 @@ def export_onnx(embedder: SpeakerEmbedder, path: str | Path) -> float:
 
     Both sizes are free; the recordings of a batch have one length, at least 0.1 s. Weights, features and windows are in it;
     to resample, to mix to mono and to refuse silence is left to the caller.
-    Returns the largest difference between an entry of its embeddings and the embedder's, of noise of some lengths.
+    It computes in float32. Returns the largest difference between an entry of its embeddings and the embedder's in float32, of
+    noise of some lengths.
     """
     model, path = embedder.network.model, Path(path)
+    exact = SpeakerEmbedder(Network(model.path, in_float32=True))
     graph = build_waveform_graph(Model.model_validate(model.config["model"]), model.path / WEIGHTS)
     onnx.load_external_data_for_model(graph, str(model.path))
     for tensor in graph.graph.initializer:
@@ -94,7 +97,7 @@ def export_onnx(embedder: SpeakerEmbedder, path: str | Path) -> float:
     window, rng = round(model.window_s * SAMPLE_RATE_HZ), np.random.default_rng(0)
     clips = [rng.normal(scale=0.1, size=n).astype(np.float32) for n in (SHORTEST, window, window + 1, 3 * window + 1000)]
     found = [session.run(None, {"waveform": clip[None]})[0][0] for clip in clips]
-    return max(float(np.abs(a - embedder.embed(clip, SAMPLE_RATE_HZ)).max()) for a, clip in zip(found, clips, strict=True))
+    return max(float(np.abs(a - exact.embed(clip, SAMPLE_RATE_HZ)).max()) for a, clip in zip(found, clips, strict=True))
 
 
 # --- the Hugging Face hub -------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
-"""The model as an ONNX graph, which inference runs: log-mel features of one length in, embeddings out.
+"""The model as ONNX graphs, which inference runs: log-mel features of one length in, embeddings out.
 
-The graph holds no weights. Each of its tensors is a stretch of the `model.safetensors` beside it, which ONNX Runtime maps into
-memory: what training goes on from and what embeds are the same bytes.
+The graphs hold no weights. Each of their tensors is a stretch of the `model.safetensors` beside them, which ONNX Runtime maps
+into memory: what training goes on from and what embeds are the same bytes. One graph computes in float32. The other multiplies
+matrices of 8-bit integers; it holds the steps that weights are rounded in, and ONNX Runtime rounds them when it loads the graph.
 """
 
 import json
@@ -15,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from speakerprint.audio.dimensions import FRAMES_PER_SECOND, HOP_LENGTH, N_FFT, N_MELS
 from speakerprint.audio.log_mel import mel_filters
-from speakerprint.inference.model_folder import GRAPH, WEIGHTS
+from speakerprint.inference.model_folder import GRAPH, INTEGER_GRAPH, WEIGHTS
 from speakerprint.params.model import Model
 
 OPSET = 20  # the first with Gelu
@@ -23,19 +24,24 @@ IR_VERSION = 9  # of ONNX 1.15, which brought that opset
 DTYPES = {"F32": TensorProto.FLOAT, "F16": TensorProto.FLOAT16}
 LENGTH_BYTES = 8  # a safetensors file begins with its header's length
 WIDTH, HEAD_WIDTH = 512, 64  # of Whisper base
+ONNX_RUNTIME = "com.microsoft"  # the domain of its own operators
+LARGEST_PAIR = 127  # of two neighbouring 8-bit weights, the sum of their sizes
+ONE = helper.make_tensor("one", TensorProto.FLOAT, [1], [1])
+FLOAT = ("encoder.conv1", "projection")  # too small to gain from integers, and what follows stands on them
 
 
 def write_onnx(settings: Model, folder: Path) -> None:
-    """Write the graph of the model whose weights are in a folder beside them, for inference to run."""
-    (folder / GRAPH).write_bytes(build_graph(settings, folder / WEIGHTS).SerializeToString())
+    """Write both graphs of the model whose weights are in a folder beside them, for inference to run."""
+    weights = folder / WEIGHTS
+    for name, graph in {GRAPH: Graph(weights), INTEGER_GRAPH: IntegerGraph(weights)}.items():
+        (folder / name).write_bytes(build_graph(settings, graph).SerializeToString())
 
 
-def build_graph(settings: Model, weights: Path) -> onnx.ModelProto:
+def build_graph(settings: Model, graph: "Graph") -> onnx.ModelProto:
     """The graph of a model: `features`, (batch, 80, frames) with every frame valid, to `embedding`, (batch, embedding_dim).
 
-    weights: the `model.safetensors` that the graph is to stand beside. Batch and frames (1 to 3000) are free.
+    graph: an empty one, of the `model.safetensors` that it is to stand beside. Batch and frames (1 to 3000) are free.
     """
-    graph = Graph(weights)
     embedding = embed(graph, settings, "features")
     return graph.model({"features": ["batch", N_MELS, "frames"]}, embedding, settings.embedding_dim)
 
@@ -56,11 +62,13 @@ def build_waveform_graph(settings: Model, weights: Path) -> onnx.ModelProto:
 class Graph:
     """Nodes in the order they are computed in; a method adds some and returns the name of what they compute."""
 
+    domains: tuple[str, ...] = ()  # of operators that are not ONNX's own
+
     def __init__(self, weights: Path):
         with weights.open("rb") as file:
             header = int.from_bytes(file.read(LENGTH_BYTES), "little")
             self.stored = json.loads(file.read(header))
-        self.file, self.data_start = weights.name, LENGTH_BYTES + header
+        self.path, self.data_start = weights, LENGTH_BYTES + header
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: dict[str, TensorProto] = {}
 
@@ -82,10 +90,18 @@ class Graph:
             tensor = TensorProto(name=name, data_type=DTYPES[entry["dtype"]], dims=entry["shape"])
             tensor.data_location = TensorProto.EXTERNAL
             start, end = entry["data_offsets"]
-            for key, value in {"location": self.file, "offset": self.data_start + start, "length": end - start}.items():
+            for key, value in {"location": self.path.name, "offset": self.data_start + start, "length": end - start}.items():
                 tensor.external_data.add(key=key, value=str(value))
             self.tensors[name] = tensor
         return name if entry["dtype"] == "F32" else self.op("Cast", name, to=TensorProto.FLOAT)
+
+    def values(self, name: str) -> np.ndarray:
+        """What is stored, in float32."""
+        entry = self.stored[name]
+        start, end = entry["data_offsets"]
+        dtype = np.dtype({"F32": "<f4", "F16": "<f2"}[entry["dtype"]])
+        found = np.fromfile(self.path, dtype, (end - start) // dtype.itemsize, offset=self.data_start + start)
+        return found.reshape(entry["shape"]).astype(np.float32)
 
     def linear(self, x: str, name: str) -> str:
         """A linear layer of (n, in): (n, out)."""
@@ -98,6 +114,15 @@ class Graph:
 
     def convolution(self, x: str, name: str, **attributes: Any) -> str:
         return self.op("Conv", x, self.weight(f"{name}.weight"), self.weight(f"{name}.bias"), **attributes)
+
+    def attention(self, queries: str, keys: str, values: str, batch: str, positions: str) -> str:
+        """Each position, (batch · positions, width), as what it attends to of the others."""
+        sizes, heads = (batch, positions, WIDTH // HEAD_WIDTH, HEAD_WIDTH), {"perm": [0, 2, 1, 3]}
+        queries, values = (self.op("Transpose", self.shaped(x, *sizes), **heads) for x in (queries, values))
+        keys = self.op("Transpose", self.shaped(keys, *sizes), perm=[0, 2, 3, 1])
+        scores = self.op("Mul", self.op("MatMul", queries, keys), self.constant(1 / math.sqrt(HEAD_WIDTH), np.float32))
+        heard = self.op("MatMul", self.op("Softmax", scores, axis=-1), values)
+        return self.shaped(self.op("Transpose", heard, **heads), -1, WIDTH)
 
     def unit(self, x: str) -> str:
         """Rows of (n, dim) at length 1, as torch's `normalize`."""
@@ -113,8 +138,58 @@ class Graph:
         given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()]
         embedding = helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["batch", embedding_dim])
         graph = helper.make_graph(self.nodes, "speakerprint", given, [embedding], list(self.tensors.values()))
-        opsets = [helper.make_opsetid("", OPSET)]
+        opsets = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(domain, 1) for domain in self.domains)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="speakerprint")
+
+
+class IntegerGraph(Graph):
+    """A graph whose large matrices are 8-bit integers, for ONNX Runtime on a processor, and for one window at a time.
+
+    What a matrix is multiplied with is rounded to 256 steps between its own smallest and largest value, as it comes: in a batch
+    of windows, one would change the steps of another. A matrix is rounded in steps of each row's own.
+    x86 processors without VNNI add the products of two neighbours in 16 bits, and cut off what exceeds them (VPMADDUBSW). A row's
+    step is such that 255 times two neighbours never does, so all processors add the same integers.
+    """
+
+    domains = (ONNX_RUNTIME,)
+
+    def linear(self, x: str, name: str) -> str:
+        if name.startswith(FLOAT):
+            return super().linear(x, name)
+        bias = self.weight(f"{name}.bias") if f"{name}.bias" in self.stored else ""
+        return self._product(x, self.weight(f"{name}.weight"), self.values(f"{name}.weight"), bias)
+
+    def convolution(self, x: str, name: str, **attributes: Any) -> str:
+        """As a product: what the kernel covers of (batch, channels, frames) side by side."""
+        if name.startswith(FLOAT):
+            return super().convolution(x, name, **attributes)
+        n_out, n_in, size = self.stored[f"{name}.weight"]["shape"]
+        (before, after), (stride,) = attributes["pads"], attributes["strides"]
+        axis, step = self.constant([1]), self.constant([stride])
+        x = self.op("Pad", self.op("Transpose", x, perm=[0, 2, 1]), self.constant([0, before, 0, 0, after, 0]))
+        last = self.op("Sub", self.op("Shape", x, start=1, end=2), self.constant([size]))  # where the kernel begins last
+        ends = [self.op("Add", last, self.constant([tap + 1])) for tap in range(size)]
+        taps = [self.op("Slice", x, self.constant([tap]), end, axis, step) for tap, end in enumerate(ends)]
+        covered = self.op("Concat", *taps, axis=2)
+        batch, positions = (self.op("Shape", covered, start=axis, end=axis + 1) for axis in (0, 1))
+        kernel = self.op("Transpose", self.weight(f"{name}.weight"), perm=[0, 2, 1])
+        kernel = self.op("Reshape", kernel, self.constant([n_out, size * n_in]))
+        values = self.values(f"{name}.weight").transpose(0, 2, 1).reshape(n_out, -1)
+        rows = self._product(self.shaped(covered, -1, size * n_in), kernel, values, self.weight(f"{name}.bias"))
+        return self.op("Transpose", self.shaped(rows, batch, positions, n_out), perm=[0, 2, 1])
+
+    def attention(self, queries: str, keys: str, values: str, batch: str, positions: str) -> str:
+        parts = (self.shaped(x, batch, positions, WIDTH) for x in (queries, keys, values))
+        heard = self.op("MultiHeadAttention", *parts, domain=ONNX_RUNTIME, num_heads=WIDTH // HEAD_WIDTH)
+        return self.shaped(heard, -1, WIDTH)
+
+    def _product(self, x: str, weight: str, values: np.ndarray, bias: str) -> str:
+        """(n, in) times the transpose of (out, in), whose values are known, in integers: (n, out)."""
+        pairs = np.abs(values).reshape(len(values), -1, 2).sum(axis=2)
+        steps = self.constant(np.maximum(pairs.max(axis=1), 1e-12) / LARGEST_PAIR, np.float32)
+        rounded = self.op("QuantizeLinear", weight, steps, self.constant(np.zeros(len(values)), np.int8), axis=0)
+        rounded = self.op("Transpose", rounded, perm=[1, 0])
+        return self.op("DynamicQuantizeMatMul", x, rounded, steps, "", bias, domain=ONNX_RUNTIME)
 
 
 def embed(graph: Graph, settings: Model, features: str) -> str:
@@ -147,15 +222,9 @@ def _positions(graph: Graph, features: str) -> tuple[str, str, str]:
 
 def _encoder_layer(graph: Graph, x: str, name: str, batch: str, positions: str) -> str:
     normed = graph.norm(x, f"{name}.self_attn_layer_norm")
-
-    def projected(part: str, perm: list[int]) -> str:
-        projection = graph.linear(normed, f"{name}.self_attn.{part}_proj")
-        return graph.op("Transpose", graph.shaped(projection, batch, positions, WIDTH // HEAD_WIDTH, HEAD_WIDTH), perm=perm)
-
-    queries, keys, values = projected("q", [0, 2, 1, 3]), projected("k", [0, 2, 3, 1]), projected("v", [0, 2, 1, 3])
-    scores = graph.op("Mul", graph.op("MatMul", queries, keys), graph.constant(1 / math.sqrt(HEAD_WIDTH), np.float32))
-    heard = graph.op("Transpose", graph.op("MatMul", graph.op("Softmax", scores, axis=-1), values), perm=[0, 2, 1, 3])
-    x = graph.op("Add", x, graph.linear(graph.shaped(heard, -1, WIDTH), f"{name}.self_attn.out_proj"))
+    queries, keys, values = (graph.linear(normed, f"{name}.self_attn.{part}_proj") for part in "qkv")
+    heard = graph.attention(queries, keys, values, batch, positions)
+    x = graph.op("Add", x, graph.linear(heard, f"{name}.self_attn.out_proj"))
     inner = graph.op("Gelu", graph.linear(graph.norm(x, f"{name}.final_layer_norm"), f"{name}.fc1"))
     return graph.op("Add", x, graph.linear(inner, f"{name}.fc2"))
 
@@ -166,12 +235,13 @@ def _mean(graph: Graph, x: str, batch: str, positions: str, width: int) -> str:
 
 def _attentive_statistics(graph: Graph, x: str, batch: str, positions: str, width: int) -> str:
     """(batch · positions, width) to means and standard deviations, (batch, 2 · width)."""
-    over_positions, sizes = graph.constant([1]), (batch, positions, width)
+    sizes = (batch, positions, width)
+    ones = graph.op("ConstantOfShape", graph.op("Concat", graph.constant([1]), positions, axis=0), value=ONE)
     scores = graph.linear(graph.op("Tanh", graph.linear(x, "pooling.score.0")), "pooling.score.2")
     x, weights = graph.shaped(x, *sizes), graph.op("Softmax", graph.shaped(scores, *sizes), axis=1)
     weighted = graph.op("Mul", weights, x)
-    mean = graph.op("ReduceSum", weighted, over_positions, keepdims=0)
-    square = graph.op("ReduceSum", graph.op("Mul", weighted, x), over_positions, keepdims=0)
+    summands = (weighted, graph.op("Mul", weighted, x))  # by a product: ReduceSum takes far longer over an axis in the middle
+    mean, square = (graph.shaped(graph.op("MatMul", ones, part), batch, width) for part in summands)
     variance = graph.op("Sub", square, graph.op("Mul", mean, mean))
     std = graph.op("Sqrt", graph.op("Max", variance, graph.constant(1e-5, np.float32)))
     return graph.op("Concat", mean, std, axis=1)

@@ -7,6 +7,7 @@ the positions that exist.
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,15 @@ from speakerprint.audio.dimensions import FRAMES_PER_SECOND, MAX_FRAMES, N_MELS
 from speakerprint.audio.log_mel import pad_batch, windows
 from speakerprint.errors import InputError
 from speakerprint.files import whole_folder
-from speakerprint.inference.model_folder import FORMAT, WEIGHTS, read_config, read_model, write_config
+from speakerprint.inference.model_folder import FORMAT, INTEGER_GRAPH, WEIGHTS, read_config, read_model, write_config
 from speakerprint.inference.network import Network
 from speakerprint.model.migration import migrate
 from speakerprint.model.onnx_graph import write_onnx
 from speakerprint.model.whisper import DIMS, WhisperEncoder
 from speakerprint.params.model import Model
 
-TOLERANCE = 1e-4  # of an embedding's entries under ONNX Runtime
+TOLERANCE = 1e-4  # of an embedding's entries under ONNX Runtime, in float32
+LEAST_COSINE = 0.98  # of an embedding by 8-bit integers and the model's own
 FRAMES_AT_ONCE = 16 * MAX_FRAMES  # what a batch holds at most, however long the recordings are
 
 
@@ -195,9 +197,10 @@ class SpeakerModel(nn.Module):
         return F.normalize(sums).cpu().numpy()
 
     def save(self, folder: str | Path, run: str, half: bool = False, **about: Any) -> None:
-        """Write a model folder: weights, the graph that inference runs, and `config.json` with the digests of both.
+        """Write a model folder: weights, the graphs that inference runs, and `config.json` with the digests of all of them.
 
         run: the digest of what made it (see training). half: weights in float16. about: whatever else `config.json` is to say.
+        A model that 8-bit integers change too much (see LEAST_COSINE) gets none for them, with a warning; it embeds in float32.
         Raises InputError for weights that are not finite, in float16 where that is asked for, and where ONNX Runtime's embeddings
         of noise are not this model's.
         """
@@ -213,11 +216,15 @@ class SpeakerModel(nn.Module):
             settings, parameters = self.settings.model_dump(), sum(parameter.numel() for parameter in self.parameters())
             identity = {"model": settings, "model_id": model_id(settings, weights), "parameters": parameters}
             write_config(part, identity | {"run": run} | about)
-            difference = largest_difference(part)
+            difference, cosine = agreement(part)
             if not difference < TOLERANCE:
                 raise InputError(
                     f"ONNX Runtime's embeddings of {folder} are {difference:.1e} from the model's, expected {TOLERANCE}"
                 )
+            if not cosine >= LEAST_COSINE:
+                warnings.warn(f"{folder} embeds in float32: 8-bit integers turn it by a cosine of {cosine:.3f}", stacklevel=2)
+                (part / INTEGER_GRAPH).unlink()
+                write_config(part, read_config(part))
 
     @classmethod
     def load(cls, folder: str | Path) -> "SpeakerModel":
@@ -246,12 +253,16 @@ def model_id(settings: dict[str, Any], weights: dict[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def largest_difference(folder: str | Path) -> float:
-    """Between an entry of ONNX Runtime's embeddings and torch's, of a model folder and noise of some lengths."""
-    network, model = Network(folder), SpeakerModel.load(folder)
+def agreement(folder: str | Path) -> tuple[float, float]:
+    """Of ONNX Runtime's embeddings with torch's, of a model folder and noise of some lengths.
+
+    Returns the largest difference of an entry in float32, and the least cosine by 8-bit integers.
+    """
     rng = np.random.default_rng(0)
     clips = [rng.normal(size=(n_frames, N_MELS)).astype(np.float32) for n_frames in (1, 10, 101)]
-    return float(np.abs(network.embed_frames(clips) - model.embed_frames(clips)).max())
+    expected = SpeakerModel.load(folder).embed_frames(clips)
+    exact, rounded = (Network(folder, in_float32=in_float32).embed_frames(clips) for in_float32 in (True, False))
+    return float(np.abs(exact - expected).max()), float((rounded * expected).sum(axis=1).min())
 
 
 class Bfloat16Model(SpeakerModel):
