@@ -11,6 +11,9 @@ from griffe import Extension, Object
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?!\w+:|#)([^)#\s]+)(?:#[^)\s]*)?\)")
 LIGHT = re.compile(r"(!\[[^\]]*\]\()([^)\s]+)-light\.png\)")
 CODE = re.compile(r'<div class="((?:language-\w+ )?highlight)">(?=<pre>(.*?)</pre>)', flags=re.DOTALL)
+CORNER = re.compile(r"<th([^>]*)></th>")
+PART_OF_CONTENTS = re.compile(r'<nav class="md-nav" aria-label="[^"]*">')
+SEARCH = 'data-md-component="search" role="dialog"'
 EXAMPLE = re.compile(r"^( *)>>> .*(?:\n\1\S.*)*", flags=re.MULTILINE)
 
 
@@ -53,13 +56,22 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Say of code that draws a table with lines how many columns these take, for site.css to keep them whole."""
+    """Say of code that draws a table with lines how many columns these take, for site.css to keep them whole.
+
+    The empty corner of a table heads nothing.
+    """
 
     def drawn(code: re.Match[str]) -> str:
         columns = max((len(line.rstrip()) for line in re.sub("<.*?>", "", code[2]).splitlines() if line[:1] in "┏│"), default=0)
         return f'<div class="{code[1]} drawn" style="--columns: {columns}">' if columns else code[0]
 
-    return CODE.sub(drawn, html)
+    return CODE.sub(drawn, CORNER.sub(r"<td\1></td>", html))
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """Name the search, a dialogue that Material leaves without a name; and the parts of a table of contents are no landmarks."""
+    named = output.replace(SEARCH, f'{SEARCH} aria-label="Search"')
+    return PART_OF_CONTENTS.sub('<nav class="md-nav" role="none">', named)
 
 
 def _commands() -> str:

@@ -3,8 +3,8 @@
     python docs/outputs.py              # all, some minutes
     python docs/outputs.py verify info  # those; what they build on runs, too
 
-Those about a project's pipeline run in the working directory, after `dvc repro`; a command that ends in an error leaves what is
-recorded as it is. The others run in an empty folder.
+Those about a project's pipeline run in the working directory, after `dvc repro`; a command that ends in an error, or that is not
+found, leaves what is recorded as it is. The others run in an empty folder.
 """
 
 import os
@@ -73,7 +73,7 @@ def record(command: str, lines: list[str], folder: Path) -> None:
     for line in lines:
         printed, status = run(line, folder)
         print(f"$ {line}\n{printed}", end="")
-        if status == 2:
+        if status > 1:  # 1 is an answer, "no"
             return
         parts.append(f"$ {line}\n{printed}".rstrip())
     (OUTPUTS / f"{command}.txt").write_text("\n".join(parts) + "\n", encoding="utf-8")

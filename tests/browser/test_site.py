@@ -41,6 +41,13 @@ def test_no_code_is_cut(page, site, name):
     assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
 
 
+@pytest.mark.parametrize("page", VIEWS, indirect=True)
+@pytest.mark.parametrize("name", ["index", "threshold", "api/decisions"])
+def test_axe_finds_nothing_wrong(page, site, violations, name):
+    page.goto((site / f"{name}.html").as_uri())
+    assert violations(page) == {}
+
+
 def test_the_landing_page_has_a_picture_for_light_and_one_for_dark(page, site):
     page.goto((site / "index.html").as_uri())
     pictures = page.locator(".md-content img")

@@ -32,7 +32,8 @@ def folder(tmp_path):
 @pytest.fixture(scope="module")
 def speech() -> list[np.ndarray]:
     """Log-mel features of three CC0 recordings of two speakers, whole, then in pieces of 1.5 s."""
-    samples = [soundfile.read(path, dtype="float32")[0] for path in sorted((files(speakerprint) / "samples").glob("*.ogg"))]
+    folder = files(speakerprint) / "samples"
+    samples = [soundfile.read(folder / f"{name}.ogg", dtype="float32")[0] for name in ("ann-1", "ann-2", "bob")]
     pieces = [piece for one in samples for piece in np.array_split(one, len(one) // 24_000)]
     return [log_mel(one) for one in [*samples, *pieces]]
 
@@ -85,7 +86,7 @@ def test_a_model_that_integers_change_too_much_is_saved_without_their_graph(fold
 
 def test_a_row_of_zeros_stays_zeros(folder):
     model = SpeakerModel.load(folder)
-    with torch.no_grad():
-        model.encoder.layers[0].fc1.weight[3] = 0
+    weights = model.state_dict()  # which shares their memory
+    weights["encoder.layers.0.fc1.weight"][3] = 0
     model.save(folder, "a run")
     assert "model_int8.onnx" in read_config(folder)["files"]
