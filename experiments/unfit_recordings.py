@@ -2,13 +2,15 @@
 
     OMP_NUM_THREADS=1 python -m experiments.unfit_recordings data/audio/{french,english,locales,speechocean}_validation
 
-The folders are what `resample` made; pairs are within a corpus. `doubted`: recordings that `audio.quality` calls unfit.
+The folders are what `resample` made; pairs are within a corpus. `doubted`: recordings that are called unfit.
 `strangers`, `speakers`: pairs of two people and of one that reach the threshold of 1 % false accepts; `told`: those of them in
-which neither recording is doubted.
+which neither recording is doubted. With two voices, the second half of each recording is of another speaker; strangers then have
+neither voice in common.
 Recordings in which little speech is found, which `verify` refuses, are left out.
 """
 
 import argparse
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,11 +24,11 @@ from experiments.conditions import Waveform, add_noise
 from speakerprint import SpeakerEmbedder
 from speakerprint.audio.decode import decode
 from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
-from speakerprint.audio.quality import doubts
-from speakerprint.audio.voice_activity import NoSpeech, require_speech
+from speakerprint.audio.voice_activity import NoSpeech
 from speakerprint.corpora.resampling import read_audio
 
 Damage = Callable[[Waveform, np.random.Generator], Waveform]
+TWO_VOICES = "two voices, half of each"
 DIRECT_AFTER_S = 0.0025  # within which a reflection counts as direct sound
 
 
@@ -63,36 +65,49 @@ DAMAGES: dict[str, Damage] = {
 }
 
 
-def hear(embedder: SpeakerEmbedder, folder: Path, per_speaker: int) -> pd.DataFrame:
-    """A row for each recording and damage: damage, speaker, doubted, embedding."""
+def two_voices(samples: Waveform, other: Waveform) -> Waveform:
+    """The first half of one recording, then the second of another."""
+    return np.concatenate([samples[: len(samples) // 2], other[len(other) // 2 :]])
+
+
+def hear(embedder: SpeakerEmbedder, folder: Path, per_speaker: int, names: list[str]) -> pd.DataFrame:
+    """A row for each recording and damage: damage, speaker, guest (the second voice, or nobody), doubted, embedding."""
     recordings, clips = read_audio(folder)
     first = recordings.groupby("speaker_id").cumcount() < per_speaker
     rows = []
+    before: dict[str, Waveform] = {}  # a recording of each speaker that was heard
     for recording, clip, keep in tqdm(
         zip(recordings.itertuples(), clips, first, strict=True), folder.name, len(first), disable=None
     ):
         if not keep:
             continue
         samples = decode(clip, recording.recording_id)[0]
-        random = np.random.default_rng(list(recording.recording_id.encode()))
-        for name, damage in DAMAGES.items():
-            heard = damage(samples, random)
+        speaker, seed = recording.speaker_id, list(recording.recording_id.encode())
+        given = [(name, "", damage(samples, np.random.default_rng(seed))) for name, damage in DAMAGES.items() if name in names]
+        if TWO_VOICES in names and (others := sorted(before.keys() - {speaker})):
+            guest = others[np.random.default_rng(seed).integers(len(others))]
+            given.append((TWO_VOICES, guest, two_voices(samples, before[guest])))
+        before[speaker] = samples
+        for name, guest, heard in given:
             try:
-                require_speech(heard, recording.recording_id)
+                embedding, doubts = embedder.embed_with_doubts(heard, SAMPLE_RATE_HZ)
             except NoSpeech:
                 continue
-            rows.append((name, recording.speaker_id, bool(doubts(heard)), embedder.embed(heard, SAMPLE_RATE_HZ)))
-    return pd.DataFrame(rows, columns=["damage", "speaker", "doubted", "embedding"])
+            rows.append((name, speaker, guest, bool(doubts), embedding))
+    return pd.DataFrame(rows, columns=["damage", "speaker", "guest", "doubted", "embedding"])
 
 
 def passing(of_damage: pd.DataFrame, threshold: float) -> NDArray[np.int64]:
     """Of pairs of strangers, then of one speaker: how many there are, reach the threshold, and do so undoubted; (2, 3)."""
     embeddings = np.stack(of_damage["embedding"].to_list())
-    speakers, doubted = of_damage["speaker"].to_numpy(), of_damage["doubted"].to_numpy()
+    speakers, guests, doubted = (of_damage[key].to_numpy() for key in ("speaker", "guest", "doubted"))
     first, second = np.triu_indices(len(speakers), 1)
-    same, passes = speakers[first] == speakers[second], np.sum(embeddings[first] * embeddings[second], axis=1) >= threshold
+    same = speakers[first] == speakers[second]
+    shared = same | (speakers[first] == guests[second]) | (guests[first] == speakers[second])
+    shared |= (guests[first] == guests[second]) & (guests[first] != "")
+    passes = np.sum(embeddings[first] * embeddings[second], axis=1) >= threshold
     told = passes & ~doubted[first] & ~doubted[second]
-    return np.array([[np.sum(kind), np.sum(passes & kind), np.sum(told & kind)] for kind in (~same, same)])
+    return np.array([[np.sum(kind), np.sum(passes & kind), np.sum(told & kind)] for kind in (~shared, same)])
 
 
 def main() -> None:
@@ -100,11 +115,13 @@ def main() -> None:
     parser.add_argument("audio", nargs="+", type=Path, help="folders that `resample` made")
     parser.add_argument("--model", help="folder of a model; without it, the shipped one")
     parser.add_argument("--per-speaker", type=int, default=3, help="the first so many recordings of each")
+    parser.add_argument("--only", default="", help="damages whose name has it, a regular expression")
     chosen = parser.parse_args()
-    embedder = SpeakerEmbedder.load(chosen.model, "cpu")
-    heard = [hear(embedder, folder, chosen.per_speaker) for folder in chosen.audio]
+    names = [name for name in [*DAMAGES, TWO_VOICES] if re.search(chosen.only, name)]
+    embedder = SpeakerEmbedder.load(chosen.model, "cpu", require_speech=True)
+    heard = [hear(embedder, folder, chosen.per_speaker, names) for folder in chosen.audio]
     print("| % | doubted | strangers | told | speakers | told |\n|---|---|---|---|---|---|")
-    for name in DAMAGES:
+    for name in names:
         parts = [rows[rows["damage"] == name] for rows in heard]
         counts = np.sum([passing(part, embedder.threshold(0.01)) for part in parts if len(part)], axis=0)
         cells = [pd.concat(parts)["doubted"].mean(), *(counts[:, 1:] / counts[:, :1]).ravel()]

@@ -31,7 +31,11 @@ class ToneEmbedder(Any):
         loudest_hz = np.abs(np.fft.rfft(samples)).argmax() * sample_rate_hz / len(samples)
         return np.array([np.cos(loudest_hz / 1000), np.sin(loudest_hz / 1000)], dtype=np.float32)
 
-    def embed_files(self, paths):
+    def embed_with_doubts(self, samples, sample_rate_hz, name):
+        doubts = ("it is clipped",) if samples.max() > 0.4 else ()
+        return self.embed(samples, sample_rate_hz), doubts
+
+    def embed_files(self, paths, on_doubt=None):
         return np.stack([self.embed(*decode(Path(path).read_bytes(), str(path))) for path in paths])
 
     def embed_frames(self, clips):

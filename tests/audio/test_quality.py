@@ -8,8 +8,10 @@ import pytest
 
 import speakerprint
 from speakerprint.audio.decode import decode
-from speakerprint.audio.quality import doubts
+from speakerprint.audio.log_mel import log_mel
+from speakerprint.audio.quality import measure, spoken_frames
 from speakerprint.audio.resample import resample
+from speakerprint.audio.voice_activity import speech_spans
 
 SAMPLES = Path(speakerprint.__file__).parent / "samples"
 
@@ -17,6 +19,12 @@ SAMPLES = Path(speakerprint.__file__).parent / "samples"
 def voice(name="ann-1.ogg"):
     samples, sample_rate_hz = decode((SAMPLES / name).read_bytes(), name)
     return resample(samples, sample_rate_hz, 16_000)
+
+
+def doubts(samples):
+    spans = speech_spans(samples)
+    quality = measure(samples, spans, spoken_frames(log_mel(samples), spans))
+    return None if quality is None else quality.doubts()
 
 
 def clipped(samples, fraction):
@@ -58,6 +66,10 @@ def test_what_makes_a_recording_unfit_is_said(damaged, said):
     assert re.match(said, found), found
 
 
-def test_nothing_is_doubted_where_nobody_speaks():
-    assert doubts(np.zeros(16_000, np.float32)) == []
-    assert doubts(np.random.default_rng(1).uniform(-1, 1, 32_000).astype(np.float32)) == []
+def test_steady_noise_that_leaves_the_lower_bands_is_not_doubted():
+    assert doubts(noisy(voice(), 20)) == []
+
+
+def test_nothing_is_measured_where_nobody_speaks():
+    assert doubts(np.zeros(16_000, np.float32)) is None
+    assert doubts(np.random.default_rng(1).uniform(-1, 1, 32_000).astype(np.float32)) is None

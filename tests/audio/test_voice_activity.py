@@ -31,12 +31,13 @@ def test_speech_is_found_where_it_was_put(sentence):
 
 def test_silence_at_the_ends_is_cut_to_half_a_second_and_a_pause_stays(sentence):
     samples = np.concatenate([NOISE, sentence, NOISE, sentence, NOISE])
-    trimmed = trim_silence(samples, speech_spans(samples))
+    trimmed, spans = trim_silence(samples, speech_spans(samples))
     assert len(trimmed) == pytest.approx(2 * len(sentence) + 32_000 + 16_000, abs=6_400)
+    assert (spans[0][0], spans[-1][1]) == (8_000, len(trimmed) - 8_000)
 
 
 def test_speech_without_silence_around_it_stays_whole(sentence):
-    np.testing.assert_array_equal(trim_silence(sentence, speech_spans(sentence)), sentence)
+    np.testing.assert_array_equal(trim_silence(sentence, speech_spans(sentence))[0], sentence)
 
 
 @pytest.mark.parametrize("speech_s", [0, 0.3])

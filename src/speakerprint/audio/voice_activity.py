@@ -127,7 +127,11 @@ def require_speech(samples: NDArray[np.float32], name: str) -> list[tuple[int, i
     return spans
 
 
-def trim_silence(samples: NDArray[np.float32], spans: list[tuple[int, int]]) -> NDArray[np.float32]:
-    """Cut (n_samples,) float32 at 16 kHz to its part from the first of its spans to the last, and 0.5 s around; pauses stay."""
+def trim_silence(samples: NDArray[np.float32], spans: list[tuple[int, int]]) -> tuple[NDArray[np.float32], list[tuple[int, int]]]:
+    """Cut (n_samples,) float32 at 16 kHz to its part from the first of its spans to the last, and 0.5 s around; pauses stay.
+
+    Also returns where the spans are in what is left.
+    """
     pad = round(PAD_S * SAMPLE_RATE_HZ)
-    return samples[max(0, spans[0][0] - pad) : spans[-1][1] + pad]
+    start = max(0, spans[0][0] - pad)
+    return samples[start : spans[-1][1] + pad], [(first - start, last - start) for first, last in spans]

@@ -16,11 +16,11 @@ from speakerprint.audio.decode import MAX_CHANNELS, decode
 from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
 from speakerprint.audio.files import read_file
 from speakerprint.audio.log_mel import log_mel
-from speakerprint.audio.quality import doubts
 from speakerprint.audio.resample import resample
 from speakerprint.audio.voice_activity import NoSpeech, require_speech, trim_silence
 from speakerprint.errors import InputError
 from speakerprint.inference.calibration import score_for_rate
+from speakerprint.inference.hearing import Heard, embed_heard, hear
 from speakerprint.inference.model_folder import find_model
 from speakerprint.inference.network import Network
 from speakerprint.inference.vectors import unit_vectors
@@ -42,8 +42,8 @@ class Verification(NamedTuple):
     ``false_accept_rate`` is the fraction of pairs of different speakers that reached the threshold where it was chosen (the
     model's card says on which recordings); other microphones, languages or noise move it. None where the threshold was given.
     ``log_likelihood_ratio`` (natural logarithm) is what the score is worth, where a calibration says so. ``doubts`` is what makes
-    a recording unfit to be judged (see `quality.doubts`). With doubts, ``same_speaker`` is None, "cannot tell", unless the
-    threshold was given or calibrated: it may be made for such recordings.
+    a recording unfit to be judged (see `audio.quality` and `inference.two_voices`). With doubts, ``same_speaker`` is None,
+    "cannot tell", unless the threshold was given or calibrated: it may be made for such recordings.
     """
 
     score: float
@@ -125,6 +125,13 @@ class SpeakerEmbedder:
         """
         return self.embed_waveforms([waveform], sample_rate_hz)[0]
 
+    def embed_with_doubts(
+        self, waveform: ArrayLike, sample_rate_hz: int, name: str = "waveform"
+    ) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Embed one recording as `embed` does, and tell what makes it unfit to be judged, see `Verification`: mostly nothing."""
+        heard = hear(*self._spoken(waveform, sample_rate_hz, name), name, judge=True)
+        return embed_heard([heard], self.embed_frames)[0]
+
     def embed_waveforms(self, waveforms: Iterable[ArrayLike], sample_rate_hz: int) -> np.ndarray:
         """Embed recordings of any lengths, of one rate, windows of one length together.
 
@@ -137,55 +144,71 @@ class SpeakerEmbedder:
         """Embed log-mel features, each (frames, 80), as `log_mel` gives them: (clips, embedding_dim) float32 of unit length."""
         return self.network.embed_frames(clips)
 
-    def embed_files(self, recordings: Recording | Iterable[Recording]) -> np.ndarray:
+    def embed_files(
+        self,
+        recordings: Recording | Iterable[Recording],
+        on_doubt: Callable[[Recording, tuple[str, ...]], None] | None = None,
+    ) -> np.ndarray:
         """Embed audio files of any format that libsndfile or PyAV reads, windows of one length together.
 
         recordings: paths, file objects that were opened to read bytes, or a file's bytes; one of them, or any iterable of them.
+        on_doubt: as `embed_each` takes it.
         Returns (recordings, embedding_dim) float32, in their order.
         Raises InputError naming the file that is missing, cannot be decoded, is silent, or is too short.
         """
         given = [recordings] if _is_recording(recordings) else cast(Iterable[Recording], recordings)
         total = len(given) if isinstance(given, Sized) else None
-        progress = tqdm(self.embed_each(given), desc="embed", total=total, unit="file", disable=None)
+        progress = tqdm(self.embed_each(given, on_doubt=on_doubt), desc="embed", total=total, unit="file", disable=None)
         rows = [embedding for _, embedding in progress]
         return np.array(rows, dtype=np.float32).reshape(-1, self.embedding_dim)
 
     def embed_each(
-        self, recordings: Iterable[Recording], on_error: Callable[[Recording, InputError], None] | None = None
+        self,
+        recordings: Iterable[Recording],
+        on_error: Callable[[Recording, InputError], None] | None = None,
+        on_doubt: Callable[[Recording, tuple[str, ...]], None] | None = None,
     ) -> Iterator[tuple[Recording, np.ndarray]]:
         """Embed recordings as `embed_files` does, in their order, while they are asked for: memory holds a few hundred.
 
         on_error: is told of each recording that is refused, and why; it is left out. Without it, InputError is raised.
+        on_doubt: is told of each recording that is unfit to be judged, and why (see `Verification`), before it is yielded.
         Yields each recording and its embedding, (embedding_dim,) float32.
         """
-        held: list[tuple[Recording, np.ndarray]] = []
+        held: list[tuple[Recording, Heard]] = []
         n_frames = 0
-        for recording, reading in self._read_ahead(recordings):
+        for recording, reading in self._read_ahead(recordings, on_doubt is not None):
             try:
-                features = reading.result()
+                heard = reading.result()
             except InputError as error:
                 if on_error is None:
                     raise
                 on_error(recording, error)
                 continue
-            held.append((recording, features))
-            n_frames += len(features)
+            held.append((recording, heard))
+            n_frames += sum(map(len, heard.clips))
             if len(held) >= FILES_AT_ONCE or n_frames >= FRAMES_AT_ONCE:
-                yield from self._embed_held(held)
+                yield from self._embed_held(held, on_doubt)
                 held, n_frames = [], 0
-        yield from self._embed_held(held)
+        yield from self._embed_held(held, on_doubt)
 
-    def _embed_held(self, held: list[tuple[Recording, np.ndarray]]) -> Iterator[tuple[Recording, np.ndarray]]:
-        if held:
-            yield from zip((one for one, _ in held), self.embed_frames([features for _, features in held]), strict=True)
+    def _embed_held(
+        self, held: list[tuple[Recording, Heard]], on_doubt: Callable[[Recording, tuple[str, ...]], None] | None
+    ) -> Iterator[tuple[Recording, np.ndarray]]:
+        if not held:
+            return
+        found = embed_heard([heard for _, heard in held], self.embed_frames)
+        for (recording, _), (embedding, doubts) in zip(held, found, strict=True):
+            if doubts and on_doubt is not None:
+                on_doubt(recording, doubts)
+            yield recording, embedding
 
-    def _read_ahead(self, recordings: Iterable[Recording]) -> Iterator[tuple[Recording, "Future[np.ndarray]"]]:
+    def _read_ahead(self, recordings: Iterable[Recording], judge: bool) -> Iterator[tuple[Recording, "Future[Heard]"]]:
         """Recordings and their log-mel features, which threads compute for a few of those that come next."""
-        waiting: deque[tuple[Recording, Future[np.ndarray]]] = deque()
+        waiting: deque[tuple[Recording, Future[Heard]]] = deque()
         with ThreadPoolExecutor() as pool:
             try:
                 for number, recording in enumerate(recordings, start=1):
-                    waiting.append((recording, pool.submit(self._read, recording, number)))
+                    waiting.append((recording, pool.submit(self._read, recording, number, judge)))
                     if len(waiting) > FILES_AHEAD:
                         yield waiting.popleft()
                 while waiting:
@@ -237,12 +260,13 @@ class SpeakerEmbedder:
         """The embedding of a file, of a waveform where there is a sample rate, or of an embedding; and what is doubted of it."""
         name = f"recording {number}"
         if _is_recording(one):
-            data, name = _bytes_of(one, number)
-            one, sample_rate_hz = decode(data, name)
-        if sample_rate_hz is None:
-            return self._embedding_given(cast(ArrayLike, one)), ()
-        samples = self._prepare(cast(ArrayLike, one), sample_rate_hz, name)
-        return self.embed_frames([log_mel(samples)])[0], tuple(f"{name}: {doubt}" for doubt in doubts(samples))
+            heard = self._read(one, number, judge=True)
+            name, (embedding, found) = heard.name, embed_heard([heard], self.embed_frames)[0]
+        elif sample_rate_hz is not None:
+            embedding, found = self.embed_with_doubts(cast(ArrayLike, one), sample_rate_hz, name)
+        else:
+            embedding, found = self._embedding_given(cast(ArrayLike, one)), ()
+        return embedding, tuple(f"{name}: {doubt}" for doubt in found)
 
     def _embedding_given(self, one: ArrayLike) -> np.ndarray:
         given = _as_array(one, "embedding")
@@ -287,13 +311,17 @@ class SpeakerEmbedder:
             return
         yield Window(start / SAMPLE_RATE_HZ, (start + len(samples)) / SAMPLE_RATE_HZ, embedding)
 
-    def _read(self, recording: Recording, number: int) -> np.ndarray:
-        """The log-mel features of a recording, the so-manieth."""
+    def _read(self, recording: Recording, number: int, judge: bool) -> Heard:
+        """What is to be embedded of a recording, the so-manieth."""
         data, name = _bytes_of(recording, number)
         samples, sample_rate_hz = decode(data, name)
-        return log_mel(self._prepare(samples, sample_rate_hz, name))
+        return hear(*self._spoken(samples, sample_rate_hz, name), name, judge)
 
     def _prepare(self, waveform: ArrayLike, sample_rate_hz: int, name: str) -> np.ndarray:
+        return self._spoken(waveform, sample_rate_hz, name)[0]
+
+    def _spoken(self, waveform: ArrayLike, sample_rate_hz: int, name: str) -> tuple[np.ndarray, list[tuple[int, int]] | None]:
+        """What is to be heard of a waveform at 16 kHz, (n_samples,), and its spans of speech where they were looked for."""
         samples = _mono(waveform, sample_rate_hz, name)
         if len(samples) < MIN_DURATION_S * sample_rate_hz:
             raise InputError(f"{name}: lasts {len(samples) / sample_rate_hz:.3f} s, expected at least {MIN_DURATION_S} s")
@@ -302,8 +330,8 @@ class SpeakerEmbedder:
         samples = resample(samples, sample_rate_hz, SAMPLE_RATE_HZ, "soxr")
         if self.trim_silence or self.require_speech:
             spans = require_speech(samples, name)
-            return trim_silence(samples, spans) if self.trim_silence else samples
-        return samples
+            return trim_silence(samples, spans) if self.trim_silence else (samples, spans)
+        return samples, None
 
 
 def _is_recording(given: object) -> TypeGuard[Recording]:

@@ -186,10 +186,11 @@ const answers = {
       element("div", { textContent: `Score ${found.score.toFixed(3)} ${reached} the threshold ${found.threshold.toFixed(3)}, at ${percent(found.false_accept_rate)} false accepts.` }));
     place.append(scoreFigure(found.score, place.clientWidth));
   },
-  identify(place, { speaker, score, threshold, candidates, false_accept_rate: rate }) {
+  identify(place, { speaker, score, threshold, candidates, false_accept_rate: rate, doubts }) {
     if (!candidates.length) return say(place, "no", "Nobody who is enrolled", element("div", { textContent: "Nobody is enrolled yet: enrol somebody first." }));
     const nearest = speaker === null ? `Nearest is ${candidates[0].speaker}: score` : "Score";
     say(place, speaker === null ? "no" : "yes", speaker ?? "Nobody who is enrolled",
+      ...doubts.map((doubt) => element("div", { textContent: `Doubtful: ${doubt}` })),
       element("div", { textContent: `${nearest} ${score.toFixed(3)}, ${distance(score, threshold)}. At most ${percent(rate)} of strangers reach it.` }));
     const head = ["Person", "Score", "From the threshold"].map((textContent) => element("th", { scope: "col", textContent }));
     const rows = candidates.map((one) => {

@@ -18,7 +18,6 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from speakerprint.audio.decode import MAX_RATE_HZ, MIN_RATE_HZ, decode
 from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
-from speakerprint.audio.quality import doubts
 from speakerprint.audio.resample import resample
 from speakerprint.corpora.feature_store import FeatureStore
 from speakerprint.errors import InputError
@@ -103,18 +102,24 @@ class Service:
         threshold = self.embedder.threshold(rate)
         heard = [self._samples(upload) for upload in (first, second)]
         with self.computing:
-            one, other = (self.embedder.embed(samples, SAMPLE_RATE_HZ) for samples, _ in heard)
-            found = [f"{name}: {doubt}" for samples, name in heard for doubt in doubts(samples)]
-        score = float(one @ other)
+            judged = [self.embedder.embed_with_doubts(samples, SAMPLE_RATE_HZ, name) for samples, name in heard]
+        found = [f"{name}: {doubt}" for (_, name), (_, doubts) in zip(heard, judged, strict=True) for doubt in doubts]
+        score = float(judged[0][0] @ judged[1][0])
         verdict = None if found else score >= threshold
         return {"score": score, "same_speaker": verdict, "threshold": threshold, "false_accept_rate": rate, "doubts": found}
 
     def identify(self, recording: UploadFile, false_accept_rate: Annotated[float | None, Form()] = None) -> dict[str, Any]:
-        """Who of the people enrolled is it, or nobody? The rate, 1 % by default, is of the question: see `Gallery.identify`."""
+        """Who of the people enrolled is it, or nobody? The rate, 1 % by default, is of the question: see `Gallery.identify`.
+
+        `doubts` says what makes the recording unfit to be judged: then more strangers are taken for somebody.
+        """
         rate = IDENTIFY_RATE if false_accept_rate is None else false_accept_rate
-        found = self._known().identify(self._embed(recording), false_accept_rate=rate)
+        known, (samples, name) = self._known(), self._samples(recording)
+        with self.computing:
+            embedding, doubts = self.embedder.embed_with_doubts(samples, SAMPLE_RATE_HZ, name)
+        found = known.identify(embedding, false_accept_rate=rate)
         candidates = [candidate._asdict() for candidate in found.candidates]
-        return {**found._asdict(), "candidates": candidates, "false_accept_rate": rate}
+        return {**found._asdict(), "candidates": candidates, "false_accept_rate": rate, "doubts": list(doubts)}
 
     def diarize(self, meeting: UploadFile) -> dict[str, Any]:
         """Who spoke when: turns, speakers, and the loudest samples of N_PEAKS parts of the recording, each 0 to 1."""
