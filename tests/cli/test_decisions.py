@@ -14,15 +14,18 @@ from speakerprint.inference.calibration import Calibration
 from tests.helpers import touch
 
 SPEAKERS = ("anna", "bert", "carla", "dirk")
+LOUD = ("bert1", "dirk0")
 
 
 @pytest.fixture
 def voices(speakerprint, monkeypatch):
     """The fake model hears who speaks from the folder that a file is in, and something else from its name."""
 
-    def embed_files(self, paths):
+    def embed_files(self, paths, on_doubt=None):
         rows = []
         for path in map(Path, paths):
+            if path.stem in LOUD:
+                on_doubt(str(path), ("it is clipped",))
             noise = np.random.default_rng(zlib.crc32(str(path.name).encode())).normal(scale=0.15, size=6)
             rows.append(np.eye(6)[SPEAKERS.index(path.parent.name)] + noise)
         return np.array(rows)
@@ -57,7 +60,10 @@ def test_calibrate_takes_a_table_whose_paths_are_relative_to_it_and_rates(speake
     of_folder = capsys.readouterr()
     speakerprint("calibrate", str(recordings / "table.csv"), "--json", "--false-accept-rate", "0.2")
     assert json.loads(capsys.readouterr().out) == json.loads(of_folder.out)
-    assert list(json.loads(of_folder.out)["thresholds"]) == ["0.2"] and of_folder.err == ""
+    assert list(json.loads(of_folder.out)["thresholds"]) == ["0.2"]
+    (warning,) = of_folder.err.splitlines()
+    assert warning.startswith("warning: 2 of 20 recordings are doubtful (`speakerprint embed` lists them), the first: ")
+    assert warning.endswith("bert1.wav: it is clipped") and speakerprint.embedder.requires_speech
 
 
 def test_cluster_prints_a_table_with_whole_names(speakerprint, voices, capsys):
@@ -65,6 +71,12 @@ def test_cluster_prints_a_table_with_whole_names(speakerprint, voices, capsys):
     speakerprint("cluster", "anna/1.wav", f"{deep}/bert/1.wav", "anna/2.wav")
     lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines() if "│" in line]
     assert lines == [["0", "2", "anna/1.wav"], ["", "", "anna/2.wav"], ["1", "1", f"{deep}/bert/1.wav"]]
+
+
+def test_cluster_lists_what_is_unfit_to_be_judged(speakerprint, voices, capsys):
+    speakerprint("cluster", "anna/anna1.wav", "bert/bert1.wav", "--threshold", "0.5")
+    assert capsys.readouterr().err == "doubtful: bert/bert1.wav: it is clipped\n"
+    assert speakerprint.embedder.requires_speech
 
 
 def test_cluster_prints_brackets_as_they_are(speakerprint, voices, capsys):
@@ -133,6 +145,9 @@ def test_evaluate_gives_the_figures_of_the_pipeline(speakerprint, tmp_path, caps
     assert metrics["conditions"]["same_locale"] == {"eer": 0, "target_trials": 6, "nontarget_trials": 9}
     assert "2 speakers, 6 recordings" in said.out and "│ EER (95 % interval)" in said.out
     assert f"warning: {tmp_path}/recordings/anna/silent.wav is left out: digital silence" in said.err
+    assert (
+        said.err.count("wav: holds 0.00 s of speech, expected at least 0.5 s; record more, or nearer; the figures count it") == 6
+    )
 
 
 @pytest.mark.parametrize(

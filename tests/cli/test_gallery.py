@@ -26,7 +26,10 @@ class Compass:
         assert require_speech
         return cls() if folder is None else North()
 
-    def embed_files(self, paths):
+    def embed_files(self, paths, on_doubt=None):
+        for path in paths:
+            if path.endswith(".mp3"):
+                on_doubt(path, ("it is clipped", "two voices"))
         angles = np.deg2rad([float(Path(path).stem) for path in paths])
         return np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
@@ -73,6 +76,15 @@ def test_who_is_enrolled_is_identified_and_a_stranger_is_not(run):
     assert status == 1 and out.splitlines()[2].split() == ["180.wav", "unknown", "0.000", "bob"]
 
 
+def test_who_is_named_in_a_recording_unfit_to_be_judged_is_doubtful(run):
+    said = "doubtful: 11.mp3: it is clipped; two voices\n"
+    assert run("enrol", "ann", "10.wav", "11.mp3")[2] == said
+    status, out, err = run("identify", "12.wav", "11.mp3")
+    assert (status, err) == (0, said) and "11.mp3" in out
+    status, out, err = run("identify", "12.wav", "11.mp3", "--json")
+    assert [json.loads(line)["doubts"] for line in out.splitlines()] == [[], ["it is clipped", "two voices"]] and err == ""
+
+
 def test_the_threshold_is_a_rates_or_a_number(run):
     run("enrol", "ann", "0.wav")
     assert run("identify", "20.wav")[0] == 0
@@ -108,6 +120,7 @@ def test_json_says_it_all(run, tmp_path):
         "score": 1.0,
         "threshold": 0.9,
         "candidates": [{"speaker": "ann", "score": 1.0}],
+        "doubts": [],
     }
     assert unknown["speaker"] is None and unknown["candidates"] == [{"speaker": "ann", "score": -1.0}]
     assert json.loads(run("remove", "ann", "--json")[1]) == {"gallery": "gallery", "speaker": "ann", "recordings": 1}

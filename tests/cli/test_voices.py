@@ -109,6 +109,16 @@ def test_embed_says_what_it_wrote_and_lists_what_it_left_out(speakerprint, tmp_p
     assert [json.loads(line)["path"] for line in capsys.readouterr().out.splitlines()] == ["a.wav", "c.wav"]
 
 
+def test_embed_lists_what_is_unfit_to_be_judged(speakerprint, tmp_path, capsys):
+    speakerprint("embed", "a.wav", "loud.wav", "--output", str(tmp_path / "out.npz"))
+    said = capsys.readouterr()
+    assert "2 embeddings of 2 numbers, 1 doubtful, " in said.out and said.err == "doubtful: loud.wav: it is clipped\n"
+    speakerprint("embed", "a.wav", "loud.wav")
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 2 and said.err == "doubtful: loud.wav: it is clipped\n"
+    assert speakerprint.embedder.requires_speech
+
+
 def test_embed_goes_on_from_where_it_was_stopped(speakerprint, tmp_path, capsys):
     command = ["embed", "a.wav", "bad.wav", "c.wav", "--output", str(tmp_path / "out.csv")]
     with pytest.raises(SystemExit) as ended:
@@ -121,7 +131,7 @@ def test_embed_goes_on_from_where_it_was_stopped(speakerprint, tmp_path, capsys)
 
 
 def test_ctrl_c_says_how_to_go_on(speakerprint, tmp_path, capsys, monkeypatch):
-    def embed_each(self, paths, on_error=None):
+    def embed_each(self, paths, on_error=None, on_doubt=None):
         yield paths[0], np.zeros(2, np.float32)
         raise KeyboardInterrupt
 

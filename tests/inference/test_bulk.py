@@ -20,11 +20,13 @@ class FakeEmbedder:
     def __init__(self, stops_after=1000):
         self.embedded, self.stops_after = [], stops_after
 
-    def embed_each(self, names, on_error=None):
+    def embed_each(self, names, on_error=None, on_doubt=None):
         for name in names:
             if len(self.embedded) == self.stops_after:
                 raise KeyboardInterrupt
             self.embedded.append(name)
+            if Path(name).stem in ("1", "4"):
+                on_doubt(name, ("it is clipped",))
             yield name, np.array([Path(name).stat().st_size, 1 / 3], np.float32)
 
 
@@ -54,7 +56,8 @@ def test_a_run_goes_on_where_the_one_before_was_stopped(names, output):
     stop(output, names, after=3)
     assert not output.exists()
     embedder = fake_embedder()
-    assert embed_into(output, names, embedder) == (5, 3, {}) and embedder.embedded == names[3:]
+    doubtful = {names[1]: ["it is clipped"], names[4]: ["it is clipped"]}
+    assert embed_into(output, names, embedder) == (5, 3, {}, doubtful) and embedder.embedded == names[3:]
     found = np.load(output)
     assert found["paths"].tolist() == names
     np.testing.assert_array_equal(found["embeddings"], np.array([[n, 1 / 3] for n in range(5)], np.float32))

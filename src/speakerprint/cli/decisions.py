@@ -11,9 +11,12 @@ from speakerprint.cli.options import (
     AsJson,
     CalibrationFile,
     DeviceName,
+    Doubtful,
     Files,
     ModelFolder,
     check_output,
+    count_doubtful,
+    list_doubtful,
     named_files,
     print_json,
     print_table,
@@ -46,6 +49,7 @@ def calibrate_command(
     """Learn from recordings of known speakers what a score is worth on their kind: thresholds and log-likelihood ratios.
 
     Intervals are of 95 %, bootstrapped over speakers. Cllr, in bits, is 0 for perfect and 1 for useless log-likelihood ratios.
+    A recording without speech is refused; those that `verify` could not judge are counted.
 
     Examples:
 
@@ -63,8 +67,9 @@ def calibrate_command(
     from speakerprint.evaluation.calibrate import calibrate, refuse_too_few
 
     refuse_too_few(table["speaker_id"])
-    embedder = SpeakerEmbedder.load(model, device)
-    embeddings = embedder.embed_files(table["location"].tolist())
+    embedder = SpeakerEmbedder.load(model, device, require_speech=True)
+    doubtful: Doubtful = {}
+    embeddings = embedder.embed_files(table["location"].tolist(), doubtful.__setitem__)
     found = calibrate(embeddings, table["speaker_id"], false_accept_rate, model_id=embedder.model_id)
     if output is not None:
         found.save(output)
@@ -76,6 +81,7 @@ def calibrate_command(
                 f"{found.nontarget_trials:,} non-target trials; record more speakers, or ask for a higher rate",
                 err=True,
             )
+    count_doubtful(doubtful, len(embeddings))
     if as_json:
         print_json(found.model_dump())
     else:
@@ -116,6 +122,8 @@ def cluster_command(
 ) -> None:
     """Find out which recordings are of one speaker. Clusters are numbered from 0, the largest.
 
+    A recording without speech is refused; those that `verify` could not judge are listed, since they may be anywhere.
+
     Without a threshold or the number of speakers, a threshold between those of 0.1 % and of about 3 % false accepts is chosen
     that tells the clusters apart best. Where most speakers have one recording only, that merges too many: name a threshold.
 
@@ -137,13 +145,14 @@ def cluster_command(
     from speakerprint.inference.clustering import cluster, refuse_too_many, threshold_range
 
     refuse_too_many(len(names))
-    embedder = SpeakerEmbedder.load(model, device)
+    embedder = SpeakerEmbedder.load(model, device, require_speech=True)
     at: float | tuple[float, float] | None = threshold
     if false_accept_rate is not None:
         at = embedder.threshold(false_accept_rate, read_calibration(calibration))
     elif threshold is None and speakers is None:
         at = threshold_range(thresholds_of(embedder, calibration))
-    labels = cluster(embedder.embed_files(names), at, speakers).tolist()
+    doubtful: Doubtful = {}
+    labels = cluster(embedder.embed_files(names, doubtful.__setitem__), at, speakers).tolist()
     if output is not None:
         with whole_file(output) as part, part.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([("path", "cluster"), *zip(names, labels, strict=True)])
@@ -156,6 +165,7 @@ def cluster_command(
             members = [name for name, of in zip(names, labels, strict=True) if of == label]
             shown.add_row(str(label), str(len(members)), escape("\n".join(members)))
         print_table(shown)
+    list_doubtful(doubtful)
 
 
 @app.command("evaluate")
@@ -170,7 +180,7 @@ def evaluate_command(
 
     EER with its 95 % interval (bootstrapped over speakers), minDCF, retrieval, distances and thresholds over all pairs, and the
     log-mel floor, which is what the recordings give away without any training. A `speakers.csv` in the folder, with columns
-    speaker_id, gender and locale, adds the EER of pairs of one gender and of one locale.
+    speaker_id, gender and locale, adds the EER of pairs of one gender and of one locale. Recordings without speech are listed.
 
     Examples:
 
@@ -186,9 +196,11 @@ def evaluate_command(
     from speakerprint import SpeakerEmbedder
     from speakerprint.evaluation.own_recordings import evaluate_recordings
 
-    found, left_out = evaluate_recordings(table, SpeakerEmbedder.load(model, device))
+    found, left_out, silent = evaluate_recordings(table, SpeakerEmbedder.load(model, device))
     for bad in left_out:
         typer.echo(f"warning: {bad['location']} is left out: {bad['reason']}", err=True)
+    for reason in silent:
+        typer.echo(f"warning: {reason}; the figures count it, take it out", err=True)
     figures = found.metrics | found.details
     if output is not None:
         write_text(json.dumps(figures, indent=2) + "\n", output)

@@ -9,9 +9,11 @@ from speakerprint.cli.options import (
     AsJson,
     CalibrationFile,
     DeviceName,
+    Doubtful,
     Files,
     ModelFolder,
     Threshold,
+    list_doubtful,
     named_files,
     print_json,
     print_table,
@@ -60,9 +62,11 @@ def enrol(
 
     embedder = SpeakerEmbedder.load(model, device, require_speech=True)
     opened = Gallery.open(gallery, embedder)
+    doubtful: Doubtful = {}
     for start in range(0, len(pairs), FILES_AT_ONCE):
         speakers, paths = zip(*pairs[start : start + FILES_AT_ONCE], strict=True)
-        opened.enrol(speakers, embedder.embed_files(paths), [str(Path(path).absolute()) for path in paths])
+        embeddings = embedder.embed_files(paths, doubtful.__setitem__)
+        opened.enrol(speakers, embeddings, [str(Path(path).absolute()) for path in paths])
     opened.update_index()
     n_speakers = len({speaker for speaker, _ in pairs})
     if as_json:
@@ -70,6 +74,7 @@ def enrol(
     else:
         of = pairs[0][0] if n_speakers == 1 else f"{n_speakers} speakers"
         typer.echo(f"{gallery}: {_counted(len(pairs), 'recording')} of {of} enrolled")
+    list_doubtful(doubtful)
 
 
 @app.command()
@@ -86,7 +91,8 @@ def identify(
     """Tell who of the gallery speaks in each recording. Exit status: 0 all are known, 1 somebody is not, 2 an error.
 
     A speaker's score is the mean cosine of the recording to those enrolled. The threshold rises with the number of speakers, so
-    that at most 1 % of strangers are taken for any of them, on recordings like those that the thresholds are from.
+    that at most 1 % of strangers are taken for any of them, on recordings like those that the thresholds are from. A recording
+    that `verify` could not judge is said to be doubtful: then more strangers are.
 
     Examples:
 
@@ -103,11 +109,13 @@ def identify(
     embedder = SpeakerEmbedder.load(model, device, require_speech=True)
     opened = Gallery.open(gallery, embedder)
     level = opened.threshold(false_accept_rate, read_calibration(calibration)) if threshold is None else threshold
-    found = [opened.identify(embedding, level) for embedding in embedder.embed_files(names)]
+    doubtful: Doubtful = {}
+    found = [opened.identify(embedding, level) for embedding in embedder.embed_files(names, doubtful.__setitem__)]
     if as_json:
         for name, person in zip(names, found, strict=True):
             candidates = [candidate._asdict() for candidate in person.candidates]
-            print_json({"path": name, **person._asdict(), "candidates": candidates})
+            doubts = list(doubtful.get(name, []))
+            print_json({"path": name, **person._asdict(), "candidates": candidates, "doubts": doubts})
     else:
         nearest = [person.candidates[0].speaker if person.candidates else "-" for person in found]
         _print_rows(
@@ -117,6 +125,7 @@ def identify(
         if threshold is None:
             among = _counted(len(opened), "speaker")
             typer.echo(f"threshold {level:.3f}: at most {false_accept_rate:.1%} of strangers are taken for one of {among}")
+        list_doubtful(doubtful)
     if any(person.speaker is None for person in found):
         raise typer.Exit(1)
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +28,26 @@ Files = Annotated[
     list[str],
     typer.Argument(help="recordings, in any format that libsndfile or FFmpeg reads, or folders of them; -: names on stdin"),
 ]
+
+
+Doubtful = dict[Any, Sequence[str]]  # of recordings, what makes them unfit to be judged
+
+
+def list_doubtful(doubtful: Mapping[Any, Sequence[str]]) -> None:
+    """Say on stderr which recordings are unfit to be judged, and why."""
+    for name, doubts in doubtful.items():
+        typer.echo(f"doubtful: {name}: {'; '.join(doubts)}", err=True)
+
+
+def count_doubtful(doubtful: Doubtful, n_recordings: int) -> None:
+    """Say on stderr how many recordings are unfit to be judged, and why the first is."""
+    if doubtful:
+        name, doubts = next(iter(doubtful.items()))
+        typer.echo(
+            f"warning: {len(doubtful):,} of {n_recordings:,} recordings are doubtful (`speakerprint embed` lists them), "
+            f"the first: {name}: {'; '.join(doubts)}",
+            err=True,
+        )
 
 
 def named_files(files: list[str]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from speakerprint.audio.files import AUDIO_SUFFIXES
-from speakerprint.cli.options import DeviceName, ModelFolder, check_files, check_output
+from speakerprint.cli.options import DeviceName, Doubtful, ModelFolder, check_files, check_output, count_doubtful
 from speakerprint.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,8 +30,9 @@ def report(
     """Write one HTML file to explore recordings in: figures, curves, a map, and the confused pairs to listen to.
 
     The figures need the speakers: a folder for each, or a CSV that names them. Without them there is the map, and what is most
-    alike. A corpus of the project is embedded by the model in models/speakerprint unless --model names another one.
-    Of one recording the page shows who spoke when; `speakerprint diarize --output FILE.html` has more to say how.
+    alike. A recording without speech is refused. A corpus of the project is embedded by the model in models/speakerprint unless
+    --model names another one. Of one recording the page shows who spoke when; `speakerprint diarize --output FILE.html` can be
+    told more.
 
     Examples:
 
@@ -53,8 +54,10 @@ def report(
     from speakerprint.pages.report import read_corpus, read_files, write_report
 
     if source is not None:
-        embedder = SpeakerEmbedder.load(model, device)
-        voices = read_files(source, embedder)
+        embedder = SpeakerEmbedder.load(model, device, require_speech=True)
+        doubtful: Doubtful = {}
+        voices = read_files(source, embedder, doubtful.__setitem__)
+        count_doubtful(doubtful, len(voices.names))
     elif corpus is not None:
         embedder = SpeakerEmbedder.load(model or Path("models/speakerprint"), device)
         voices = read_corpus(corpus, embedder)

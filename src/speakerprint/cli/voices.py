@@ -12,11 +12,13 @@ from speakerprint.cli.options import (
     AsJson,
     CalibrationFile,
     DeviceName,
+    Doubtful,
     Files,
     ModelFolder,
     Threshold,
     check_files,
     check_output,
+    list_doubtful,
     named_files,
     print_json,
     read_calibration,
@@ -49,6 +51,9 @@ def embed(
 ) -> None:
     """Embed recordings: one unit vector each, near each other for the same speaker.
 
+    A recording with less than half a second of speech is refused. Those that are unfit to be judged, as `verify` says, are
+    embedded and listed.
+
     With --output, what is done is kept in OUTPUT.part until all is. If the command is stopped, the same command goes on.
 
     Examples:
@@ -67,7 +72,7 @@ def embed(
 
     from speakerprint import SpeakerEmbedder
 
-    embedder = SpeakerEmbedder.load(model, device, trim_silence=trim_silence)
+    embedder = SpeakerEmbedder.load(model, device, trim_silence=trim_silence, require_speech=True)
     if output is None:
         _print_embeddings(embedder, names, skip_errors)
     else:
@@ -80,6 +85,7 @@ def _print_embeddings(embedder: "SpeakerEmbedder", names: list[str], skip_errors
     from speakerprint.inference.bulk import refuse_nothing, row
 
     left_out: dict[str, str] = {}
+    doubtful: Doubtful = {}
     hidden = True if sys.stdout.isatty() else None  # on a terminal the lines show how far it is
     with tqdm(desc="embed", total=len(names), unit="file", disable=hidden) as progress:
 
@@ -87,11 +93,12 @@ def _print_embeddings(embedder: "SpeakerEmbedder", names: list[str], skip_errors
             left_out[name] = str(error)
             progress.update()
 
-        for name, embedding in embedder.embed_each(names, refused if skip_errors else None):
+        for name, embedding in embedder.embed_each(names, refused if skip_errors else None, doubtful.__setitem__):
             print_json(row(str(name), embedding))
             progress.update()
     refuse_nothing(names, left_out)
     _list_left_out(left_out)
+    list_doubtful(doubtful)
 
 
 def _embed_into(output: Path, embedder: "SpeakerEmbedder", names: list[str], skip_errors: bool) -> None:
@@ -113,8 +120,11 @@ def _embed_into(output: Path, embedder: "SpeakerEmbedder", names: list[str], ski
     rate = f", {new / (time.monotonic() - started):.1f} files a second" if new > 0 else ""
     of_before = f", {done.resumed:,} of an earlier run" if done.resumed else ""
     left_out = f", {len(done.left_out):,} left out" if done.left_out else ""
-    say_written(output, f"{done.embedded:,} embeddings of {embedder.embedding_dim} numbers{of_before}{left_out}{rate}")
+    doubtful = f", {len(done.doubtful):,} doubtful" if done.doubtful else ""
+    said = f"{done.embedded:,} embeddings of {embedder.embedding_dim} numbers{of_before}{left_out}{doubtful}{rate}"
+    say_written(output, said)
     _list_left_out(done.left_out)
+    list_doubtful(done.doubtful)
 
 
 def _list_left_out(left_out: dict[str, str]) -> None:
@@ -136,8 +146,8 @@ def verify(
 ) -> None:
     """Tell whether two recordings are of one speaker. Exit: 0 same speaker, 1 different speakers, 2 an error, 3 cannot tell.
 
-    A recording with less than half a second of speech is refused. Where one is clipped, echoes or is noisy, it says so, and that
-    it cannot tell, unless the threshold is your own.
+    A recording with less than half a second of speech is refused. Where one is clipped, echoes, is noisy or has two voices, it
+    says so, and that it cannot tell, unless the threshold is your own.
 
     Examples:
 

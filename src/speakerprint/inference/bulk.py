@@ -22,11 +22,15 @@ if TYPE_CHECKING:
 
 
 class Bulk(NamedTuple):
-    """What a run did: recordings in the output, how many of them an earlier run had embedded, and what was left out, and why."""
+    """What a run did: recordings in the output, how many of them an earlier run had embedded, what was left out, and why.
+
+    ``doubtful`` are recordings in the output that are unfit to be judged, and why, those of an earlier run, too.
+    """
 
     embedded: int
     resumed: int
     left_out: dict[str, str]
+    doubtful: dict[str, list[str]]
 
 
 class Journal:
@@ -39,6 +43,7 @@ class Journal:
         """Open or make the file; an end that a killed run left unfinished is cut off. Raises InputError for another model's."""
         self.path = path
         self._lines: dict[str, int] = {}  # where that of a recording begins
+        self.doubtful: dict[str, list[str]] = {}
         self._file = path.open("a+b")
         self._read(about)
 
@@ -46,9 +51,10 @@ class Journal:
         return name in self._lines
 
     def add(self, name: str, embedding: np.ndarray) -> None:
-        """Add a recording, for good as far as a killed process goes."""
+        """Add a recording, for good as far as a killed process goes, with what `doubtful` has of it."""
         self._lines[name] = self._file.seek(0, os.SEEK_END)
-        self._write(row(name, embedding) | {"changed": _changed(name)})
+        doubts = {"doubts": self.doubtful[name]} if name in self.doubtful else {}
+        self._write(row(name, embedding) | {"changed": _changed(name)} | doubts)
 
     def embedding(self, name: str) -> np.ndarray:
         """The embedding of a recording that is in it: (dim,) float32."""
@@ -73,6 +79,8 @@ class Journal:
                     break
                 if whole and found["changed"] == _changed(found["path"]):
                     self._lines[found["path"]] = whole
+                    if "doubts" in found:
+                        self.doubtful[found["path"]] = list(found["doubts"])
             except (ValueError, KeyError, TypeError):
                 break  # the run that wrote it was killed
             if not whole and found != about:
@@ -107,8 +115,11 @@ def embed_into(output: Path, names: list[str], embedder: "SpeakerEmbedder", skip
             left_out[name] = str(error)
             progress.update()
 
+        def doubted(name: Any, doubts: tuple[str, ...]) -> None:
+            journal.doubtful[name] = list(doubts)
+
         with progress:
-            for name, embedding in embedder.embed_each(waiting, refused if skip_errors else None):
+            for name, embedding in embedder.embed_each(waiting, refused if skip_errors else None, doubted):
                 journal.add(str(name), embedding)
                 progress.update()
         found = [name for name in names if name not in left_out]
@@ -118,7 +129,8 @@ def embed_into(output: Path, names: list[str], embedder: "SpeakerEmbedder", skip
     finally:
         journal.close()
     journal.path.unlink()
-    return Bulk(len(found), len(set(names)) - len(waiting), left_out)
+    doubtful = {name: journal.doubtful[name] for name in dict.fromkeys(found) if name in journal.doubtful}
+    return Bulk(len(found), len(set(names)) - len(waiting), left_out, doubtful)
 
 
 def refuse_output(output: Path, skip_errors: bool) -> None:

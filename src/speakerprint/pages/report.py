@@ -26,7 +26,7 @@ from speakerprint.evaluation.evaluate import PERPLEXITY, embed_store
 from speakerprint.evaluation.metrics_files import read_metrics
 from speakerprint.evaluation.trials import LEVELS_PER_UNIT, Trials, eer_interval, retrieve, score_trials
 from speakerprint.files import write_text
-from speakerprint.inference.embedder import SpeakerEmbedder
+from speakerprint.inference.embedder import Recording, SpeakerEmbedder
 from speakerprint.inference.vectors import unit_vectors
 from speakerprint.pages import toolkit
 from speakerprint.params.sources import FolderSource
@@ -61,11 +61,15 @@ class Voices:
 # --- where recordings come from -----------------------------------------------------------------------------------------
 
 
-def read_files(source: str | Path, embedder: SpeakerEmbedder) -> Voices:
+def read_files(
+    source: str | Path,
+    embedder: SpeakerEmbedder,
+    on_doubt: Callable[[Recording, tuple[str, ...]], None] | None = None,
+) -> Voices:
     """Embed a folder per speaker, a folder of recordings of unknown speakers, or a CSV of columns path and, if known, speaker.
 
-    Paths in a CSV are relative to its folder. Raises InputError for a source without recordings, a malformed table, or a
-    recording that `embed_files` refuses.
+    Paths in a CSV are relative to its folder. on_doubt: as `SpeakerEmbedder.embed_each` takes it.
+    Raises InputError for a source without recordings, a malformed table, or a recording that `embed_files` refuses.
     """
     source = Path(source)
     if source.is_dir():
@@ -79,7 +83,7 @@ def read_files(source: str | Path, embedder: SpeakerEmbedder) -> Voices:
         return (decode(read_file(locations[index]), names[index]) for index in indices)
 
     known = np.array(speakers) if speakers else None
-    return Voices(source.resolve().name, names, known, embedder.embed_files(locations), audio)
+    return Voices(source.resolve().name, names, known, embedder.embed_files(locations, on_doubt), audio)
 
 
 def _in_folder(root: Path) -> tuple[list[str], list[str], list[str]]:
