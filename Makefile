@@ -25,7 +25,7 @@ PYTEST = $(IN_VENV) PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 python -m pytest 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  %-12s %s\n", $$1, $$2 }'
 
-install: $(VENV)/.installed  ## set up .venv, to use the shipped model
+install: $(VENV)/.installed  ## set up .venv, to use the shipped model (HASHES=1: from files whose hashes requirements.lock has)
 
 repro: $(VENV)/.installed  ## run the pipeline (dvc repro), then show its figures and where its pictures are
 	@$(IN_VENV) dvc repro
@@ -43,8 +43,8 @@ check: lint  ## lint, and the fast tests: what a change should pass at any time,
 test: $(VENV)/.installed  ## run all tests
 	@$(PYTEST)
 
-torture: $(VENV)/.installed  ## damage every kind of file that we read, 600 times each, and count what came of it: minutes
-	@$(IN_VENV) TORTURE_CASES=600 python -m pytest -m torture -s
+torture: $(VENV)/.installed  ## damage each kind of file 600 times, kill each writer 20 times, and count what came of it: minutes
+	@$(IN_VENV) TORTURE_CASES=600 TORTURE_KILLS=20 OMP_NUM_THREADS=1 python -m pytest -m torture -s
 
 lint: $(VENV)/.installed  ## check style, types and who imports whom
 	@$(IN_VENV) ruff check
@@ -54,6 +54,9 @@ lint: $(VENV)/.installed  ## check style, types and who imports whom
 
 bench: $(VENV)/.installed  ## measure side by side with other ways, into benchmarks/results.json: hours
 	@$(IN_VENV) python -m benchmarks
+
+advisories: $(VENV)/.installed  ## look up known vulnerabilities of all that is pinned; skipped where PyPI's advisories cannot be had
+	@.ci/advisories
 
 docs: $(VENV)/.installed  ## build the documentation site into site/
 	@$(IN_VENV) NO_MKDOCS_2_WARNING=1 mkdocs build --strict
@@ -71,8 +74,9 @@ $(VENV)/.installed: requirements.txt constraints.txt pyproject.toml
 	@test -x $(VENV)/bin/python || "$(PYTHON)" -m venv --clear $(VENV)
 	@echo "Installing into $(VENV): $(TORCH), then requirements.txt. This happens once and takes a few minutes."
 	@$(CPU_TORCH) || $(PIP) --no-deps "$(TORCH)"
+	@test -z "$(HASHES)" || $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	@$(PIP) -r requirements.txt
 	@$(PIP) --no-deps -e .
 	@touch $@
 
-.PHONY: help install repro check test torture lint bench docs clean
+.PHONY: help install repro check test torture lint bench advisories docs clean

@@ -1,6 +1,5 @@
 import os
-import signal
-import subprocess
+import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -21,26 +20,11 @@ from speakerprint.corpora.resampling import resample_corpus
 from speakerprint.corpora.shards import make_shards
 from speakerprint.errors import InputError
 from speakerprint.params.resample import Resample
+from tests import kills
 
 PROJECT = Path(__file__).parents[2]
 SETTINGS = Resample(engine="soxr", encoding="flac", min_duration_s=0.1, max_bad_fraction=0.0)
 N_CLIPS = 24
-# Both stages as a process of their own, with shards so small that there are many.
-STAGES = """
-from speakerprint.corpora import resampling
-from speakerprint.corpora import feature_store
-from speakerprint.params.resample import Resample
-from speakerprint.corpora.recordings import RecordingsFile
-
-resampling.SHARD_ROWS = 2
-feature_store.CHUNK_FRAMES = feature_store.SHARD_FRAMES = 25
-settings = Resample(engine="soxr", encoding="flac", min_duration_s=0.1, max_bad_fraction=0.0)
-resampling.resample_corpus(RecordingsFile("selection.parquet"), "run/audio", settings)
-
-from speakerprint.corpora.features import extract_corpus
-
-extract_corpus("run/audio", "run/features")
-"""
 
 
 @pytest.fixture
@@ -72,56 +56,34 @@ def both_stages(into: str) -> dict[str, bytes]:
     return written(Path(into))
 
 
-def start(folder: Path) -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT / "src"), "LOKY_MAX_CPU_COUNT": "1"}
-    return subprocess.Popen([sys.executable, "-c", STAGES], cwd=folder, env=environment, start_new_session=True)
-
-
-def kill_when(process: subprocess.Popen, reached) -> None:
-    deadline = time.monotonic() + 100
-    while not reached() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.001)
-    assert process.poll() is None
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def whole(stage: str) -> list[str]:
-    """Names of the shards that are."""
-    return sorted(path.stem for path in Path(f"run/{stage}.unfinished/whole").glob("*.json"))
-
-
 def times_of(folder: str) -> dict[str, int]:
-    return {path.name: path.stat().st_mtime_ns for path in sorted(Path(folder).iterdir())}
+    """When each file of a folder was written."""
+    paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in paths}
 
 
 # --- interrupted ----------------------------------------------------------------------------------------------------
 
 
+STAGES = {
+    "audio": ("parts", lambda: resample_corpus(pd.read_parquet("selection.parquet"), "run/audio", SETTINGS)),
+    "features": ("store", lambda: extract_corpus("run/audio", "run/features")),
+}
+
+
 @pytest.mark.slow
 def test_killed_stages_go_on_from_their_last_whole_shard_and_end_in_the_same_bytes(corpus):
-    Path("clip11.wav").unlink()
-    os.mkfifo("clip11.wav")  # whoever opens it waits for ever
-    kill_when(start(corpus), lambda: len(whole("audio")) == 5)
-    audio_before = times_of("run/audio.unfinished/parts")
-    assert not Path("run/audio").exists()
-    Path("clip11.wav").unlink()
-    write_clip(11, seed=11)
-
-    kill_when(start(corpus), lambda: len(whole("features")) >= 2)
-    audio_after = times_of("run/audio")
-    assert [name for name in audio_before if audio_before[name] == audio_after[name]] == [
-        f"part-0000{n}.parquet" for n in range(5)
-    ]
-    features_before, n_whole = times_of("run/features.unfinished/store/features.zarr/features/c"), len(whole("features"))
-    assert not Path("run/features").exists()
-
-    with joblib.parallel_config("threading"):
-        extract_corpus("run/audio", "run/features")
+    with joblib.parallel_config("threading", n_jobs=1):
         expected = both_stages("uninterrupted")
-    features_after = times_of("run/features/features.zarr/features/c")
-    assert n_whole < len(features_after)
-    assert len(features_before.items() & features_after.items()) >= n_whole
+        for name, (unfinished, stage) in STAGES.items():
+            n_changes = kills.changes_of(stage, corpus)
+            shutil.rmtree(f"run/{name}")
+            for moment in (n_changes // 3, n_changes // 3):
+                assert kills.killed(stage, corpus, moment, None)
+                assert not Path("run", name).exists()
+            n_whole, made = len(times_of(f"run/{name}.unfinished/whole")), times_of(f"run/{name}.unfinished/{unfinished}")
+            stage()
+            assert 2 < n_whole <= len(made.items() & times_of(f"run/{name}").items())
     assert written(Path("run")) == expected
 
 

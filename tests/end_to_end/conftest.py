@@ -1,19 +1,26 @@
 """A copy of the project with a tiny corpus, in which the real `dvc` runs."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 from dvc.repo import Repo
+from filelock import FileLock
 from ruamel.yaml import YAML
+
+from tests.kills import CHANGES_LOG, KILL_AT
+from tests.network import NetworkWatch, network_watch
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,18 +43,43 @@ TINY = {
 }
 
 
+@dataclass
+class FirstRun:
+    """What the first `dvc repro` of a project did."""
+
+    stages: list[str]
+    changes: dict[str, int]  # of its calls, such as "python -m stages.filter demo_dev": see `Project.count_changes`
+    looked_up: list[str]  # names and addresses
+
+
 class Project:
     """A git and DVC repository in a temporary folder, whose `python` and `dvc` are warm_python's."""
 
-    first_run: set[str]  # the stages that ran in its first `dvc repro`
+    first: FirstRun
 
-    def __init__(self, folder: Path, programs: Path):
-        self.folder, self.programs = folder, programs
+    def __init__(self, folder: Path, programs: Path, watch: NetworkWatch | None = None):
+        self.folder, self.programs, self.watch = folder, programs, watch
         path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
         identity = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
         alone = {"OMP_NUM_THREADS": "1", "LOKY_MAX_CPU_COUNT": "1"}  # other processes take longer to start than to do the work
-        self.environment = {**os.environ, **identity, **alone, "PATH": path, "DVC_NO_ANALYTICS": "1", "COLUMNS": "300"}
-        self.environment.pop("PYTHONPATH", None)  # the copy's own code runs
+        self.environment = {**os.environ, **identity, **alone, "PATH": path, "COLUMNS": "300"}
+        self.environment |= watch.environment if watch else {}
+        for name in ("PYTHONPATH", "CI", "DVC_NO_ANALYTICS"):  # the copy's own code runs, and its own settings stop telemetry
+            self.environment.pop(name, None)
+
+    def make(self, pretrained_encoder: Path) -> None:
+        """Copy this checkout, with a tiny corpus and settings to match, and run it for the first time."""
+        for name in tracked_files():
+            if name != "dvc.lock" and not name.startswith(("metrics/", "docs/", "tests/", "benchmarks/", "experiments/")):
+                target = self.folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, target)
+        self.set_params({**TINY, "pretrained.source": str(pretrained_encoder)})
+        self.run("git", "init", "-q")
+        self.commit()
+        output, changes = self.count_changes("dvc", "repro")
+        self.first = FirstRun(sorted(stages_that_ran(output)), changes, self.watch.seen() if self.watch else [])
+        self.commit()
 
     def run(self, *command: str, fails: bool = False) -> str:
         """Run a command in the project and return what it printed; `fails` says which exit is expected."""
@@ -55,6 +87,25 @@ class Project:
         output = result.stdout + result.stderr
         assert (result.returncode != 0) == fails, output
         return output
+
+    def count_changes(self, *command: str) -> tuple[str, dict[str, int]]:
+        """Run a command; what it printed, and how often each call of ours in it changed the file system."""
+        log = self.folder.parent / "changes"
+        log.unlink(missing_ok=True)
+        self.environment[CHANGES_LOG] = str(log)
+        output = self.run(*command)
+        del self.environment[CHANGES_LOG]
+        lines = (line.partition(" ") for line in log.read_text(encoding="utf-8").splitlines())
+        return output, {call: int(count) for count, _, call in lines}
+
+    def kill(self, program: str, moment: int, size: int | None, *command: str, group: bool = False) -> bool:
+        """Run a command whose `program` ("python", "dvc" or "any") dies as kills.die_at says; whether the command failed."""
+        order = {KILL_AT: f"{program} {moment} {size} {group}"}
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment | order, capture_output=True, text=True, process_group=0
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.returncode != 0
 
     def commit(self) -> None:
         self.run("git", "add", "-A")
@@ -84,6 +135,13 @@ class Project:
         text = (self.folder / path).read_text()
         assert old in text, f"{path} does not contain {old!r}"
         (self.folder / path).write_text(text.replace(old, new))
+
+    def remove_outputs(self, stage: str) -> None:
+        """Remove what a stage of dvc.lock left, as DVC does before it runs one."""
+        lock = YAML(typ="safe").load((self.folder / "dvc.lock").read_text())
+        for output in lock["stages"].get(stage, {"outs": []})["outs"]:
+            path = self.folder / output["path"]
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
     def changed(self) -> set[str]:
         """The stages whose own dependencies changed, as `dvc status` has them; a process of its own would take a second."""
@@ -120,10 +178,16 @@ def tracked_files() -> Iterable[str]:
 
 
 @pytest.fixture(scope="session")
-def programs() -> Iterator[Path]:
+def watch(tmp_path_factory) -> NetworkWatch | None:
+    """What the project's programs look up and connect to; None where nothing can watch it."""
+    return network_watch(tmp_path_factory.mktemp("watch"))
+
+
+@pytest.fixture(scope="session")
+def programs(watch) -> Iterator[Path]:
     """A folder with warm_python's `python` and `dvc`."""
     with TemporaryDirectory() as folder:  # a short path, as sockets need
-        alone = os.environ | {"OMP_NUM_THREADS": "1", "LOKY_MAX_CPU_COUNT": "1"}
+        alone = os.environ | {"OMP_NUM_THREADS": "1", "LOKY_MAX_CPU_COUNT": "1"} | (watch.environment if watch else {})
         alone.pop("PYTHONDONTWRITEBYTECODE", None)
         server = subprocess.Popen([sys.executable, Path(__file__).with_name("warm_python.py"), folder], env=alone)
         try:
@@ -137,19 +201,21 @@ def programs() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def first_project(tmp_path_factory, pretrained_encoder, programs) -> Project:
-    """The project's files with the tiny corpus, reproduced once and committed."""
-    project = Project(tmp_path_factory.mktemp("project"), programs)
-    for name in tracked_files():
-        if name != "dvc.lock" and not name.startswith(("metrics/", "docs/", "tests/", "benchmarks/", "experiments/")):
-            target = project.folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target)
-    project.set_params({**TINY, "pretrained.source": str(pretrained_encoder)})
-    project.run("git", "init", "-q")
-    project.commit()
-    project.first_run = project.repro()
-    project.commit()
+def first_project(tmp_path_factory, pretrained_encoder, programs, watch) -> Project:
+    """The project's files with the tiny corpus, reproduced once, by the first worker that needs it, and committed."""
+    folder = tmp_path_factory.mktemp("project")
+    common = tmp_path_factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else folder.parent
+    with FileLock(common / "project.lock"):
+        if not (common / "project.json").exists():
+            made = Project(common / "project", programs, watch)
+            made.make(pretrained_encoder)
+            with tarfile.open(common / "project.tar", "w") as tar:  # which keeps DVC's links into its cache
+                tar.add(made.folder, ".")
+            (common / "project.json").write_text(json.dumps(made.first.__dict__), encoding="utf-8")
+    with tarfile.open(common / "project.tar") as tar:
+        tar.extractall(folder, filter="fully_trusted")
+    project = Project(folder, programs, watch)
+    project.first = FirstRun(**json.loads((common / "project.json").read_text(encoding="utf-8")))
     return project
 
 

@@ -25,7 +25,7 @@ from speakerprint.inference.gallery_database import DATABASE, SCHEMA
 from speakerprint.inference.gallery_index import write_index
 
 DIM = 32
-SPAWN = multiprocessing.get_context("spawn")
+FORK = multiprocessing.get_context("fork")  # a process that starts anew takes a second to import this
 
 
 def voices(n, per_speaker, seed=0):
@@ -462,7 +462,7 @@ def enrol_many(folder, name, times, recordings=3, started=None):
 
 @pytest.mark.slow
 def test_processes_that_enrol_at_once_lose_nothing(tmp_path):
-    writers = [SPAWN.Process(target=enrol_many, args=(tmp_path / "gallery", name, 30)) for name in ("a", "bb")]
+    writers = [FORK.Process(target=enrol_many, args=(tmp_path / "gallery", name, 30)) for name in ("a", "bb")]
     for writer in writers:
         writer.start()
     for writer in writers:
@@ -477,8 +477,8 @@ def test_processes_that_enrol_at_once_lose_nothing(tmp_path):
 
 @pytest.mark.slow
 def test_a_writer_killed_leaves_whole_enrolments(tmp_path):
-    started = SPAWN.Event()
-    writer = SPAWN.Process(target=enrol_many, args=(tmp_path, "a", 100_000, 500, started))
+    started = FORK.Event()
+    writer = FORK.Process(target=enrol_many, args=(tmp_path, "a", 100_000, 500, started))
     writer.start()
     assert started.wait(60)
     time.sleep(0.3)
