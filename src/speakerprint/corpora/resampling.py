@@ -30,6 +30,7 @@ from speakerprint.corpora.sharing import SharedFolder, file_state
 from speakerprint.corpora.sources.clips import read_file
 from speakerprint.corpora.spool import ABSENT, PLAIN_FILE, Spool
 from speakerprint.errors import InputError
+from speakerprint.files import explain_full_disk
 from speakerprint.params.resample import Resample
 
 REMEDY = "the resampled audio is damaged; delete data/audio and run `dvc repro` to make it again"
@@ -144,6 +145,7 @@ def _without_speakers(paths: Iterable[Path], folder: Path, few: dict[str, int], 
     names = pa.array(list(few))
     for path in paths:
         with (
+            explain_full_disk(folder / path.name),
             pq.ParquetFile(path) as file,
             pq.ParquetWriter(folder / path.name, file.schema_arrow, compression="none", use_dictionary=False) as writer,
         ):

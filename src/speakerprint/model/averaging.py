@@ -20,6 +20,7 @@ from tqdm import tqdm
 from speakerprint.audio.dimensions import FRAMES_PER_SECOND
 from speakerprint.corpora.feature_store import FeatureStore
 from speakerprint.errors import InputError
+from speakerprint.files import whole_file
 from speakerprint.model.speaker_model import DiscriminantProjection, SpeakerModel
 
 CROPS = 1_000  # of training recordings, from which the turns are found
@@ -41,7 +42,8 @@ def average_folders(
     crops = training_crops(features, round(models[0].settings.window_s * FRAMES_PER_SECOND))
     embeddings = [model.embed_frames(crops) for model in tqdm(models, "embed", unit="model", disable=None)]
     average(models, embeddings, shares).save(out, run="average of " + ", ".join(map(str, folders)))
-    shutil.copy(folders[0] / "params.yaml", out)
+    with whole_file(out / "params.yaml") as part:
+        shutil.copyfile(folders[0] / "params.yaml", part)
     turned = [own @ orthogonal_procrustes(own, embeddings[0])[0] for own in embeddings]
     return [float((own * embeddings[0]).sum(axis=1).mean()) for own in turned]
 

@@ -10,6 +10,7 @@ import soxr
 from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
 from speakerprint.corpora.sources import espeak
 from speakerprint.errors import InputError
+from speakerprint.files import whole_file
 
 SENTENCES = (
     "The ferry leaves the harbour at half past nine, unless the wind is too strong.",
@@ -35,7 +36,8 @@ def write_voices(folder: str | Path, split: str, names: Sequence[str], seed: int
         (Path(folder) / name).mkdir(parents=True, exist_ok=True)
         for number, sentence in enumerate(SENTENCES, start=1):
             waveform = _record(speaker, sentence, np.random.default_rng([seed, espeak.SPLITS.index(split), index, number]))
-            soundfile.write(Path(folder, name, f"{number}.mp3"), waveform, SAMPLE_RATE_HZ)
+            with whole_file(Path(folder, name, f"{number}.mp3")) as part:
+                soundfile.write(part, waveform, SAMPLE_RATE_HZ, format="MP3")
 
 
 def _record(speaker: espeak.Speaker, sentence: str, random: np.random.Generator) -> np.ndarray:
