@@ -132,11 +132,9 @@ def gpu(monkeypatch):
     return said
 
 
-def test_on_a_gpu_more_windows_are_run_together(gpu):
-    assert (
-        Network(SHIPPED, "auto")._at_once == WINDOWS_AT_ONCE["cuda"]
-        and Network(SHIPPED, "cpu")._at_once == WINDOWS_AT_ONCE["cpu"]
-    )
+def test_on_a_gpu_more_windows_are_run_together_than_on_a_processor_and_in_integers_one(gpu):
+    networks = [Network(SHIPPED, "auto"), Network(SHIPPED, "cpu", in_float32=True), Network(SHIPPED, "cpu")]
+    assert [network._at_once for network in networks] == [WINDOWS_AT_ONCE["cuda"], WINDOWS_AT_ONCE["cpu"], 1]
 
 
 def test_cuda_that_does_not_start_is_refused_with_the_library_that_is_missing(gpu, monkeypatch, capsys):

@@ -43,7 +43,7 @@ ELSEWHERE = {  # (file, function): why it may
     ("inference/bulk.py", "_write_json"): "called with whole_file's path",
     ("model/onnx_graph.py", "write_onnx"): "called with whole_folder's path",
     ("model/whisper.py", "_download_wheels"): "a list for pip in a temporary folder",
-    ("pages/toolkit.py", "encode_opus"): "into memory",
+    ("pages/toolkit.py", "__init__"): "into memory",
     ("audio/resample.py", "encode"): "into memory",
     ("corpora/sharing.py", "at_work"): "an empty file whose being there says all",
     ("corpora/spool.py", "unpack"): "an empty file, to be added to",
