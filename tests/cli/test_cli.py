@@ -1,6 +1,8 @@
 import ast
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -53,6 +55,33 @@ def test_whatever_is_not_installed_is_named_with_an_extra_that_brings_it():
     optional = imported - core - apart - sys.stdlib_module_names - {"speakerprint", "typer", "starlette"}
     assert optional <= EXTRAS.keys()
     assert {module: extra for module, extra in EXTRAS.items() if module not in needed(extra)} == {}
+
+
+WITHOUT = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in sys.argv[1].split(","):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+from speakerprint.cli import main
+sys.argv = ["speakerprint", *sys.argv[2:]]
+main()
+"""
+
+
+@pytest.mark.slow
+def test_evaluate_needs_nothing_of_the_pipeline(tmp_path):
+    for speaker, name in (("ann", "ann-1"), ("ann", "ann-2"), ("bob", "bob")):
+        (tmp_path / speaker).mkdir(exist_ok=True)
+        shutil.copy(CLI.parent / f"samples/{name}.ogg", tmp_path / speaker)
+    absent = {module for module, extra in EXTRAS.items() if extra not in ("measure", "pages")} - {"ruamel"} | {"transformers"}
+    command = [sys.executable, "-c", WITHOUT, ",".join(absent), "evaluate", str(tmp_path), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["recordings"] == 3
 
 
 def test_python_m_is_the_command():

@@ -15,7 +15,7 @@ import soundfile
 
 from speakerprint.corpora import feature_store, resampling, shards
 from speakerprint.corpora.features import extract_corpus
-from speakerprint.corpora.recordings import as_recordings, write_recordings
+from speakerprint.corpora.recordings import SCHEMA, as_recordings, write_recordings
 from speakerprint.corpora.resampling import resample_corpus
 from speakerprint.corpora.shards import make_shards
 from speakerprint.errors import InputError
@@ -212,3 +212,11 @@ def test_an_engine_that_is_not_installed_is_refused(corpus, monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(InputError, match=r"'ray', which is not installed; pip install -c constraints\.txt -e '\.\[cluster\]'"):
         list(make_shards([], corpus / "markers"))
+
+
+def test_datasets_reads_a_shards_columns_as_if_it_had_written_them():
+    from datasets import Audio, Features, Value
+
+    columns = {**Features.from_arrow_schema(SCHEMA), "n_samples": Value("int64")}
+    expected = Features({**columns, "audio": Audio(sampling_rate=16_000, decode=False)}).arrow_schema
+    assert resampling.shard_schema().equals(expected, check_metadata=True)

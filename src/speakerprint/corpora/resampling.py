@@ -84,7 +84,7 @@ def resample_corpus(
     chunks = [selection] if isinstance(selection, pd.DataFrame) else selection
     spool = spool or Spool(SharedFolder(unfinished / "spool"))
     keys, spans = spool.unpack(chunks)
-    schema, root = _schema(), Path.cwd()
+    schema, root = shard_schema(), Path.cwd()
     paths = [parts / f"part-{number:05d}.parquet" for number in range(-(-len(spans) // SHARD_ROWS))]
     for stale in set(parts.iterdir()) - set(paths):
         stale.unlink()
@@ -169,11 +169,17 @@ def _slices(chunks: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
             yield chunk.iloc[start : start + SHARD_ROWS]
 
 
-def _schema() -> pa.Schema:
-    import datasets  # a second to import, and no worker needs it
-
-    columns = {**datasets.Features.from_arrow_schema(SCHEMA), "n_samples": datasets.Value("int64")}
-    return datasets.Features({**columns, "audio": datasets.Audio(sampling_rate=SAMPLE_RATE_HZ, decode=False)}).arrow_schema
+def shard_schema() -> pa.Schema:
+    """The columns of a shard, with what `datasets` reads of them, as its `Features` writes it; it need not be installed."""
+    columns = pa.schema([*SCHEMA, ("n_samples", pa.int64())])
+    names = {"float": "float32"}  # of types that the two call otherwise
+    features: dict[str, dict[str, Any]] = {}
+    for column in columns:
+        kind = str(column.type)
+        features[column.name] = {"dtype": names.get(kind, kind), "_type": "Value"}
+    features["audio"] = {"sampling_rate": SAMPLE_RATE_HZ, "decode": False, "_type": "Audio"}
+    audio = pa.field("audio", pa.struct({"bytes": pa.binary(), "path": pa.string()}))
+    return pa.schema([*columns, audio], metadata={"huggingface": json.dumps({"info": {"features": features}})})
 
 
 @dataclass(frozen=True)
