@@ -5,6 +5,7 @@ import pytest
 import soundfile
 
 from speakerprint import Diarization, Gallery, Turn, diarize
+from speakerprint.audio import stretches
 from speakerprint.errors import InputError
 from speakerprint.inference import diarization
 from speakerprint.inference.diarization import certainty, frames, joined, smoothest, window_starts
@@ -127,8 +128,8 @@ def test_what_cannot_be_heard_is_refused_with_the_reason(embedder, tmp_path):
 
 
 def test_stretches_of_a_long_recording_are_what_it_is_made_of(conversation, monkeypatch):
-    monkeypatch.setattr(diarization, "STRETCH_S", 4.0)
-    parts = list(diarization.stretches([conversation[:7], conversation[7:50_000], conversation[50_000:]]))
+    monkeypatch.setattr(stretches, "STRETCH_S", 4.0)
+    parts = list(stretches.stretches([conversation[:7], conversation[7:50_000], conversation[50_000:]]))
     np.testing.assert_array_equal(np.concatenate([samples for _, samples, _ in parts]), conversation)
     assert [start for start, _, _ in parts] == np.cumsum([0, *(len(samples) for _, samples, _ in parts[:-1])]).tolist()
     assert max(len(samples) for _, samples, _ in parts) <= 4 * 16_000 + 512 and len(parts) > 2

@@ -121,10 +121,15 @@ def spans_of(
 def require_speech(samples: NDArray[np.float32], name: str) -> list[tuple[int, int]]:
     """`speech_spans` of a recording. Raises NoSpeech, naming it, if there is less than 0.5 s of speech in all of them."""
     spans = speech_spans(samples)
-    speech_s = sum(end - start for start, end in spans) / SAMPLE_RATE_HZ
+    refuse_little_speech(sum(end - start for start, end in spans), name)
+    return spans
+
+
+def refuse_little_speech(n_samples: int, name: str) -> None:
+    """Raise NoSpeech, naming a recording, if so many samples of speech at 16 kHz are less than 0.5 s."""
+    speech_s = n_samples / SAMPLE_RATE_HZ
     if speech_s < MIN_SPEECH_S:
         raise NoSpeech(f"{name}: holds {speech_s:.2f} s of speech, expected at least {MIN_SPEECH_S} s; record more, or nearer")
-    return spans
 
 
 def trim_silence(samples: NDArray[np.float32], spans: list[tuple[int, int]]) -> tuple[NDArray[np.float32], list[tuple[int, int]]]:

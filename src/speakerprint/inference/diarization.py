@@ -4,7 +4,7 @@ What the constants are chosen by is in experiments/LOG.md: conversations made of
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +17,8 @@ from tqdm import tqdm
 from speakerprint.audio.dimensions import FRAMES_PER_SECOND, HOP_LENGTH, SAMPLE_RATE_HZ
 from speakerprint.audio.log_mel import log_mel
 from speakerprint.audio.stream import AudioStream
-from speakerprint.audio.voice_activity import CHUNK, SpeechDetector, spans_of
+from speakerprint.audio.stretches import STRETCH_S, stretches
+from speakerprint.audio.voice_activity import spans_of
 from speakerprint.errors import InputError
 from speakerprint.inference.clustering import cluster
 from speakerprint.inference.embedder import SpeakerEmbedder, resampled
@@ -26,7 +27,6 @@ from speakerprint.inference.vectors import unit_vectors
 if TYPE_CHECKING:
     from speakerprint.inference.gallery import Gallery
 
-STRETCH_S = 60.0  # of audio in memory at a time
 SPEECH_FROM, SPEECH_UNTIL, PAUSE_S = 0.3, 0.15, 0.3  # probabilities where speech begins and ends; a shorter pause is none
 WINDOW_S, STEP_S = 1.0, 0.5
 CLUSTERED = 1_500  # windows, at most: 20 MB a matrix of pairs, and a second for its eigenvectors
@@ -180,7 +180,7 @@ def hear(source: Source, embedder: SpeakerEmbedder, progress: "tqdm[None]", chan
     """The speech of a recording, or of one of its channels, and the embeddings of windows of it."""
     blocks = (block if channel is None else block[:, channel] for block in source)
     speech, windows, embeddings, end = [], [], [], 0
-    for start, samples, spans in stretches(resampled(blocks, source.sample_rate_hz)):
+    for start, samples, spans in stretches(resampled(blocks, source.sample_rate_hz), _speech_spans):
         for first, last in spans:
             speech.append((start + first, start + last))
             features = log_mel(samples[first:last])
@@ -199,28 +199,7 @@ def hear(source: Source, embedder: SpeakerEmbedder, progress: "tqdm[None]", chan
     )
 
 
-def stretches(blocks: Iterable[NDArray[np.float32]]) -> Iterator[tuple[int, NDArray[np.float32], list[tuple[int, int]]]]:
-    """A recording at 16 kHz in stretches of at most STRETCH_S: where each starts, its samples, and the spans of speech in it.
-
-    A stretch ends where speech is least probable in its second half.
-    """
-    longest = round(STRETCH_S * SAMPLE_RATE_HZ) // CHUNK * CHUNK
-    detector, start = SpeechDetector(), 0
-    held, heard = np.zeros(0, np.float32), np.zeros(0, np.float32)
-    for block in blocks:
-        for part in np.split(block, range(longest, len(block), longest)):
-            held, heard = np.concatenate([held, part]), np.concatenate([heard, detector.hear(part)])
-            while len(heard) * CHUNK >= longest:
-                half = longest // CHUNK // 2
-                cut = half + int(np.argmin(heard[half : 2 * half]))
-                n = cut * CHUNK
-                yield start, held[:n], _spans(heard[:cut], n)
-                start, held, heard = start + n, held[n:], heard[cut:]
-    heard = np.concatenate([heard, detector.end()])
-    yield start, held, _spans(heard, len(held))
-
-
-def _spans(probabilities: NDArray[np.float32], n_samples: int) -> list[tuple[int, int]]:
+def _speech_spans(probabilities: NDArray[np.float32], n_samples: int) -> list[tuple[int, int]]:
     return spans_of(probabilities, n_samples, SPEECH_FROM, SPEECH_UNTIL, round(PAUSE_S * SAMPLE_RATE_HZ))
 
 

@@ -20,7 +20,7 @@ from speakerprint.audio.resample import resample
 from speakerprint.audio.voice_activity import NoSpeech, require_speech, trim_silence
 from speakerprint.errors import InputError
 from speakerprint.inference.calibration import score_for_rate
-from speakerprint.inference.hearing import Heard, embed_heard, hear
+from speakerprint.inference.hearing import MIN_DURATION_S, Heard, embed_heard, hear, hear_long, long_recording
 from speakerprint.inference.model_folder import find_model
 from speakerprint.inference.network import Network
 from speakerprint.inference.vectors import unit_vectors
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from speakerprint.inference.calibration import Calibration
 
 Recording = str | Path | bytes | BinaryIO  # a path, a file's bytes, or a file opened to read them
-MIN_DURATION_S = 0.1
 LOUDEST = 2.0**31  # of samples that are no integers: those of 32 bits, unscaled; the power of far louder ones overflows
 FILES_AT_ONCE, FRAMES_AT_ONCE = 256, 180_000  # decoded, then embedded: what memory holds, 58 MB of features
 FILES_AHEAD = 16  # decoded meanwhile, by threads
@@ -150,6 +149,8 @@ class SpeakerEmbedder:
         on_doubt: Callable[[Recording, tuple[str, ...]], None] | None = None,
     ) -> np.ndarray:
         """Embed audio files of any format that libsndfile or PyAV reads, windows of one length together.
+
+        A path of more than five minutes is heard in stretches of a minute, so that hours take no more memory.
 
         recordings: paths, file objects that were opened to read bytes, or a file's bytes; one of them, or any iterable of them.
         on_doubt: as `embed_each` takes it.
@@ -313,6 +314,8 @@ class SpeakerEmbedder:
 
     def _read(self, recording: Recording, number: int, judge: bool) -> Heard:
         """What is to be embedded of a recording, the so-manieth."""
+        if isinstance(recording, str | Path) and (stream := long_recording(recording)) is not None:
+            return hear_long(resampled(stream, stream.sample_rate_hz), str(recording), self, judge)
         data, name = _bytes_of(recording, number)
         samples, sample_rate_hz = decode(data, name)
         return hear(*self._spoken(samples, sample_rate_hz, name), name, judge)

@@ -14,7 +14,7 @@ from speakerprint.audio.dimensions import FRAMES_PER_SECOND
 
 LEAST_SPEECH_S = 2.0  # halves of less sound like nobody in particular
 MANY_FROM_S, PARTS = 8.0, 8  # of speech: people may take turns, which halves would hide
-LONGEST_PART_S = 4.0  # a window of the shipped model
+LONGEST_PART = 4 * FRAMES_PER_SECOND  # a window of the shipped model
 COSINE_PER_S, HIGHEST_COSINE = 0.1, 0.3  # below so much for each second of speech, and at most so much, they are two voices
 
 
@@ -26,8 +26,7 @@ def parts(spoken: NDArray[np.float32]) -> list[NDArray[np.float32]]:
     if len(spoken) < LEAST_SPEECH_S * FRAMES_PER_SECOND:
         return []
     count = PARTS if len(spoken) >= MANY_FROM_S * FRAMES_PER_SECOND else 2
-    longest = round(LONGEST_PART_S * FRAMES_PER_SECOND)
-    return [part[:longest] for part in np.array_split(spoken, count)]
+    return [part[:LONGEST_PART] for part in np.array_split(spoken, count)]
 
 
 def doubts(embeddings: NDArray[np.float32], speech_s: float) -> list[str]:
