@@ -13,6 +13,7 @@ from fastapi import FastAPI, File, Form, HTTPException, Query, Request, UploadFi
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel
 from starlette.formparsers import MultiPartParser
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -43,10 +44,17 @@ LISTENERS = 4  # streams at once
 SILENT_S = 10.0  # without sound, a stream is closed
 MAX_MESSAGE_BYTES = 2**20  # of a stream
 TRY_LATER = 1013  # why a stream is closed, of IANA's codes
+REFUSALS = (400, 403, 404, 408, 409, 411, 413, 422)
 MAX_REASON = 120  # bytes, of 123 that RFC 6455 allows
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 MultiPartParser.spool_max_size = MAX_REQUEST_BYTES  # else uploads of more than a megabyte wait in a file
+
+
+class Problem(BaseModel):
+    """Why a request is refused: in words, or, of a form that is wrong, field by field."""
+
+    detail: str | list[dict[str, Any]]
 
 
 def reference_scores(corpus: str, embedder: SpeakerEmbedder) -> dict[str, Any]:
@@ -218,7 +226,8 @@ def create_app(
     """
     service = Service(embedder, gallery, reference)
     # the documentation pages that FastAPI makes of /openapi.json would come from the network
-    app = FastAPI(title="speakerprint", docs_url=None, redoc_url=None)
+    refusals: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in REFUSALS}
+    app = FastAPI(title="speakerprint", docs_url=None, redoc_url=None, responses=refusals)
     app.add_middleware(Guard, max_bytes=MAX_REQUEST_BYTES)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts), www_redirect=False)
 
