@@ -1,27 +1,43 @@
 """Damaged files: a message that names the file, or the answer of the whole one; never a traceback, a hang, or memory without end.
 
-`make test` damages each kind of file a few times, `make torture` 600 times (10,200 cases), and prints what came of them.
+`make test` damages each kind of file a few times, `make torture` 600 times (22,200 cases), and prints what came of them.
 """
 
+import io
 import json
 import os
 import resource
 import signal
+import tarfile
+import zipfile
 from collections import Counter
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import av
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+import torch
 
 from speakerprint.audio.decode import decode
 from speakerprint.audio.files import read_file
+from speakerprint.audio.stream import AudioStream
+from speakerprint.corpora import shards
+from speakerprint.corpora.feature_store import DTYPE, FeatureStore, create_store, seal, write_shard
 from speakerprint.corpora.languages import empty_table, read_languages, write_languages
 from speakerprint.corpora.recordings import RecordingsFile, as_recordings, read_recordings, write_recordings
+from speakerprint.corpora.resampling import read_audio, resample_corpus
+from speakerprint.corpora.selection import read_exclude_list
+from speakerprint.corpora.sources.common_voice import read_common_voice
+from speakerprint.corpora.sources.folder import read_folder
+from speakerprint.corpora.sources.voxceleb import read_voxceleb
+from speakerprint.corpora.sources.zips import read_zip
 from speakerprint.corpora.tables import read_recording_table
 from speakerprint.errors import InputError
 from speakerprint.evaluation.metrics_files import thresholds_of
@@ -30,10 +46,14 @@ from speakerprint.inference.calibration import Calibration
 from speakerprint.inference.gallery import Gallery
 from speakerprint.inference.network import Network
 from speakerprint.model.speaker_model import SpeakerModel
+from speakerprint.params.resample import Resample
 from speakerprint.params.section import read_tree
+from speakerprint.params.sources import CommonVoiceSource, FolderSource, VoxCelebSource
 from speakerprint.params.whole import parse_params
+from speakerprint.training.checkpoint import Checkpoint
 from speakerprint.training.teacher import read_teacher, write_teacher
-from tests.helpers import tiny_model
+from tests.corpora.sources.test_common_voice import COLUMNS_17, tsv
+from tests.helpers import tiny_model, touch
 from tests.inference.test_calibration import CALIBRATION
 
 CASES = int(os.environ.get("TORTURE_CASES", "12"))
@@ -111,6 +131,125 @@ def trials(path: Path) -> None:
     path.write_text("1 a b\n0 a c\n1 c d\n", encoding="utf-8")
 
 
+def coded(name: str, container: str, codec: str) -> Callable[[Path], Path]:
+    """Sound that libsndfile cannot read, so that FFmpeg does."""
+
+    def make(folder: Path) -> Path:
+        with av.open(str(folder / name), "w", format=container) as file:
+            track: Any = file.add_stream(codec, rate=48_000, layout="mono")
+            noise = np.random.default_rng(1).normal(0, 0.1, (1, 24_000)).astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(noise, format="fltp", layout="mono")
+            frame.sample_rate = 48_000
+            resampler = av.AudioResampler(track.format, track.layout, track.rate, frame_size=track.frame_size or None)
+            for part in (*resampler.resample(frame), *resampler.resample(None)):
+                file.mux(track.encode(part))
+            file.mux(track.encode(None))
+        return folder / name
+
+    return make
+
+
+def stream(path: Path) -> list[bytes]:
+    return [block.tobytes() for block in AudioStream(path)]
+
+
+def store(file: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        made, offsets = folder / "store", np.array([0, 20, 40, 60, 80])
+        create_store(made, offsets, list("xxyy"), [None] * 4, {})
+        write_shard(made, 0, np.random.default_rng(1).normal(size=(80, 80)).astype(DTYPE))
+        write_recordings(ROWS, made / "recordings.parquet")
+        seal(made)
+        return made / file
+
+    return make
+
+
+def features(path: Path) -> bytes:
+    folder = next(parent for parent in path.parents if parent.name == "store")
+    return FeatureStore(folder).frames(2).tobytes()
+
+
+def resampled(folder: Path) -> Path:
+    soundfile.write(folder / "a.wav", np.random.default_rng(1).normal(0, 0.1, 8000), 16_000)
+    rows = ROWS.assign(location=str(folder / "a.wav"))
+    with joblib.parallel_config("threading", n_jobs=1):
+        resample_corpus(rows, folder / "audio", Resample(engine="soxr", encoding="flac", min_duration_s=0.1, max_bad_fraction=0))
+    return folder / "audio/part-00000.parquet"
+
+
+def common_voice(archived: bool) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        rows = [{"path": f"{name}.mp3", "client_id": name} for name in "abcd"]
+        release = folder / "cv-corpus/fr"
+        release.mkdir(parents=True)
+        (release / "train.tsv").write_text(tsv(COLUMNS_17, *rows), encoding="utf-8")
+        if not archived:
+            return release / "train.tsv"
+        with tarfile.open(folder / "cv.tar.gz", "w:gz") as tar:
+            tar.add(folder / "cv-corpus", "cv-corpus")
+        return folder / "cv.tar.gz"
+
+    return make
+
+
+def release(path: Path) -> pd.DataFrame:
+    source = CommonVoiceSource(kind="common_voice", root=str(path.parent if path.suffix == ".tsv" else path), splits=["train"])
+    return pd.concat(read_common_voice(source))
+
+
+def speakers(folder: Path) -> Path:
+    touch(folder, "ann/a.wav", "bob/b.wav")
+    (folder / "speakers.csv").write_text("speaker_id,gender,age\nann,f,30\nbob,m,\n", encoding="utf-8")
+    return folder / "speakers.csv"
+
+
+def voxceleb(folder: Path) -> Path:
+    touch(folder, "id10001/video/00001.wav")
+    text = "VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet\nid10001\tA\tm\tIreland\tdev\n"
+    (folder / "vox1_meta.csv").write_text(text, encoding="utf-8")
+    return folder / "vox1_meta.csv"
+
+
+def exclusions(path: Path) -> None:
+    path.write_text("recording_id,reason\na,odd\nb,clipped\n", encoding="utf-8")
+
+
+def zipped(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("id00012/v/00001.m4a", bytes(500))
+        file.writestr("id00012/v/00002.m4a", bytes(range(250)))
+
+
+class OneShard:
+    def __init__(self, path: Path):
+        self.path = path
+
+    def inputs(self) -> str:
+        return "the same"
+
+    def make(self) -> dict[str, int]:
+        self.path.touch()
+        return {"n": 1}
+
+
+def marker(path: Path) -> None:
+    shards._make(OneShard(path.with_name("shard")), path)
+
+
+def checkpoint(path: Path) -> None:
+    made = Checkpoint(path.parent, "run")
+    made.path = path
+    made.save(weights=torch.ones(100), step=3)
+
+
+def resume(path: Path) -> dict[str, Any] | None:
+    made = Checkpoint(path.parent, "run")
+    made.path = path
+    with redirect_stdout(io.StringIO()):  # it says what is wrong, and training starts anew
+        return made.load()
+
+
 RECORDINGS = written("r.parquet", lambda path: write_recordings(ROWS, path))
 TEACHER = written("t.parquet", lambda path: write_teacher(path, list("abcd"), np.eye(4, dtype=np.float32)))
 KINDS = {
@@ -129,6 +268,26 @@ KINDS = {
     "model's graph of integers": Kind(model("model_int8.onnx"), embedding, checked=True),
     "model's weights": Kind(model("model.safetensors"), embedding, checked=True),
     **{form: sound(form) for form in ("wav", "flac", "ogg", "mp3")},
+    "m4a, in blocks": Kind(coded("a.m4a", "mp4", "aac"), stream),
+    "m4a": Kind(coded("a.m4a", "mp4", "aac"), lambda path: decode(read_file(path), str(path))),
+    "webm": Kind(coded("a.webm", "webm", "libopus"), lambda path: decode(read_file(path), str(path))),
+    "flac, in blocks": Kind(sound("flac").make, stream),
+    "ogg, in blocks": Kind(sound("ogg").make, stream),
+    "mp3, in blocks": Kind(sound("mp3").make, stream),
+    "webm, in blocks": Kind(coded("a.webm", "webm", "libopus"), stream),
+    "store's digests": Kind(store("digests.json"), features, checked=True),
+    "store's shard": Kind(store("features.zarr/features/c/0/0"), features, checked=True),
+    "store's array": Kind(store("features.zarr/features/zarr.json"), features, checked=True),
+    "store's recordings": Kind(store("recordings.parquet"), features, checked=True),
+    "resampled audio": Kind(resampled, lambda path: [decode(clip, str(path)) for clip in read_audio(path.parent)[1]]),
+    "Common Voice's table": Kind(common_voice(archived=False), release),
+    "Common Voice's archive": Kind(common_voice(archived=True), release),
+    "VoxCeleb's table": Kind(voxceleb, lambda path: read_voxceleb(VoxCelebSource(kind="voxceleb", root=str(path.parent)))),
+    "zip archive": Kind(written("a.zip", zipped), lambda path: list(read_zip(path, lambda name: name.endswith(".m4a")))),
+    "speakers' table": Kind(speakers, lambda path: read_folder(FolderSource(kind="folder", root=str(path.parent)))),
+    "list of exclusions": Kind(written("e.csv", exclusions), lambda path: sorted(read_exclude_list(path, [ROWS]))),
+    "shard's marker": Kind(written("m.json", marker), lambda path: shards._make(OneShard(path.with_name("shard")), path)),
+    "checkpoint": Kind(written("c.pt", checkpoint), resume),
 }
 
 

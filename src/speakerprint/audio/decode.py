@@ -130,10 +130,12 @@ def _decode_stream(data: bytes, max_duration_s: float) -> _Decoded:
     import av
 
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
-    with av.open(io.BytesIO(data), mode="r", options=options) as container:
+    with av.open(io.BytesIO(data), mode="r", options=options, metadata_errors="replace") as container:
         if not container.streams.audio:
             raise av.error.InvalidDataError(0, "there is no audio in it")
         stream = container.streams.audio[0]
+        if stream.codec_context is None:
+            raise av.error.InvalidDataError(0, "its codec is unknown")
         sample_rate_hz, channels = stream.codec_context.sample_rate, stream.codec_context.channels
         promised_s = declared_s(container, stream)
         _refuse_beyond_bounds(sample_rate_hz, channels, round(promised_s * sample_rate_hz), max_duration_s)

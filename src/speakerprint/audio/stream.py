@@ -57,11 +57,15 @@ class AudioStream:
                 blocks = sound_blocks(source)
             else:
                 blocks = ffmpeg_frames(source, source.streams.audio[0], errors)
-            for block in blocks:
-                if not np.isfinite(block).all():
-                    raise UndecodableAudio(str(self.path), "holds samples that are not finite")
-                n_samples += len(block)
-                yield block
+            try:
+                for block in blocks:
+                    if not np.isfinite(block).all():
+                        raise UndecodableAudio(str(self.path), "holds samples that are not finite")
+                    n_samples += len(block)
+                    yield block
+            except soundfile.SoundFileError as error:
+                reason = f"damaged after {n_samples / self.sample_rate_hz:.2f} s of it ({error})"
+                raise UndecodableAudio(str(self.path), reason) from None
         found_s = n_samples / self.sample_rate_hz
         if cut_off or errors or found_s < self.duration_s - HEADER_TOLERANCE_S:
             raise UndecodableAudio(str(self.path), f"truncated: {found_s:.2f} s of it can be read")
@@ -108,9 +112,11 @@ def _with_ffmpeg(file: BinaryIO, name: str) -> Iterator["av.container.InputConta
 
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none"}
     try:
-        with av.open(file, mode="r", options=options) as container:
+        with av.open(file, mode="r", options=options, metadata_errors="replace") as container:
             if not container.streams.audio:
                 raise UndecodableAudio(name, "there is no audio in it")
+            if container.streams.audio[0].codec_context is None:
+                raise UndecodableAudio(name, "its codec is unknown")
             yield container
     except av.error.FFmpegError as error:
         raise UndecodableAudio(name, f"neither libsndfile nor FFmpeg can read it ({error.strerror})") from None

@@ -65,16 +65,23 @@ def make_shards(shards: Iterable[Shard], markers: str | Path) -> Iterator[dict[s
 
 def _make(shard: Shard, marker: Path) -> dict[str, Any]:
     key = digest(shard.inputs())
-    if shard.path.exists() and marker.exists():
-        made = json.loads(marker.read_text(encoding="utf-8"))
-        if made["key"] == key:
-            return made["report"]
+    if shard.path.exists() and (made := _read_marker(marker)).get("key") == key:
+        return made["report"]
     marker.unlink(missing_ok=True)
     _remove(shard.path)
     with explain_full_disk(shard.path):
         report = shard.make()
     write_text(json.dumps({"key": key, "report": report}), marker)
     return report
+
+
+def _read_marker(marker: Path) -> dict[str, Any]:
+    """What a marker says; nothing where there is none, or a damaged one: its shard is made again."""
+    try:
+        made = json.loads(marker.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return made if isinstance(made, dict) and isinstance(made.get("report"), dict) else {}
 
 
 @contextmanager

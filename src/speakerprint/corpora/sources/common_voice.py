@@ -252,7 +252,7 @@ def _read_tsv(file: IO[bytes], tsv: str, folder: int, number: int) -> Iterator[p
                     raise pa.ArrowInvalid
                 yield _as_lines(batch, tsv, folder, number)
                 number += len(batch)
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, UnicodeDecodeError) as error:  # the second for the name of a column
             raise InputError(f"{tsv}, {_first_fault(file, header, types) or error}; {damaged}") from None
 
 

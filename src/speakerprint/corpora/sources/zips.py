@@ -148,7 +148,7 @@ def _opened(archive: Path, parts: list[Path]) -> Iterator[zipfile.ZipFile]:
             yield zipped
     except FileNotFoundError:
         raise InputError(f"{archive} does not exist; put the archive back or correct the corpus's source.root") from None
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, OSError, NotImplementedError, UnicodeDecodeError) as error:
         last = parts[-1].name
         at_fault = "it is cut off, damaged or no zip file"
         if _PART.fullmatch(archive.name):
