@@ -70,6 +70,15 @@ def test_a_folder_s_other_files_stay(tmp_path):
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"README.md": "by hand", "a": "new"}
 
 
+def test_a_folder_that_another_process_made_in_the_meantime_is_filled(tmp_path):
+    with whole_folder(tmp_path / "made") as part:
+        write_text("ours", part / "a")
+        (tmp_path / "made").mkdir()
+        write_text("theirs", tmp_path / "made/a")
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+    assert [(path.name, path.read_text()) for path in (tmp_path / "made").iterdir()] == [("a", "ours")]
+
+
 def test_a_pipe_and_a_device_are_written_to_and_stay(tmp_path):
     write_text("lost", os.devnull)
     assert Path(os.devnull).is_char_device()

@@ -62,13 +62,33 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         with explain_full_disk(path, part):
             part.mkdir()
             yield part
-        if path.is_dir():
+        try:
+            part.rename(path)
+        except OSError:  # a folder with files is there, of another process that was quicker, perhaps
+            if not path.is_dir():
+                raise
             for file in part.iterdir():
                 file.replace(path / file.name)
-        else:
-            part.rename(path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def alone_with(path: str | Path) -> Iterator[None]:
+    """Inside the block, no other process is in one for this path. Raises InputError, at once, where one is."""
+    from filelock import FileLock, Timeout
+
+    path = Path(path)
+    lock = FileLock(path.with_name(f".{path.name[:60]}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"{path} is being written by another process; wait for it to end, or name another file") from None
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def write_text(text: str, path: str | Path) -> None:

@@ -12,6 +12,8 @@ import pytest
 
 from speakerprint.audio.decode import decode
 from speakerprint.corpora.sources import demo_voices
+from speakerprint.files import alone_with
+from speakerprint.inference.bulk import part_of
 from speakerprint.inference.embedder import SpeakerEmbedder
 from tests.cli.conftest import FakeEmbedder
 from tests.helpers import touch
@@ -47,6 +49,18 @@ def test_verify_says_that_it_cannot_tell_and_why(speakerprint, capsys):
     assert exit.value.code == 3
     assert said.out == "cannot tell: score 0.500, threshold 0.400 at 1.0% false accepts\n"
     assert said.err == "loud.wav: it is clipped\n"
+
+
+def test_of_two_that_embed_into_one_file_the_second_is_refused_and_costs_nothing(speakerprint, capsys, tmp_path):
+    output = tmp_path / "out.csv"
+    part_of(output).write_text("the first one's")
+    with alone_with(output), pytest.raises(SystemExit):
+        speakerprint("embed", "a.wav", "--output", str(output))
+    assert "out.csv is being written by another process; wait for it" in capsys.readouterr().err
+    assert part_of(output).read_text() == "the first one's"
+    part_of(output).unlink()
+    speakerprint("embed", "a.wav", "--output", str(output))
+    assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
 
 
 def test_embed_reads_file_names_from_stdin(speakerprint, capsys, monkeypatch):

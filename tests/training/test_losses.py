@@ -123,6 +123,15 @@ def test_angular_margin_keeps_pulling_beyond_half_a_turn():
     assert loss(3.1) > loss(2.6) > loss(2.0)
 
 
+def test_the_gradient_of_angular_margin_is_finite_at_a_centre_and_opposite_to_one():
+    loss = AngularMargin(3, 4, scale=30.0)
+    with torch.no_grad():
+        loss.centres.copy_(torch.eye(3, 4))
+    embeddings = torch.stack([torch.eye(4)[0], -torch.eye(4)[1]]).requires_grad_()
+    loss(embeddings, torch.tensor([0, 1]), margin=0.2).backward()
+    assert embeddings.grad.isfinite().all() and loss.centres.grad.isfinite().all()
+
+
 def test_angular_margin_without_margin_is_plain_softmax():
     head = AngularMargin(speakers=3, dim=4, scale=7.0).double()
     embeddings, labels = unit(5, 4), torch.tensor([0, 1, 2, 0, 1])
@@ -153,6 +162,13 @@ def test_supervised_contrastive_of_single_clips_is_zero_with_a_gradient():
     loss = supervised_contrastive(embeddings, torch.arange(4), 0.1)
     loss.backward()
     assert loss.item() == 0 and not embeddings.grad.any()
+
+
+def test_supervised_contrastive_of_one_clip_is_zero_with_a_gradient():
+    embeddings = unit(1, 4).requires_grad_()
+    loss = supervised_contrastive(embeddings, torch.tensor([0]), 0.1)
+    loss.backward()
+    assert loss.item() == 0 and torch.equal(embeddings.grad, torch.zeros_like(embeddings))
 
 
 def test_the_gradient_of_supervised_contrastive_is_finite():
@@ -189,6 +205,13 @@ def test_match_with_a_teacher_is_the_mean_distance_of_mapped_embeddings_from_wha
     taught[2] = 0  # not heard
     cosines = [F.cosine_similarity(match.linear(views[v, c]), taught[c], dim=0).item() for v in range(2) for c in (0, 1, 3)]
     assert match(views, taught).item() == pytest.approx(1 - sum(cosines) / 6, abs=1e-12)
+
+
+def test_one_view_of_one_clip_matches_a_teacher_whose_embedding_has_a_zero():
+    view, taught = unit(1, 1, 3), torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    match = TeacherMatch(3, 2).double()
+    cosine = F.cosine_similarity(match.linear(view[0, 0]), taught[0], dim=0).item()
+    assert match(view, taught).item() == pytest.approx(1 - cosine, abs=1e-12)
 
 
 def test_a_teacher_that_the_embeddings_agree_with_costs_nothing():

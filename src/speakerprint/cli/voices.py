@@ -25,7 +25,7 @@ from speakerprint.cli.options import (
     say_written,
 )
 from speakerprint.errors import InputError
-from speakerprint.files import whole_file
+from speakerprint.files import alone_with, whole_file
 
 if TYPE_CHECKING:
     from speakerprint import SpeakerEmbedder
@@ -76,7 +76,8 @@ def embed(
     if output is None:
         _print_embeddings(embedder, names, skip_errors)
     else:
-        _embed_into(output, embedder, names, skip_errors)
+        with alone_with(output):  # two would write into one file of what is done
+            _embed_into(output, embedder, names, skip_errors)
 
 
 def _print_embeddings(embedder: "SpeakerEmbedder", names: list[str], skip_errors: bool) -> None:
