@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from scipy.special import expit, logit
 from scipy.stats import norm
 
@@ -59,12 +60,29 @@ def test_a_changed_calibration_is_refused(saved, key, value):
         ("thresholds", {"0.01": AT_1_PERCENT | {"score": float("nan")}}),
         ("thresholds", {"0.01": AT_1_PERCENT | {"low": -2.0}}),
         ("thresholds", {"2": AT_1_PERCENT}),
+        ("thresholds", {"0.01": AT_1_PERCENT | {"hgih": 0.6}}),
+        ("eer", 1.5),
+        ("eer_low", -0.5),
+        ("ofset", 1.0),
     ],
 )
 def test_numbers_that_mean_nothing_are_refused_by_name_whatever_the_digest(saved, key, value):
     saved.write_text(json.dumps(json.loads(saved.read_text()) | {key: value}))
     with pytest.raises(InputError, match=rf"own\.json is not a calibration \({key}"):
         Calibration.load(saved)
+
+
+def test_what_was_loaded_stays_as_it_is():
+    for one in (CALIBRATION, CALIBRATION.thresholds[0.01]):
+        with pytest.raises(ValidationError, match="frozen"):
+            one.score = 0.9
+
+
+def test_a_calibration_of_another_model_is_refused():
+    CALIBRATION.refuse_other_model("0123456789abcdef")
+    CALIBRATION.model_copy(update={"model_id": None}).refuse_other_model("any")
+    with pytest.raises(InputError, match="of model 0123456789abcdef, not of another"):
+        CALIBRATION.refuse_other_model("another")
 
 
 @pytest.mark.parametrize("prior", [0.0, 1e-6, 0.3, 1.0])
