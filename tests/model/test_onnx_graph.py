@@ -45,7 +45,7 @@ def test_no_processor_cuts_off_the_sum_of_two_products(tmp_path):
     loaded = onnx.load(tmp_path / "loaded.onnx")
     weights = {one.name: numpy_helper.to_array(one) for one in loaded.graph.initializer if one.data_type == onnx.TensorProto.INT8}
     products = [weights[node.input[1]] for node in loaded.graph.node if node.op_type == "DynamicQuantizeMatMul"]
-    assert len(products) == 1 + 3 * 6 + 2  # the second convolution, three layers, the pooling's attention
+    assert len(products) == 2 + 3 * 6 + 2  # the convolutions, three layers, the pooling's attention
     largest = [np.abs(product.astype(int)).reshape(-1, 2, product.shape[1]).sum(axis=1).max() for product in products]
     assert max(largest) * UNSIGNED <= SIGNED_16
     assert min(largest) >= 126  # and hardly a step is wasted

@@ -27,7 +27,7 @@ WIDTH, HEAD_WIDTH = 512, 64  # of Whisper base
 ONNX_RUNTIME = "com.microsoft"  # the domain of its own operators
 LARGEST_PAIR = 127  # of two neighbouring 8-bit weights, the sum of their sizes
 ONE = helper.make_tensor("one", TensorProto.FLOAT, [1], [1])
-FLOAT = ("encoder.conv1", "projection")  # too small to gain from integers, and what follows stands on them
+FLOAT = "projection"  # of one row, which has nothing to gain from integers
 
 
 def write_onnx(settings: Model, folder: Path) -> None:
@@ -161,10 +161,8 @@ class IntegerGraph(Graph):
 
     def convolution(self, x: str, name: str, **attributes: Any) -> str:
         """As a product: what the kernel covers of (batch, channels, frames) side by side."""
-        if name.startswith(FLOAT):
-            return super().convolution(x, name, **attributes)
         n_out, n_in, size = self.stored[f"{name}.weight"]["shape"]
-        (before, after), (stride,) = attributes["pads"], attributes["strides"]
+        (before, after), (stride,) = attributes["pads"], attributes.get("strides", [1])
         axis, step = self.constant([1]), self.constant([stride])
         x = self.op("Pad", self.op("Transpose", x, perm=[0, 2, 1]), self.constant([0, before, 0, 0, after, 0]))
         last = self.op("Sub", self.op("Shape", x, start=1, end=2), self.constant([size]))  # where the kernel begins last
