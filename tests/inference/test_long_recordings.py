@@ -18,6 +18,8 @@ from speakerprint.inference import hearing
 ROOT = Path(__file__).resolve().parents[2]
 PAUSE = np.zeros(16_000, np.float32)
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def in_stretches(monkeypatch):
@@ -120,7 +122,6 @@ def peak_mib(command: str, path: Path) -> int:
     return int(ran.stdout)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("command", ["embed", "verify", "diarize"])
 def test_twenty_minutes_take_little_more_memory_than_six(command, clips, tmp_path):
     """Held whole, they would take 100 MiB more, and more while they are decoded."""

@@ -38,6 +38,7 @@ def test_more_speech_makes_it_surer():
     assert doubts(halves[:0], 0.0) == []
 
 
+@pytest.mark.slow
 def test_a_recording_of_two_people_is_doubted_and_of_one_is_not(embedder, clips, conversation):
     ann, bob = clips["ann-1"], clips["bob"]
     halves = np.concatenate([ann[: len(ann) // 2], bob[len(bob) // 2 :]])

@@ -86,6 +86,7 @@ def requests(draw: st.DrawFn, path: str, method: str, described: dict[str, Any])
     return asked | {"files": [part for name, field in fields.items() for part in one_field(draw, name, field)] or None}
 
 
+@pytest.mark.slow
 @pytest.mark.torture
 @pytest.mark.parametrize(("path", "method"), OPERATIONS, ids=lambda part: part.strip("/").replace("/", "-"))
 def test_whatever_is_asked_is_answered_as_the_api_says(client, path, method):
