@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from speakerprint import SpeakerEmbedder
-from speakerprint.audio import stretches
+from speakerprint.audio import decode, stretches
 from speakerprint.audio.files import UndecodableAudio
 from speakerprint.audio.voice_activity import NoSpeech
 from speakerprint.inference import hearing
@@ -79,10 +79,19 @@ def test_more_than_a_day_and_a_damaged_file_are_refused(embedder, clips, tmp_pat
     monkeypatch.setattr(hearing, "LONGEST_S", 10.0)
     with pytest.raises(UndecodableAudio, match=r"long.wav: lasts over .* hours; cut it into parts"):
         embedder.embed_files([long])
-    monkeypatch.undo()
+    monkeypatch.setattr(hearing, "LONGEST_S", 86400.0)
     long.write_bytes(long.read_bytes()[:-100_000])
     with pytest.raises(UndecodableAudio, match="truncated"):
         embedder.embed_files([long])
+
+
+def test_a_day_of_many_channels_at_a_high_rate_is_never_decoded(embedder, tmp_path, in_stretches, monkeypatch):
+    bomb = written(tmp_path / "bomb.flac", np.zeros((500_000, 8)))
+    assert hearing.long_recording(bomb) is not None
+    monkeypatch.setattr(hearing, "MOST_SAMPLES", 3_000_000)
+    monkeypatch.setattr(decode, "MAX_SAMPLES", 300_000)
+    with pytest.raises(UndecodableAudio, match="cut it into parts"):
+        embedder.embed_files([bomb])
 
 
 MEASURED = """

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MIN_DURATION_S = 0.1
 LONG_S, LONGEST_S = 300.0, 24 * 3600.0
+MOST_SAMPLES = 2**34  # of all channels, at its own rate: twice a day of stereo at 48 kHz, minutes of decoding
 ASKED_BYTES = 2**18  # a smaller file is never asked how long it is
 UNSAID_BYTES = 2**23  # a larger file that does not say how long it is may be long
 
@@ -68,13 +69,18 @@ def embed_heard(held: Sequence[Heard], embed_frames: EmbedFrames) -> list[tuple[
 
 
 def long_recording(path: str | Path) -> AudioStream | None:
-    """A file that is to be heard in stretches, or None: also where it cannot be read, which whoever reads it says."""
+    """A file that is to be heard in stretches, or None: also where it cannot be read or says that it is beyond MOST_SAMPLES.
+
+    Whoever reads it as any other says what is wrong.
+    """
     try:
         n_bytes = Path(path).stat().st_size
         if n_bytes < ASKED_BYTES:
             return None
         stream = AudioStream(path)
     except (OSError, UndecodableAudio):
+        return None
+    if stream.duration_s * stream.sample_rate_hz * stream.channels > MOST_SAMPLES:
         return None
     return stream if stream.duration_s > LONG_S or (not stream.duration_s and n_bytes > UNSAID_BYTES) else None
 
