@@ -18,7 +18,7 @@ import torch
 from speakerprint.corpora.languages import empty_table, write_languages
 from speakerprint.corpora.recordings import as_recordings, write_recordings
 from speakerprint.corpora.shards import _make
-from speakerprint.evaluation.plots import _write_csv
+from speakerprint.evaluation.plots import _write_csv, new_picture, save_picture
 from speakerprint.files import DiskFull, whole_file, whole_folder, write_text
 from speakerprint.inference.embedder import SpeakerEmbedder
 from speakerprint.inference.gallery_index import write_index
@@ -161,6 +161,7 @@ def languages(n=2000):
 WRITERS = {
     "text": lambda path, model: write_text("x" * 4 * ROOM, path),
     "curve": lambda path, model: _write_csv(path, miss_rate=np.linspace(0, 1, 10_000)),
+    "picture": lambda path, model: save_picture(drawn(), path),
     "recordings": lambda path, model: write_recordings(recordings(), path),
     "languages": lambda path, model: write_languages(languages(), path),
     "teacher": lambda path, model: write_teacher(path, [str(i) for i in range(2000)], NOISE),
@@ -170,6 +171,12 @@ WRITERS = {
     "huggingface": lambda path, model: export_huggingface(model, path),
     "index": lambda path, model: write_index(index(), path),
 }
+
+
+def drawn():
+    figure, axes = new_picture(4, "noise")
+    axes.imshow(NOISE)
+    return figure
 
 
 def save_checkpoint(path):

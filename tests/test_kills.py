@@ -22,7 +22,7 @@ from tests.inference.test_bulk import fake_embedder
 from tests.pages.test_serve import HERE, enrol, wav
 from tests.tones import SPEAKERS, ToneEmbedder, write_tones
 
-pytestmark = pytest.mark.torture
+pytestmark = [pytest.mark.torture, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
