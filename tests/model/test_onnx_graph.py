@@ -13,10 +13,12 @@ from onnx import numpy_helper
 import speakerprint
 from speakerprint import SpeakerEmbedder
 from speakerprint.audio.log_mel import log_mel
+from speakerprint.inference import network
 from speakerprint.inference.model_folder import SHIPPED, read_config, write_config
 from speakerprint.inference.network import Network
 from speakerprint.model import speaker_model
 from speakerprint.model.speaker_model import SpeakerModel
+from speakerprint.runtime import CPU, CUDA
 from tests.helpers import tiny_model
 
 UNSIGNED, SIGNED_16 = 255, 2**15 - 1  # the largest of 8 bits, and of 16
@@ -73,6 +75,14 @@ def test_a_folder_without_the_graph_of_integers_embeds_in_float32(folder, speech
     write_config(folder, read_config(folder))
     found = SpeakerEmbedder.load(folder).embed_frames(speech[:1])
     np.testing.assert_array_equal(found, Network(folder, in_float32=True).embed_frames(speech[:1]))
+
+
+def test_a_gpu_computes_in_float32(folder, monkeypatch):
+    opened, real = [], network.open_session
+    monkeypatch.setattr(network, "usable_providers", lambda device: [CUDA, CPU])
+    monkeypatch.setattr(network, "open_session", lambda path, device: opened.append((path.name, device)) or real(path, "cpu"))
+    Network(folder, "auto")
+    assert opened == [("model.onnx", "auto")]
 
 
 def test_a_model_that_integers_change_too_much_is_saved_without_their_graph(folder, tmp_path, monkeypatch):
