@@ -12,9 +12,9 @@ def unit(*rows):
 
 @pytest.mark.parametrize(
     ("speech_s", "lengths"),
-    [(1.9, []), (2.0, [100, 100]), (7.9, [395, 395]), (8.0, [100] * 8), (100.0, [400] * 8)],
+    [(1.9, []), (2.1, [70, 140, 105, 105, 140, 70]), (8.0, [100] * 8), (100.0, [400] * 8)],
 )
-def test_speech_is_cut_into_halves_or_eight_parts_of_a_second_to_four(speech_s, lengths):
+def test_speech_is_split_at_three_places_or_cut_into_eight_parts_of_a_second_to_four(speech_s, lengths):
     assert [len(part) for part in parts(np.zeros((round(100 * speech_s), 80), np.float32))] == lengths
 
 
@@ -30,12 +30,23 @@ def test_of_several_parts_the_two_groups_that_differ_most_are_compared_wherever_
     assert lowest_cosine(unit(ann, ann, ann, ann, bob)) == pytest.approx(np.sqrt(0.5))
 
 
+def test_a_second_voice_may_begin_at_any_split():
+    ann, bob = [1, 0], [0, 1]
+    same = unit(ann, ann)
+    for place in range(3):
+        pairs = [same, same, same]
+        pairs[place] = unit(ann, bob)
+        assert doubts(np.concatenate(pairs), 4.0) == [
+            "two voices: parts of it have a cosine of 0.00; cut out the speech of one person"
+        ]
+    assert doubts(np.concatenate([same, same, same]), 4.0) == []
+
+
 def test_more_speech_makes_it_surer():
-    halves = unit([1, 0], [0.25, np.sqrt(1 - 0.25**2)])
-    assert doubts(halves, speech_s=2.4) == []
-    assert doubts(halves, speech_s=3.0) == doubts(halves, speech_s=7.0)
-    assert doubts(halves, 3.0) == ["two voices: parts of it have a cosine of 0.25; cut out the speech of one person"]
-    assert doubts(halves[:0], 0.0) == []
+    parts_of_it = np.tile(unit([1, 0], [0.25, np.sqrt(1 - 0.25**2)]), (3, 1))
+    assert doubts(parts_of_it, speech_s=3.0) == []
+    assert doubts(parts_of_it, speech_s=4.0) == doubts(parts_of_it, speech_s=7.9) != []
+    assert doubts(parts_of_it[:0], 0.0) == []
 
 
 @pytest.mark.slow

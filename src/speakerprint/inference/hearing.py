@@ -116,6 +116,8 @@ def hear_long(chunks: Iterable[NDArray[np.float32]], name: str, embedder: "Speak
         raise NoSpeech(f"{name}: is digital silence; check how it was recorded")
     if embedder.trim_silence or embedder.require_speech:
         refuse_little_speech(n_speech, name)
-    some = [parts[i] for i in np.unique(np.linspace(0, len(parts) - 1, two_voices.PARTS).round().astype(int))] if parts else []
+    some = []
+    if len(parts) > 1 and n_speech >= two_voices.MANY_FROM_S * SAMPLE_RATE_HZ:
+        some = [parts[i] for i in np.unique(np.linspace(0, len(parts) - 1, two_voices.PARTS).round().astype(int))]
     doubts = Quality(*np.median([quality for quality in found if quality], axis=0)).doubts() if found else []
     return Heard(name, [], doubts, n_speech / SAMPLE_RATE_HZ, np.stack([total / np.linalg.norm(total), *some]))
