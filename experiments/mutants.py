@@ -29,13 +29,13 @@ TESTS = {  # of each module, those that are meant to notice
     "training/losses": ["tests/training/test_losses.py"],
     "training/sampling": ["tests/training/test_sampling.py"],
     "training/views": ["tests/training/test_views.py"],
-    "params/augmentation": ["tests/params/test_params.py", "tests/training/test_views.py"],
+    "params/augmentation": ["tests/params/test_params.py"],
     "evaluation/trials": ["tests/evaluation/test_trials.py"],
     "corpora/selection": ["tests/corpora/test_selection.py"],
     "corpora/features": ["tests/corpora/test_features.py"],
     "corpora/feature_store": ["tests/corpora/test_features.py"],
     "audio/log_mel": ["tests/model/test_whisper.py", "tests/corpora/test_features.py"],
-    "inference/calibration": ["tests/inference/test_calibration.py", "tests/evaluation/test_calibrate.py"],
+    "inference/calibration": ["tests/inference/test_calibration.py"],
     "inference/gallery": ["tests/inference/test_gallery.py"],
 }
 SWAPS: dict[type, list[type]] = {

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from speakerprint.audio.dimensions import FRAMES_PER_SECOND, MAX_FRAMES
 from speakerprint.corpora.feature_store import FeatureStore
 from speakerprint.errors import InputError
-from speakerprint.files import whole_file
+from speakerprint.files import whole_file, whole_folder
 from speakerprint.model.speaker_model import native_bf16
 from speakerprint.params.train import Train
 from speakerprint.training.batches import CropBatches, Reader, read_ahead
@@ -318,7 +318,7 @@ class Trainer:
             YAML(typ="safe", pure=True).dump(sections, file)
 
     def publish(self, out: Path, log: Path) -> None:
-        """Write the weights that are kept, the start and the curves to where they belong, and remove the checkpoint."""
+        """Write the weights that are kept, the start and the curves to where they belong, then remove what a killed run needs."""
         if self.is_main:
             kept = self.progress.kept_model
             if kept is None or self.settings.kept_weights == "last":
@@ -329,18 +329,20 @@ class Trainer:
             self.model.load_state_dict(kept)
             shutil.rmtree(out, ignore_errors=True)  # whose files may be links into DVC's cache
             self.save_model(out)
-            replace_folder(self.folder / "start", out / "start")
-            replace_folder(self.folder / "curves", log)
-            self.checkpoint.remove()
+            copy_folder(self.folder / "start", out / "start")
+            copy_folder(self.folder / "curves", log)
+            self.checkpoint.remove()  # first: a run that resumes needs the other two
+            shutil.rmtree(self.folder / "start")
+            shutil.rmtree(self.folder / "curves")
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
 
 
-def replace_folder(made: Path, folder: Path) -> None:
-    """Move a folder to the place of whatever is there."""
+def copy_folder(made: Path, folder: Path) -> None:
+    """Copy a folder to the place of whatever is there."""
     shutil.rmtree(folder, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(made, folder)
+    with whole_folder(folder) as part:
+        shutil.copytree(made, part, dirs_exist_ok=True)
 
 
 def mean_of(rows: list[dict[str, Tensor]], name: str) -> float:
