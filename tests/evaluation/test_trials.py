@@ -14,6 +14,7 @@ from speakerprint.evaluation.trials import (
     Trials,
     all_pairs,
     confused_speakers,
+    crossings,
     eer_interval,
     equal_error_rate,
     pairs_by_shorter,
@@ -195,6 +196,18 @@ def test_pairs_with_the_same_cosine_tie_wherever_they_stand():
 
 def trials_of(target, nontarget):
     return Trials(*(Scores.of(np.rint(np.array(scores) / LEVEL)) for scores in (target, nontarget)))
+
+
+def test_a_threshold_by_hand():
+    trials = trials_of([0.5, 0.9], [0.1, 0.2, 0.3, 0.4])
+    found = [trials.threshold_at(allowed) for allowed in (0.0, 0.25, 0.5, 1.0)]
+    assert found == pytest.approx([0.5, 0.4, 0.3, 0.1], abs=1e-6)
+
+
+def test_the_eers_of_draws_by_hand():
+    misses = np.array([[0.0, 1, 2], [0, 0, 0], [2, 2, 2]])
+    rejects = np.array([[1.0, 2, 2], [1, 2, 2], [0, 1, 2]])
+    assert crossings(misses, rejects) == pytest.approx([0.25, np.nan, 1.0], nan_ok=True)
 
 
 def test_eer_is_zero_when_scores_separate():
