@@ -202,6 +202,7 @@ def test_a_threshold_by_hand():
     trials = trials_of([0.5, 0.9], [0.1, 0.2, 0.3, 0.4])
     found = [trials.threshold_at(allowed) for allowed in (0.0, 0.25, 0.5, 1.0)]
     assert found == pytest.approx([0.5, 0.4, 0.3, 0.1], abs=1e-6)
+    assert trials_of([0.25], [0.5]).threshold_at(0.0) == 0.5 + LEVEL  # just above all
 
 
 def test_the_eers_of_draws_by_hand():
