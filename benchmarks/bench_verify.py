@@ -8,7 +8,6 @@ speech. Resemblyzer is left out where it is not installed (experiments/peers.py 
 """
 
 import argparse
-import os
 import statistics
 import sys
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 import speakerprint
-from benchmarks.side_by_side import row
+from benchmarks.side_by_side import Spent, row, spent
 
 SAMPLES = Path(speakerprint.__file__).parent / "samples"
 OURS = "import sys; from speakerprint.cli import main; sys.argv = ['speakerprint', 'verify', *sys.argv[1:]]; main()"
@@ -43,23 +42,14 @@ print(one @ other)
 WAYS = {"ours": OURS, "torch": BY_TORCH, "Resemblyzer": RESEMBLYZER}
 
 
-def spent(code: str, *arguments: str) -> tuple[float, float, int]:
-    """CPU seconds, MB of memory at most, and exit status of a Python process of its own."""
-    command = [sys.executable, "-c", code, *arguments]
-    silent = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
-    process = os.posix_spawn(sys.executable, command, os.environ, file_actions=silent)
-    _, status, used = os.wait4(process, 0)
-    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, os.waitstatus_to_exitcode(status)
-
-
 def run(rounds: int = 5) -> list[dict[str, Any]]:
     """Rows of a table: what, ours, reference, unit, ratio, aim, met."""
     files = [str(SAMPLES / name) for name in ("ann-1.ogg", "ann-2.ogg")]
-    found: dict[str, list[tuple[float, float, int]]] = {name: [] for name in WAYS}
+    found: dict[str, list[Spent]] = {name: [] for name in WAYS}
     for _ in range(rounds):
         for name, code in WAYS.items():
-            found[name].append(spent(code, *files))
-    refused = statistics.median(spent(OURS, "not.wav", "there.wav")[0] for _ in range(rounds))
+            found[name].append(spent("-c", code, *files, quiet=True))
+    refused = statistics.median(spent("-c", OURS, "not.wav", "there.wav", quiet=True).cpu_s for _ in range(rounds))
     medians = {}
     for name, rows in found.items():
         if any(status for _, _, status in rows):

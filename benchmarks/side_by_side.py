@@ -1,12 +1,38 @@
 """What the side-by-side benchmarks share: ways that take turns, and the row of their table."""
 
 import importlib
+import json
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Hashable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 Way = TypeVar("Way", bound=Hashable)
+
+# what a process took is asked of a small one in between: its peak begins at that of the process that starts it
+IN_BETWEEN = """
+import json, os, sys
+silent = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+_, status, used = os.wait4(os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=silent), 0)
+print(json.dumps([used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, os.waitstatus_to_exitcode(status)]))
+"""
+
+
+class Spent(NamedTuple):
+    """What a command took, and its exit status."""
+
+    cpu_s: float
+    peak_mib: float
+    status: int
+
+
+def spent(*command: str, quiet: bool = False) -> Spent:
+    """Run a Python command, the arguments of `python`, in a process of its own; quiet: without its messages on stderr."""
+    stderr = subprocess.DEVNULL if quiet else None
+    run = [sys.executable, "-c", IN_BETWEEN, sys.executable, *command]
+    return Spent(*json.loads(subprocess.run(run, stdout=subprocess.PIPE, stderr=stderr, check=True).stdout))
 
 
 def take_turns(
