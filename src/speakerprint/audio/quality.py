@@ -1,6 +1,6 @@
 """Whether a recording is fit to be judged: clipped, echoing or very noisy speech sounds alike, whoever speaks.
 
-The bounds were chosen on validation speakers: 1.4 in 100 of their recordings are called unfit as they are
+The bounds were chosen on validation speakers: 1.1 in 100 of their recordings are called unfit as they are
 (`experiments/unfit_recordings.py` measures that, and what it saves). Two voices in one: see `inference.two_voices`.
 """
 
