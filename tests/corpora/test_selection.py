@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speakerprint.corpora.recordings import as_recordings
-from speakerprint.corpora.selection import choose, read_exclude_list, select, speaker_position
+from speakerprint.corpora.selection import candidates, choose, read_exclude_list, select, speaker_position
 from speakerprint.errors import InputError
 from speakerprint.params.filter import Filter
 from tests.helpers import KEEP_EVERYTHING
@@ -50,6 +50,12 @@ def test_speakers_with_too_few_or_too_many_recordings_are_dropped() -> None:
     recordings = table(speaker_id=["one", "two", "two", "three", "three", "three"])
     assert kept(recordings, min_recordings_per_speaker=2) == ["r001", "r002", "r003", "r004", "r005"]
     assert kept(recordings, max_recordings_per_speaker=2) == ["r000", "r001", "r002"]
+
+
+def test_candidates_pass_the_other_rules_and_have_a_speaker_with_enough_of_them() -> None:
+    recordings = table(speaker_id=["one", "two", "two", "three", "three"], up_votes=[2, 2, 2, 2, 0])
+    left = candidates(recordings, filter_with(min_recordings_per_speaker=2, min_up_votes=1, languages=["fr"]))
+    assert left["recording_id"].tolist() == ["r001", "r002"]
 
 
 def test_what_a_list_excludes_goes_first_and_is_counted() -> None:
