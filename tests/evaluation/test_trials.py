@@ -206,9 +206,9 @@ def test_a_threshold_by_hand():
 
 
 def test_the_eers_of_draws_by_hand():
-    misses = np.array([[0.0, 1, 2], [0, 0, 0], [2, 2, 2]])
-    rejects = np.array([[1.0, 2, 2], [1, 2, 2], [0, 1, 2]])
-    assert crossings(misses, rejects) == pytest.approx([0.25, np.nan, 1.0], nan_ok=True)
+    misses = np.array([[0.0, 1, 2], [0, 0, 0], [2, 2, 2], [0, 0, 2], [0, 2, 2]])
+    rejects = np.array([[1.0, 2, 2], [1, 2, 2], [0, 1, 2], [1, 2, 2], [0, 0, 2]])
+    assert crossings(misses, rejects) == pytest.approx([0.25, np.nan, 1.0, 0.0, 1.0], nan_ok=True)
 
 
 def test_eer_is_zero_when_scores_separate():
@@ -281,6 +281,11 @@ def test_confused_speakers_have_the_highest_mean_score():
     assert [(int(c.speaker), int(c.other)) for c in worst] == ranked[:7]
     assert [c.mean_score for c in worst] == pytest.approx([np.mean(means[pair]) for pair in ranked[:7]], abs=1e-6)
     assert len(confused_speakers(embeddings[:6], ["a", "a", "b", "b", "c", "c"], 7)) == 3
+
+
+def test_two_speakers_are_one_pair_however_many_are_asked_for():
+    (pair,) = confused_speakers(np.array([[1.0, 0], [0, 1.0]]), ["a", "b"], 9)
+    assert pair[:2] == ("a", "b") and pair.mean_score == pytest.approx(0, abs=1e-6)
 
 
 def test_a_curve_is_thin_and_goes_from_end_to_end():
