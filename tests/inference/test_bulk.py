@@ -73,6 +73,17 @@ def test_what_a_killed_run_left_unfinished_is_cut_off(names, output, torn):
     assert np.load(output)["embeddings"][:, 0].tolist() == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("line", [0, 1, 2])
+def test_from_a_damaged_line_on_recordings_are_embedded_anew(names, output, line):
+    stop(output, names, after=3)
+    lines = part_of(output).read_bytes().splitlines(keepends=True)
+    for at in range(len(lines[line]) - 1):
+        damaged = lines[line][:at] + bytes([lines[line][at] ^ 1]) + lines[line][at + 1 :]
+        part_of(output).write_bytes(b"".join([*lines[:line], damaged, *lines[line + 1 :]]))
+        assert embed_into(output, names, fake_embedder()).resumed == max(0, line - 1)
+        assert np.load(output)["embeddings"][:, 0].tolist() == [0, 1, 2, 3, 4]
+
+
 def test_a_recording_that_was_changed_since_is_embedded_anew(names, output):
     stop(output, names, after=3)
     Path(names[1]).write_bytes(bytes(101))
@@ -115,4 +126,4 @@ def test_a_stopped_run_costs_nothing_of_the_output_before(names, output):
 def test_each_line_of_the_half_is_one_recording(names, output):
     stop(output, names, after=2)
     about, *rows = map(json.loads, part_of(output).read_text().splitlines())
-    assert about == {"model_id": "a model", "trim_silence": False} and [row["path"] for row in rows] == names[:2]
+    assert about.keys() == {"model_id", "trim_silence", "crc32"} and [row["path"] for row in rows] == names[:2]

@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -36,7 +37,8 @@ class Bulk(NamedTuple):
 class Journal:
     """The embeddings in a file of JSON lines, that a run adds to: a line that says of which model, then one a recording.
 
-    A recording is known by its path and when its file was changed, so one that was recorded anew is embedded anew.
+    A recording is known by its path and when its file was changed, so one that was recorded anew is embedded anew. A line has a
+    CRC of the rest of it: of a damaged one on, recordings are embedded anew.
     """
 
     def __init__(self, path: Path, about: dict[str, Any]):
@@ -66,7 +68,7 @@ class Journal:
 
     def _write(self, tree: dict[str, Any]) -> None:
         with explain_full_disk(self.path):
-            self._file.write(json.dumps(tree).encode() + b"\n")
+            self._file.write(json.dumps(tree | {"crc32": _crc32(tree)}).encode() + b"\n")
             self._file.flush()
 
     def _read(self, about: dict[str, Any]) -> None:
@@ -75,14 +77,14 @@ class Journal:
         for line in self._file:
             try:
                 found = json.loads(line)
-                if not line.endswith(b"\n"):
+                if not line.endswith(b"\n") or found.pop("crc32") != _crc32(found):
                     break
-                if whole and found["changed"] == _changed(found["path"]):
-                    self._lines[found["path"]] = whole
-                    if "doubts" in found:
-                        self.doubtful[found["path"]] = list(found["doubts"])
-            except (ValueError, KeyError, TypeError):
-                break  # the run that wrote it was killed
+            except (ValueError, LookupError, AttributeError, TypeError):
+                break  # the run that wrote it was killed, or the line is damaged
+            if whole and found["changed"] == _changed(found["path"]):
+                self._lines[found["path"]] = whole
+                if "doubts" in found:
+                    self.doubtful[found["path"]] = list(found["doubts"])
             if not whole and found != about:
                 raise InputError(
                     f"{self.path} is of an earlier run, with another model or other options ({found}, now {about}); "
@@ -92,6 +94,10 @@ class Journal:
         self._file.truncate(whole)
         if not whole:
             self._write(about)
+
+
+def _crc32(tree: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(tree).encode())
 
 
 def row(name: str, embedding: np.ndarray) -> dict[str, Any]:
