@@ -111,7 +111,9 @@ def test_the_microphone_is_recorded_and_heard(served, clips):
     served.wait_for_selector(".slot[data-name=first] audio")
     assert served.inner_text(".slot[data-name=first] .name").endswith(".webm")
     served.set_input_files("#file-second", clips / "a.wav")
-    assert answer(served, "verify").startswith(("Same speaker", "Different speakers"))
+    served.click("#verify button.main")
+    served.wait_for_selector("#verify .verdict:has-text('Score')")  # two people may be in what the microphone hears
+    assert served.inner_text("#verify .verdict strong") in ("Same speaker", "Different speakers", "Cannot tell")
 
 
 # --- an answer belongs to what is shown
