@@ -17,10 +17,10 @@ CPU_TORCH = test "$$(uname -s)" = Linux && ! nvidia-smi >/dev/null 2>&1 && $(PIP
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --torch-backend cpu --no-deps "$(TORCH)" 2>/dev/null
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-# A module's tests share what they build, so a module stays with one worker; of four, two often wait (for a browser, a server).
+# A module's tests share what they build, so a module stays with one worker; of three, one often waits (for a browser, a server).
 # More threads would only wait for each other's core.
 # What is compiled is kept, whatever the environment says: many tests start Python.
-PYTEST = $(IN_VENV) PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 python -m pytest --numprocesses=4 --dist=loadscope --no-loadscope-reorder
+PYTEST = $(IN_VENV) PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 python -m pytest --numprocesses=3 --dist=loadscope --no-loadscope-reorder
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  %-12s %s\n", $$1, $$2 }'

@@ -1,6 +1,6 @@
 """`speakerprint serve` as a process with the shipped model: crowds, slow and broken clients, and hours of them in flat memory.
 
-The soak lasts SOAK_S seconds: a few in `make test`, two minutes in `make torture`.
+The soak lasts SOAK_S seconds: three in `make test`, two minutes in `make torture`.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ import soundfile
 
 import speakerprint
 
-SOAK_S = float(os.environ.get("SOAK_S", "8"))
+SOAK_S = float(os.environ.get("SOAK_S", "3"))
 WARM_UP_S = min(60.0, SOAK_S / 4)  # in which the allocator takes what it keeps
 CLIENTS = 6
 GROWTH_MIB = 60  # may be added after the warm-up
