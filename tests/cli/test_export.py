@@ -48,6 +48,7 @@ def test_info_says_what_the_model_is_and_where_it_came_from(run, folder):
     assert "run of [/b] models" in " ".join(run("info", "--model", folder).split())
 
 
+@pytest.mark.slow
 def test_export_writes_onnx_and_says_how_near_it_is(run, folder, tmp_path, monkeypatch):
     def export_onnx(embedder, path):
         path.write_bytes(bytes(1_200_000))
@@ -58,6 +59,7 @@ def test_export_writes_onnx_and_says_how_near_it_is(run, folder, tmp_path, monke
     assert printed == f"{tmp_path}/it.onnx: 1.2 MB, within 3e-07 of the embedder's embeddings\n"
 
 
+@pytest.mark.slow
 def test_export_writes_a_folder_and_pushes_it_where_asked(run, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "push", lambda folder, name: f"https://hub.example/{name} from {folder.name}")
     arguments = ["export", "--format", "huggingface", "--output", tmp_path / "hub", "--model", folder]

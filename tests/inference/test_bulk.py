@@ -73,6 +73,7 @@ def test_what_a_killed_run_left_unfinished_is_cut_off(names, output, torn):
     assert np.load(output)["embeddings"][:, 0].tolist() == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", [0, 1, 2])
 def test_from_a_damaged_line_on_recordings_are_embedded_anew(names, output, line):
     stop(output, names, after=3)

@@ -58,6 +58,7 @@ def test_an_embedding_by_integers_does_not_depend_on_what_it_is_embedded_with(sp
     np.testing.assert_array_equal(network.embed_frames(speech[:2]), [network.embed_frames([one])[0] for one in speech[:2]])
 
 
+@pytest.mark.slow
 def test_verdicts_by_integers_are_those_of_the_model_on_speech(speech):
     exact, rounded = (Network(SHIPPED, in_float32=in_float32).embed_frames(speech) for in_float32 in (True, False))
     pairs = np.triu_indices(len(speech), 1)
@@ -70,6 +71,7 @@ def test_verdicts_by_integers_are_those_of_the_model_on_speech(speech):
     assert [score >= 0.446 for score in found[[0, 1, len(speech) - 1]]] == [True, False, False]  # ann and ann, ann and bob
 
 
+@pytest.mark.slow
 def test_a_folder_without_the_graph_of_integers_embeds_in_float32(folder, speech):
     (folder / "model_int8.onnx").unlink()
     write_config(folder, read_config(folder))
@@ -85,6 +87,7 @@ def test_a_gpu_computes_in_float32(folder, monkeypatch):
     assert opened == [("model.onnx", "auto")]
 
 
+@pytest.mark.slow
 def test_a_model_that_integers_change_too_much_is_saved_without_their_graph(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(speaker_model, "LEAST_COSINE", 1.1)
     with pytest.warns(UserWarning, match=r"embeds in float32: 8-bit integers turn it by a cosine of 1\.000"):
@@ -94,6 +97,7 @@ def test_a_model_that_integers_change_too_much_is_saved_without_their_graph(fold
     SpeakerEmbedder.load(tmp_path / "again")
 
 
+@pytest.mark.slow
 def test_a_row_of_zeros_stays_zeros(folder):
     model = SpeakerModel.load(folder)
     weights = model.state_dict()  # which shares their memory

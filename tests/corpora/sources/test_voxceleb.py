@@ -136,6 +136,7 @@ def write_zip(path: Path, clips: dict[str, bytes], part_bytes: int | None = None
         path.with_name(f"{path.name}a{chr(97 + number)}").write_bytes(data.getvalue()[start : start + part_bytes])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["", "vox2/"])
 def test_a_split_archive_is_read_from_its_parts_three_recordings_of_each_speaker(tmp_path: Path, folder: str) -> None:
     n_clips = {"id00012": 5, "id00015": 2, "id00017": 3}  # the one with two is to be dropped
