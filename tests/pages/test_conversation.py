@@ -7,7 +7,7 @@ import soundfile
 
 from speakerprint import Diarization, Turn
 from speakerprint.pages import toolkit
-from speakerprint.pages.conversation import conversation_data
+from speakerprint.pages.conversation import add_peaks, conversation_data
 
 RATE = 8_000
 
@@ -46,3 +46,12 @@ def test_of_a_long_recording_the_beginning_can_be_heard_and_the_page_says_how_mu
 def test_a_recording_in_which_nobody_speaks_has_no_turns(recording):
     data = conversation_data(Diarization([], {}, 10.0), recording)
     assert data["turns"] == data["speakers"] == []
+
+
+def test_peaks_are_the_loudest_of_equal_parts_in_blocks_and_at_once():
+    samples = np.array([0.1, -0.5, 0.2, 0.3, -0.9, 0.0], np.float32)
+    for size in (1, 2, 4, 6):
+        loudest = np.zeros(3, np.float32)
+        for start in range(0, 6, size):
+            add_peaks(loudest, samples[start : start + size], start, 6)
+        assert loudest.tolist() == pytest.approx([0.5, 0.3, 0.9])

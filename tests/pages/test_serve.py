@@ -399,9 +399,3 @@ def test_turns_come_with_a_waveform_to_draw_them_over(client, monkeypatch):
     assert found["turns"] == [{"start_s": 0.25, "end_s": 0.75, "speaker": "ann", "confidence": 0.9}]
     assert found["speakers"] == ["ann"] and found["duration_s"] == 1
     assert len(found["peaks"]) == serve.N_PEAKS and max(found["peaks"]) == pytest.approx(0.3, abs=0.01)
-
-
-def test_peaks_are_the_loudest_of_equal_parts(monkeypatch):
-    monkeypatch.setattr(serve, "N_PEAKS", 2)
-    assert serve.peaks(np.array([0.1, -0.5, 0.2, 0.3])).tolist() == [0.5, 0.3]
-    assert serve.peaks(np.array([-0.5])).tolist() == [0.5]

@@ -26,9 +26,7 @@ def conversation_data(found: Diarization, recording: str | Path) -> dict[str, An
     sound = toolkit.Opus()
     n_samples = n_heard = 0
     for block in resampled(stream, stream.sample_rate_hz):
-        if len(block) and found.duration_s:
-            places = (np.arange(n_samples, n_samples + len(block)) * (N_PEAKS / SAMPLE_RATE_HZ / found.duration_s)).astype(int)
-            np.maximum.at(loudest, np.minimum(places, N_PEAKS - 1), np.abs(block))
+        add_peaks(loudest, block, n_samples, round(found.duration_s * SAMPLE_RATE_HZ))
         n_samples += len(block)
         if sound.size < toolkit.MAX_AUDIO_BYTES:
             sound.add(block)
@@ -39,6 +37,14 @@ def conversation_data(found: Diarization, recording: str | Path) -> dict[str, An
         "audio": sound.base64(),
         "heard_s": n_heard / SAMPLE_RATE_HZ if n_heard < n_samples else None,
     }
+
+
+def add_peaks(loudest: NDArray[np.float32], block: NDArray[np.float32], start: int, n_samples: int) -> None:
+    """Raise the peaks of equal parts of a recording of n_samples, (parts,), by a block of it, (n,), that begins at ``start``."""
+    if len(block):
+        parts = (start + np.arange(len(block))) * len(loudest) // max(n_samples, start + len(block))
+        places, starts = np.unique(parts, return_index=True)
+        loudest[places] = np.maximum(loudest[places], np.maximum.reduceat(np.abs(block), starts))
 
 
 def shown(found: Diarization, loudest: NDArray[np.float32]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from speakerprint.evaluation.trials import score_trials
 from speakerprint.inference.diarization import diarize
 from speakerprint.inference.embedder import SpeakerEmbedder
 from speakerprint.inference.listener import Event, Listener
-from speakerprint.pages.conversation import N_PEAKS, shown
+from speakerprint.pages.conversation import N_PEAKS, add_peaks, shown
 from speakerprint.pages.guard import POLICY, Guard
 from speakerprint.pages.toolkit import BATCH_S, PAGES, score_histogram
 
@@ -64,14 +64,6 @@ def reference_scores(corpus: str, embedder: SpeakerEmbedder) -> dict[str, Any]:
     if not embedder.thresholds:
         embedder.thresholds = {rate: trials.threshold_at(rate) for rate in FALSE_ACCEPT_RATES}
     return {"corpus": corpus, **score_histogram(trials)}
-
-
-def peaks(samples: np.ndarray) -> np.ndarray:
-    """The loudest of each of at most N_PEAKS equal parts of (n_samples,), to be drawn."""
-    if not len(samples):
-        return samples
-    starts = np.unique(np.linspace(0, len(samples), N_PEAKS, endpoint=False).astype(int))
-    return np.maximum.reduceat(np.abs(samples), starts)
 
 
 class Service:
@@ -135,7 +127,9 @@ class Service:
         with self.computing:
             samples, sample_rate_hz = decode(data, name, MAX_MEETING_S)
             found = diarize(samples, sample_rate_hz, embedder=self.embedder, gallery=self.gallery)
-        return shown(found, peaks(samples))
+        loudest = np.zeros(N_PEAKS, np.float32)
+        add_peaks(loudest, samples, 0, len(samples))
+        return shown(found, loudest)
 
     def people(self) -> dict[str, list[str]]:
         """Who is enrolled, and with which recordings."""
