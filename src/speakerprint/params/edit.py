@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -32,8 +33,9 @@ def edit_section(text: str, name: str, change: Callable[[CommentedMap], None], *
     yaml.preserve_quotes, yaml.width = True, 4096
     yaml.indent(**indent)
     tree = yaml.load(section)
+    before = deepcopy(tree)
     change(tree)
-    if tree != yaml.load(section):
+    if tree != before:
         edited = io.StringIO()
         yaml.dump(tree, edited)
         section = edited.getvalue()
