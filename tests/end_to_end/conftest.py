@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -184,27 +184,34 @@ def watch(tmp_path_factory) -> NetworkWatch | None:
 
 
 @pytest.fixture(scope="session")
-def programs(watch) -> Iterator[Path]:
-    """A folder with warm_python's `python` and `dvc`."""
-    with TemporaryDirectory() as folder:  # a short path, as sockets need
-        alone = os.environ | {"OMP_NUM_THREADS": "1", "LOKY_MAX_CPU_COUNT": "1"} | (watch.environment if watch else {})
-        alone.pop("PYTHONDONTWRITEBYTECODE", None)
-        server = subprocess.Popen([sys.executable, Path(__file__).with_name("warm_python.py"), folder], env=alone)
-        try:
-            while not (Path(folder) / "dvc").exists():
-                assert server.poll() is None
-                time.sleep(0.05)
-            yield Path(folder)
-        finally:
-            server.kill()
-            server.wait()
+def common(tmp_path_factory) -> Path:
+    """A folder that all workers of this run share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.fixture(scope="session")
-def first_project(tmp_path_factory, pretrained_encoder, programs, watch) -> Project:
+def programs(common, watch) -> Path:
+    """A folder with warm_python's `python` and `dvc`, started by the first worker that needs it; it ends with the whole run."""
+    whole_run = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+    with FileLock(common / "programs.lock"):
+        if not (common / "programs.txt").exists():
+            folder = Path(mkdtemp())  # a short path, as sockets need
+            alone = os.environ | {"OMP_NUM_THREADS": "1", "LOKY_MAX_CPU_COUNT": "1"} | (watch.environment if watch else {})
+            alone.pop("PYTHONDONTWRITEBYTECODE", None)
+            code = Path(__file__).with_name("warm_python.py")
+            server = subprocess.Popen([sys.executable, code, folder, str(whole_run)], env=alone)
+            while not (folder / "dvc").exists():
+                assert server.poll() is None
+                time.sleep(0.05)
+            (common / "programs.txt").write_text(str(folder), encoding="utf-8")
+    return Path((common / "programs.txt").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def first_project(tmp_path_factory, common, pretrained_encoder, programs, watch) -> Project:
     """The project's files with the tiny corpus, reproduced once, by the first worker that needs it, and committed."""
     folder = tmp_path_factory.mktemp("project")
-    common = tmp_path_factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else folder.parent
     with FileLock(common / "project.lock"):
         if not (common / "project.json").exists():
             made = Project(common / "project", programs, watch)

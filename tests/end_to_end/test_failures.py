@@ -103,7 +103,7 @@ def start_training(project: Project) -> subprocess.Popen:
 
 def test_an_interrupted_training_leaves_the_model_and_a_killed_one_the_cache_and_both_resume(project):
     before = project.contents()
-    project.set_params({"train.steps": 30, "train.checkpoint_every_steps": 5})
+    project.set_params({"train.steps": 15, "train.checkpoint_every_steps": 3})
     interrupted = start_training(project)
     os.killpg(interrupted.pid, signal.SIGINT)
     assert interrupted.wait(120) != 0

@@ -1,6 +1,6 @@
 """A `python` and a `dvc` that have imported what they need: each call is a fork, and saves the seconds that imports take.
 
-    python warm_python.py FOLDER    # until it is killed: FOLDER/python and FOLDER/dvc
+    python warm_python.py FOLDER PID    # FOLDER/python and FOLDER/dvc, for as long as the process PID lives
 
 Only other people's packages stay imported. The project's own modules are read anew in each call, from where the call is made.
 """
@@ -10,6 +10,7 @@ import gc
 import json
 import os
 import runpy
+import shutil
 import signal
 import socket
 import stat
@@ -18,6 +19,7 @@ import traceback
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from select import select
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = (
@@ -74,10 +76,16 @@ def write_clients(folder: Path) -> None:
         (folder / name).chmod(stat.S_IRWXU)
 
 
-def next_call(listener: socket.socket) -> tuple[str, list[str]]:
+def next_call(listener: socket.socket, master: int) -> tuple[str, list[str]]:
     """Wait for calls, and return in a process of its own for each, with the caller's files, folder,
-    environment and group, which signals go to."""
+    environment and group, which signals go to. It removes the folder and exits when its master is no more."""
     while True:
+        while not select([listener], [], [], 1)[0]:
+            try:
+                os.kill(master, 0)
+            except ProcessLookupError:
+                shutil.rmtree(Path(listener.getsockname()).parent)
+                sys.exit()
         caller, _ = listener.accept()
         with suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
@@ -126,14 +134,14 @@ def status_of(name: str, arguments: list[str]) -> int:
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
+    folder, master = Path(sys.argv[1]), int(sys.argv[2])
     signal.signal(signal.SIGINT, signal.default_int_handler)  # who was started in a shell's background ignores it
     prepare()
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(folder / "socket"))
     listener.listen()
     write_clients(folder)  # the last thing: whoever sees them can call
-    name, arguments = next_call(listener)
+    name, arguments = next_call(listener, master)
     kills = import_module("tests.kills")
     kills.obey(name)
     status = status_of(name, arguments)
