@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import soundfile
 
+from speakerprint.audio import ogg_chain
 from speakerprint.audio.files import UndecodableAudio
+from speakerprint.audio.ogg_chain import OggChain, UnreadableChain, open_sound
 
 if TYPE_CHECKING:  # FFmpeg is loaded for what libsndfile cannot read
     import av
@@ -53,7 +55,7 @@ def decode(data: bytes, name: str, max_duration_s: float = math.inf) -> tuple[np
             decoded = _decode_with_libsndfile(data, max_duration_s)
         except soundfile.SoundFileError:
             decoded = _decode_with_ffmpeg(data, max_duration_s)
-    except _Refused as refused:
+    except (_Refused, UnreadableChain) as refused:
         raise UndecodableAudio(name, str(refused)) from None
     found_s = len(decoded.samples) / decoded.sample_rate_hz
     if found_s < decoded.declared_s - HEADER_TOLERANCE_S:
@@ -87,7 +89,7 @@ def _joined(blocks: Iterator[np.ndarray], sample_rate_hz: int, channels: int, ma
 
 
 def _decode_with_libsndfile(data: bytes, max_duration_s: float) -> _Decoded:
-    with soundfile.SoundFile(io.BytesIO(data)) as file:
+    with open_sound(io.BytesIO(data)) as file:
         if file.format == "MP3" and not any(header in data for header in MP3_LENGTH_HEADERS):
             # libsndfile guesses its length from the first frame's bitrate, and reads no further than its guess
             return _decode_with_ffmpeg(data, max_duration_s)
@@ -97,7 +99,7 @@ def _decode_with_libsndfile(data: bytes, max_duration_s: float) -> _Decoded:
         return _Decoded(samples, file.samplerate, file.frames / file.samplerate, error)
 
 
-def sound_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
+def sound_blocks(file: soundfile.SoundFile | OggChain) -> Iterator[np.ndarray]:
     """The samples of a file, (n, channels) float32 at a time. (Its own `blocks` repeats the last one of a cut file.)"""
     n = max(1, BLOCK_SAMPLES // file.channels)
     while len(block := file.read(n, dtype="float32", always_2d=True)):
@@ -106,9 +108,8 @@ def sound_blocks(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
 
 def is_cut_off(data: bytes, container: str) -> bool:
     """Whether an Ogg or WAV file ends inside a page or chunk; libsndfile takes the rest for the whole."""
-    if container == "OGG":  # RFC 3533: a page's 27-byte header ends in the number of segments, then come their sizes
-        page = data[data.rfind(b"OggS") :]
-        return len(page) < 27 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]])
+    if container == "OGG":
+        return ogg_chain.is_cut_off(data)
     if container in ("WAV", "WAVEX"):
         promised = int.from_bytes(data[4:8], "little") + 8
         return len(data) + 1 < promised < RIFF_SIZE_UNKNOWN  # the last chunk's padding byte may be missing

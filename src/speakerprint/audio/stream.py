@@ -22,11 +22,11 @@ from speakerprint.audio.decode import (
     sound_blocks,
 )
 from speakerprint.audio.files import UndecodableAudio
+from speakerprint.audio.ogg_chain import PAGE_BYTES, OggChain, UnreadableChain, open_sound
 
 if TYPE_CHECKING:
     import av
 
-OGG_PAGE = 2**16  # bytes, at most: RFC 3533
 MP3_HEADER_BYTES = 2**20  # in which an MP3's length is looked for
 
 
@@ -37,7 +37,7 @@ class AudioStream:
         """Raises UndecodableAudio as `decode`, but for a file of any length; OSError as `open`."""
         self.path = path
         with self._opened() as (source, _):
-            if isinstance(source, soundfile.SoundFile):
+            if isinstance(source, soundfile.SoundFile | OggChain):
                 self.sample_rate_hz, self.channels = source.samplerate, source.channels
                 self.duration_s = source.frames / source.samplerate
             else:
@@ -53,7 +53,7 @@ class AudioStream:
         errors: list[str] = []
         n_samples = 0
         with self._opened() as (source, cut_off):
-            if isinstance(source, soundfile.SoundFile):
+            if isinstance(source, soundfile.SoundFile | OggChain):
                 blocks = sound_blocks(source)
             else:
                 blocks = ffmpeg_frames(source, source.streams.audio[0], errors)
@@ -63,7 +63,7 @@ class AudioStream:
                         raise UndecodableAudio(str(self.path), "holds samples that are not finite")
                     n_samples += len(block)
                     yield block
-            except soundfile.SoundFileError as error:
+            except (soundfile.SoundFileError, UnreadableChain) as error:
                 reason = f"damaged after {n_samples / self.sample_rate_hz:.2f} s of it ({error})"
                 raise UndecodableAudio(str(self.path), reason) from None
         found_s = n_samples / self.sample_rate_hz
@@ -71,17 +71,20 @@ class AudioStream:
             raise UndecodableAudio(str(self.path), f"truncated: {found_s:.2f} s of it can be read")
 
     @contextmanager
-    def _opened(self) -> Iterator[tuple["soundfile.SoundFile | av.container.InputContainer", bool]]:
+    def _opened(self) -> Iterator[tuple["soundfile.SoundFile | OggChain | av.container.InputContainer", bool]]:
         """What decodes it, and whether its last page or chunk is cut off."""
         if not Path(self.path).is_file() and Path(self.path).exists():
             raise UndecodableAudio(str(self.path), "is no plain file but a pipe, a device or a folder")
         with Path(self.path).open("rb") as file:
             head = file.read(MP3_HEADER_BYTES)
             n_bytes = file.seek(0, 2)
-            file.seek(max(0, n_bytes - OGG_PAGE))
+            file.seek(max(0, n_bytes - PAGE_BYTES))
             tail = file.read()
             file.seek(0)
-            sound = _with_libsndfile(file, head)
+            try:
+                sound = _with_libsndfile(file, head)
+            except UnreadableChain as error:
+                raise UndecodableAudio(str(self.path), str(error)) from None
             if sound is not None:
                 with sound:
                     promised = int.from_bytes(head[4:8], "little") + 8
@@ -92,10 +95,10 @@ class AudioStream:
                 yield container, False
 
 
-def _with_libsndfile(file: BinaryIO, head: bytes) -> soundfile.SoundFile | None:
+def _with_libsndfile(file: BinaryIO, head: bytes) -> soundfile.SoundFile | OggChain | None:
     """The file opened by libsndfile, or, from its start again, None where FFmpeg is to read it, as `decode` does."""
     try:
-        sound = soundfile.SoundFile(file)
+        sound = open_sound(file)
     except soundfile.SoundFileError:
         sound = None
     if sound is not None and sound.format == "MP3" and not any(header in head for header in MP3_LENGTH_HEADERS):
