@@ -1,6 +1,6 @@
 """`speakerprint serve` as a process with the shipped model: crowds, slow and broken clients, and hours of them in flat memory.
 
-The soak lasts SOAK_S seconds: three in `make test`, two minutes in `make torture`.
+The soak lasts SOAK_S seconds: three in `make test`, two minutes in `make torture`. Its clients pause SOAK_PAUSE_S each time.
 """
 
 import contextlib
@@ -26,8 +26,10 @@ import soundfile
 import speakerprint
 
 SOAK_S = float(os.environ.get("SOAK_S", "3"))
+PAUSE_S = float(os.environ.get("SOAK_PAUSE_S", "0"))  # hours of it need not take a core
 WARM_UP_S = min(60.0, SOAK_S / 4)  # in which the allocator takes what it keeps
 CLIENTS = 6
+LOOKS = 10  # at the memory, after the warm-up
 GROWTH_MIB = 60  # may be added after the warm-up
 PATIENCE_S = 300  # of a client
 SOON_S = 20  # for what needs no computing, on a machine that is busy
@@ -169,16 +171,21 @@ def test_hours_of_requests_leave_memory_and_gallery_as_they_were(server):
         while time.monotonic() < ends:
             kind = draw.choice(KINDS)
             answers[kind.__name__, kind(server, draw)] += 1
+            time.sleep(PAUSE_S)
 
     with ThreadPoolExecutor(CLIENTS) as pool:
         clients = [pool.submit(client, number) for number in range(CLIENTS)]
         time.sleep(WARM_UP_S)
-        before = server.memory_mib()
+        held = [server.memory_mib()]
+        for _ in range(LOOKS):
+            time.sleep((SOAK_S - WARM_UP_S) / LOOKS)
+            held.append(server.memory_mib())
         for each in clients:
             each.result()
-    grown = server.memory_mib() - before
+    grown = server.memory_mib() - held[0]
     said = {f"{kind} {status}": count for (kind, status), count in sorted(answers.items())}
-    print(f"\nserve, {SOAK_S:g} s: {before:.0f} MiB after {WARM_UP_S:g} s, {grown:+.0f} MiB at the end; {json.dumps(said)}")
+    print(f"\nserve, {SOAK_S:g} s: {[round(mib) for mib in held]} MiB from {WARM_UP_S:g} s on, {grown:+.0f} MiB at the end")
+    print(json.dumps(said))
     assert {status for _, status in answers} <= {0, 200, 422, 503} and grown < GROWTH_MIB
     assert httpx.get(f"{server.url}/api/people").json() == {}
     assert server.verify(SAMPLES["ann-1.ogg"], SAMPLES["ann-2.ogg"]).json()["same_speaker"] is True
