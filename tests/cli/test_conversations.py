@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import sys
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -98,6 +99,15 @@ def test_beside_json_what_was_written_is_said_on_stderr(speakerprint, heard, tmp
     assert said.err == f"{tmp_path / 'out.srt'}: 2 turns of 2 speakers in 3700 s\n" and len(json.loads(said.out)["turns"]) == 2
 
 
+def test_what_is_unfit_to_be_judged_is_doubtful(speakerprint, heard, tmp_path, capsys):
+    heard["found"] = replace(FOUND, doubts=("it is clipped", "it echoes"))
+    speakerprint("diarize", "meeting.wav", "--output", str(tmp_path / "out.rttm"))
+    assert capsys.readouterr().err == "doubtful: meeting.wav: it is clipped; it echoes\n"
+    speakerprint("diarize", "meeting.wav", "--json")
+    said = capsys.readouterr()
+    assert json.loads(said.out)["doubts"] == ["it is clipped", "it echoes"] and said.err == ""
+
+
 def test_channels_and_json_go_together(speakerprint, heard, capsys):
     speakerprint("diarize", "call.wav", "--channels", "--json")
     assert heard["channels"] and json.loads(capsys.readouterr().out)["duration_s"] == 3700.0
@@ -131,13 +141,13 @@ class FakeListener:
 
     def __init__(self, sample_rate_hz, **options):
         self.made.update(options, rate=sample_rate_hz, n_samples=0)
-        self.speaking, self.heard_s = False, 2.0
+        self.speaking, self.heard_s, self.doubts = False, 2.0, ()
 
     def hear(self, chunk):
         self.made["n_samples"] += len(chunk)
         if self.speaking or not np.any(chunk):
             return []
-        self.speaking = True
+        self.speaking, self.doubts = True, self.made.get("doubts", ())
         return [Event("start", 1.25, "ann, [late]", 0.61239)]
 
     def end(self):
@@ -181,8 +191,21 @@ def test_json_is_a_line_an_event(speakerprint, listens, capsys):
     listens(np.full(800, 7, "<i2").tobytes())
     speakerprint("listen", "--json", "--rate", "8000")
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
-    assert first == {"kind": "start", "time_s": 1.25, "speaker": "ann, [late]", "score": 0.612}
+    assert first == {"kind": "start", "time_s": 1.25, "speaker": "ann, [late]", "score": 0.612, "doubts": []}
     assert second["kind"] == "end"
+
+
+def test_a_stream_that_is_unfit_to_be_judged_is_said_once_to_be_doubtful(speakerprint, listens, capsys, monkeypatch):
+    monkeypatch.setattr(FakeListener, "made", {"doubts": ("it is clipped",)})
+    listens(np.full(8_000, 7, "<i2").tobytes())
+    FakeListener.made["doubts"] = ("it is clipped",)
+    speakerprint("listen")
+    assert capsys.readouterr().err == "doubtful: stdin: it is clipped\n"
+    listens(np.full(8_000, 7, "<i2").tobytes())
+    FakeListener.made["doubts"] = ("it is clipped",)
+    speakerprint("listen", "--json")
+    said = capsys.readouterr()
+    assert [json.loads(line)["doubts"] for line in said.out.splitlines()] == [["it is clipped"]] * 2 and said.err == ""
 
 
 def test_a_file_is_heard_as_a_stream_is(speakerprint, listens, capsys, tmp_path):

@@ -83,6 +83,10 @@ def test_who_is_named_in_a_recording_unfit_to_be_judged_is_doubtful(run):
     assert (status, err) == (0, said) and "11.mp3" in out
     status, out, err = run("identify", "12.wav", "11.mp3", "--json")
     assert [json.loads(line)["doubts"] for line in out.splitlines()] == [[], ["it is clipped", "two voices"]] and err == ""
+    status, out, err = run("search", "12.wav", "11.mp3", "--top", "1")
+    assert (status, err) == (0, said) and "11.mp3" in out
+    status, out, err = run("search", "12.wav", "11.mp3", "--json")
+    assert [json.loads(line)["doubts"] for line in out.splitlines()] == [[], ["it is clipped", "two voices"]] and err == ""
 
 
 def test_the_threshold_is_a_rates_or_a_number(run):
@@ -112,7 +116,7 @@ def test_json_says_it_all(run, tmp_path):
     assert json.loads(run("enrol", "ann", "0.wav", "--json")[1]) == {"gallery": "gallery", "recordings": 1, "speakers": 1}
     assert json.loads(run("people", "--json")[1]) == {"ann": [path]}
     matches = [{"speaker": "ann", "path": path, "score": 1.0}]
-    assert json.loads(run("search", "0.wav", "--json")[1]) == {"path": "0.wav", "matches": matches}
+    assert json.loads(run("search", "0.wav", "--json")[1]) == {"path": "0.wav", "matches": matches, "doubts": []}
     known, unknown = map(json.loads, run("identify", "0.wav", "180.wav", "--json")[1].splitlines())
     assert known == {
         "path": "0.wav",

@@ -9,6 +9,7 @@ from speakerprint.audio import stretches
 from speakerprint.errors import InputError
 from speakerprint.inference import diarization
 from speakerprint.inference.diarization import certainty, frames, joined, smoothest, window_starts
+from tests.audio.test_quality import clipped, echoing
 from tests.inference.conftest import PAUSE
 
 
@@ -69,6 +70,19 @@ def test_one_speaker_is_one_speaker(clips, embedder):
 @pytest.mark.parametrize(("asked", "expected"), [(1, 1), (3, 3), ((3, 5), 3), ((1, 2), 2)])
 def test_a_known_number_of_speakers_is_kept_to(conversation, embedder, asked, expected):
     assert len(diarize(conversation, 16_000, embedder=embedder, n_speakers=asked).speakers) == expected
+
+
+@pytest.mark.slow
+def test_a_recording_that_echoes_or_is_clipped_is_doubted_and_a_good_one_is_not(found, conversation, embedder, monkeypatch):
+    assert found.doubts == ()  # though it has two voices
+    (doubt,) = diarize(echoing(conversation, -5), 16_000, embedder=embedder).doubts
+    assert doubt.startswith("it echoes or is noisy")
+    both = np.stack([conversation, clipped(conversation, 0.1)], axis=1)
+    (doubt,) = diarize(both, 16_000, embedder=embedder, channels=True).doubts
+    assert doubt.startswith("channel 2: it is clipped")
+    monkeypatch.setattr(stretches, "STRETCH_S", 4.0)
+    mostly = np.concatenate([echoing(conversation, -5), conversation, conversation])
+    assert diarize(mostly, 16_000, embedder=embedder).doubts == ()
 
 
 def test_without_speech_there_are_no_turns(embedder):

@@ -8,6 +8,7 @@ from speakerprint import Gallery, Listener
 from speakerprint.errors import InputError
 from speakerprint.inference import listener
 from speakerprint.inference.listener import Voices
+from tests.audio.test_quality import echoing
 from tests.inference.conftest import PAUSE
 
 
@@ -71,6 +72,29 @@ def test_who_is_enrolled_is_named_and_who_is_not_is_numbered(conversation, clips
     late_s = [heard_s - event.time_s for event, heard_s in told if event.kind == "start" and event.speaker == "bob"]
     assert late_s[0] < 1.5
     assert all(event.score >= gallery.threshold() for event, _ in told if event.speaker == "bob")
+
+
+@pytest.mark.slow
+def test_a_stream_that_echoes_is_doubted_after_ten_seconds_and_no_more_once_it_does_not(conversation, embedder):
+    heard = Listener(embedder=embedder)
+    heard.hear(conversation)
+    assert list(heard.doubts) == []
+    heard = Listener(embedder=embedder)
+    heard.hear(echoing(conversation, -5)[:150_000])
+    assert list(heard.doubts) == []
+    heard.hear(echoing(conversation, -5)[150_000:])
+    assert [doubt.partition(":")[0] for doubt in heard.doubts] == ["it echoes or is noisy"]
+    for _ in range(6):
+        heard.hear(conversation)
+    assert list(heard.doubts) == []
+
+
+def test_a_short_stream_is_judged_at_its_end(clips, embedder):
+    heard = Listener(embedder=embedder)
+    heard.hear(echoing(clips["bob"], -5))
+    assert list(heard.doubts) == []
+    heard.end()
+    assert len(heard.doubts) == 1
 
 
 def test_the_one_who_speaks_is_known_while_they_do(clips, embedder):

@@ -304,7 +304,7 @@ class SpokenOnce:
     """Instead of a `Listener`: somebody speaks from the first sample to the end."""
 
     def __init__(self, sample_rate_hz, **options):
-        self.heard = 0
+        self.heard, self.doubts = 0, ("it echoes",)
 
     def hear(self, samples):
         self.heard += len(samples)
@@ -330,10 +330,10 @@ def closed(opened):
 def test_a_stream_is_answered_while_it_goes_on_and_at_its_end(stream):
     with stream.websocket_connect(STREAM, headers={"origin": HERE}) as opened:
         opened.send_bytes(bytes(3_200))
-        assert opened.receive_json() == {"kind": "start", "time_s": 0.5, "speaker": "ann", "score": 0.75}
+        assert opened.receive_json() == {"kind": "start", "time_s": 0.5, "speaker": "ann", "score": 0.75, "doubts": ["it echoes"]}
         opened.send_bytes(bytes(3_200))
         opened.send_text("end")
-        assert opened.receive_json() == {"kind": "end", "time_s": 0.2, "speaker": "ann", "score": 0.75}
+        assert opened.receive_json() == {"kind": "end", "time_s": 0.2, "speaker": "ann", "score": 0.75, "doubts": ["it echoes"]}
         assert closed(opened)[0] == 1000
 
 
@@ -392,10 +392,10 @@ def test_a_stream_outlives_the_time_that_a_first_request_has(stream, monkeypatch
 def test_turns_come_with_a_waveform_to_draw_them_over(client, monkeypatch):
     def diarize(samples, sample_rate_hz, *, embedder, gallery):
         assert len(samples) == 16_000 and sample_rate_hz == 16_000 and gallery is not None
-        return Diarization([Turn(0.25, 0.75, "ann", 0.9)], {"ann": np.ones(2, np.float32)}, 1.0)
+        return Diarization([Turn(0.25, 0.75, "ann", 0.9)], {"ann": np.ones(2, np.float32)}, 1.0, ("it echoes",))
 
     monkeypatch.setattr(serve, "diarize", diarize)
     found = client.post("/api/diarize", files={"meeting": ("m.wav", wav(300))}).json()
     assert found["turns"] == [{"start_s": 0.25, "end_s": 0.75, "speaker": "ann", "confidence": 0.9}]
-    assert found["speakers"] == ["ann"] and found["duration_s"] == 1
+    assert found["speakers"] == ["ann"] and found["duration_s"] == 1 and found["doubts"] == ["it echoes"]
     assert len(found["peaks"]) == serve.N_PEAKS and max(found["peaks"]) == pytest.approx(0.3, abs=0.01)

@@ -4,19 +4,23 @@ The bounds were chosen on validation speakers: 1.1 in 100 of their recordings ar
 (`experiments/unfit_recordings.py` measures that, and what it saves). Two voices in one: see `inference.two_voices`.
 """
 
+from collections import deque
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from speakerprint.audio.dimensions import HOP_LENGTH, SAMPLE_RATE_HZ
-from speakerprint.audio.voice_activity import MIN_SPEECH_S
+from speakerprint.audio.log_mel import log_mel
+from speakerprint.audio.voice_activity import CHUNK, MIN_SPEECH_S, spans_of
 
 MOST_CLIPPED = 0.02
 LEAST_FALL_DB = 14.4
 FALL_FRAMES = 4  # 40 ms
 STEEPEST_BANDS = 20  # of 80: noise drowns the others and leaves these, an echo is in all
 DB_PER_UNIT = 40.0  # of log-mel features, (log10 of power + 4) / 4
+PIECE_S, PIECES = 10.0, 6  # of a stream: it is measured so often, and judged by the latest so many with speech
 
 Spans = list[tuple[int, int]]
 
@@ -42,6 +46,38 @@ def measure(samples: NDArray[np.float32], spans: Spans, spoken: NDArray[np.float
     if sum(end - start for start, end in spans) < MIN_SPEECH_S * SAMPLE_RATE_HZ:
         return None
     return Quality(clipped_fraction(samples, spans), fall_db(spoken))
+
+
+def doubts_of_many(measured: Iterable[Quality | None]) -> tuple[str, ...]:
+    """What is doubted of a recording that was measured piece by piece: of its median piece. Nothing where nobody speaks."""
+    found = [quality for quality in measured if quality is not None]
+    return tuple(Quality(*np.median(found, axis=0)).doubts()) if found else ()
+
+
+class StreamQuality:
+    """What makes a stream unfit to be judged, by its latest minute of pieces with speech; its memory does not grow."""
+
+    def __init__(self) -> None:
+        self.doubts: tuple[str, ...] = ()
+        self._samples, self._probabilities = np.zeros(0, np.float32), np.zeros(0, np.float32)
+        self._measured: deque[Quality] = deque(maxlen=PIECES)
+
+    def hear(self, samples: NDArray[np.float32], probabilities: NDArray[np.float32]) -> None:
+        """The next samples at 16 kHz, (n_samples,), and the probabilities of the chunks that they complete, (chunks,)."""
+        self._samples = np.concatenate([self._samples, samples])
+        self._probabilities = np.concatenate([self._probabilities, probabilities])
+        if len(self._probabilities) * CHUNK >= PIECE_S * SAMPLE_RATE_HZ:
+            self.end()
+
+    def end(self) -> None:
+        """Judge what is held: as a rule too little for a piece."""
+        n = min(len(self._samples), len(self._probabilities) * CHUNK)
+        piece, spans = self._samples[:n], spans_of(self._probabilities, n)
+        self._samples, self._probabilities = self._samples[n:], self._probabilities[:0]
+        quality = measure(piece, spans, spoken_frames(log_mel(piece), spans)) if spans else None
+        if quality is not None:
+            self._measured.append(quality)
+            self.doubts = doubts_of_many(self._measured)
 
 
 def spoken_frames(features: NDArray[np.float32], spans: Spans) -> NDArray[np.float32]:

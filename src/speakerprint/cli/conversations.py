@@ -4,7 +4,7 @@ import csv
 import json
 import sys
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BufferedReader, StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -18,6 +18,7 @@ from speakerprint.cli.options import (
     ModelFolder,
     check_files,
     check_output,
+    list_doubtful,
     print_json,
     print_table,
     say_written,
@@ -26,7 +27,7 @@ from speakerprint.errors import InputError
 from speakerprint.files import write_text
 
 if TYPE_CHECKING:
-    from speakerprint import Diarization, Event
+    from speakerprint import Diarization, Event, Listener
 
 app = typer.Typer()
 OUTPUT_SUFFIXES = (".rttm", ".json", ".csv", ".srt", ".html")
@@ -47,7 +48,8 @@ def diarize_command(
 ) -> None:
     """Tell who spoke when in a recording of several people. Exit status: 0 somebody speaks, 1 nobody does, 2 an error.
 
-    Where two speak at once, one of them is found. Confidence, 0 to 1, says how much nearer a voice is than any other.
+    Where two speak at once, one of them is found. Confidence, 0 to 1, says how much nearer a voice is than any other. A
+    recording that is clipped, echoes or is noisy is said to be doubtful: then turns and names are often wrong.
 
     Examples:
 
@@ -90,6 +92,8 @@ def diarize_command(
         print_json(as_tree(found))
     elif output is None and found.turns:
         _print_turns(found)
+    if found.doubts and not as_json:
+        list_doubtful({file: found.doubts})
     if not found.turns:
         typer.echo(f"{file}: nobody speaks in its {found.duration_s:.1f} s", err=True)
         raise typer.Exit(1)
@@ -117,7 +121,8 @@ def as_tree(found: "Diarization") -> dict[str, Any]:
         for turn in found.turns
     ]
     speakers = {name: [float(str(x)) for x in embedding] for name, embedding in found.speakers.items()}
-    return {"duration_s": round(found.duration_s, 3), "turns": turns, "speakers": speakers}
+    duration_s = round(found.duration_s, 3)
+    return {"duration_s": duration_s, "turns": turns, "speakers": speakers, "doubts": list(found.doubts)}
 
 
 def as_text(found: "Diarization", suffix: str, name: str) -> str:
@@ -168,7 +173,8 @@ def listen_command(
     """Tell who is speaking while they speak. Exit status: 0 somebody spoke, 1 nobody did, 2 an error.
 
     A line is printed when a speaker starts, and one when they end. Its time is when they did, which is known about a second
-    later. Who is not in the gallery is unknown 1 and so on, the same voice by the same number.
+    later. Who is not in the gallery is unknown 1 and so on, the same voice by the same number. Sound that is clipped, echoes or
+    is noisy is said to be doubtful: then names are often wrong.
 
     Examples:
 
@@ -187,17 +193,25 @@ def listen_command(
     known = None if gallery is None else Gallery.open(gallery, embedder)
     sample_rate_hz, chunks = _chunks_of(file, rate)
     listener = Listener(sample_rate_hz, embedder=embedder, gallery=known, false_accept_rate=false_accept_rate)
-    anybody = False
-    for chunk in chunks:
-        for event in listener.hear(chunk):
-            anybody = True
-            _print_event(event, as_json)
-    for event in listener.end():
-        anybody = True
-        _print_event(event, as_json)
+    name = "stdin" if file == "-" else file
+    anybody, said = False, False
+    for events in _events_of(listener, chunks):
+        anybody = anybody or bool(events)
+        for event in events:
+            _print_event(event, listener.doubts, as_json)
+        if listener.doubts and not (said or as_json):
+            said = True
+            list_doubtful({name: listener.doubts})
     if not anybody:
-        typer.echo(f"{'stdin' if file == '-' else file}: nobody speaks in its {listener.heard_s:.1f} s", err=True)
+        typer.echo(f"{name}: nobody speaks in its {listener.heard_s:.1f} s", err=True)
         raise typer.Exit(1)
+
+
+def _events_of(listener: "Listener", chunks: Iterator[np.ndarray]) -> Iterator[list["Event"]]:
+    """What each chunk brings to light, and then the end."""
+    for chunk in chunks:
+        yield listener.hear(chunk)
+    yield listener.end()
 
 
 def _chunks_of(file: str, rate: int) -> tuple[int, Iterator[np.ndarray]]:
@@ -239,9 +253,10 @@ def wav_chunks(stream: BufferedReader) -> tuple[int, Iterator[np.ndarray]]:
     return file.getframerate(), chunks()
 
 
-def _print_event(event: "Event", as_json: bool) -> None:
+def _print_event(event: "Event", doubts: Sequence[str], as_json: bool) -> None:
     if as_json:
-        print_json(event._asdict() | {"time_s": round(event.time_s, 3), "score": round(event.score, 3)})
+        numbers = {"time_s": round(event.time_s, 3), "score": round(event.score, 3)}
+        print_json(event._asdict() | numbers | {"doubts": list(doubts)})
     elif event.kind == "start":
         typer.echo(f"{_clock(event.time_s)}  {event.speaker} ({event.score:.2f})")
     else:

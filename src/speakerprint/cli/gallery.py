@@ -141,6 +141,8 @@ def search(
 ) -> None:
     """Find the enrolled recordings whose voices are most similar to each recording, best first.
 
+    A recording that `verify` could not judge is said to be doubtful: then strangers are as similar.
+
     Examples:
 
     - `speakerprint search who.wav`
@@ -154,15 +156,18 @@ def search(
     Gallery(gallery)  # before the model takes its time: is there one?
     embedder = SpeakerEmbedder.load(model, device, require_speech=True)
     opened = Gallery.open(gallery, embedder)
-    for name, embedding in zip(names, embedder.embed_files(names), strict=True):
+    doubtful: Doubtful = {}
+    for name, embedding in zip(names, embedder.embed_files(names, doubtful.__setitem__), strict=True):
         matches = opened.search(embedding, top)
         if as_json:
             rows = [{"speaker": m.speaker, "path": m.recording, "score": m.score} for m in matches]
-            print_json({"path": name, "matches": rows})
+            print_json({"path": name, "matches": rows, "doubts": list(doubtful.get(name, []))})
             continue
         if len(names) > 1:
             typer.echo(f"{name}:")
         _print_rows(("score", "speaker", "recording"), [(f"{m.score:.3f}", m.speaker, m.recording) for m in matches])
+    if not as_json:
+        list_doubtful(doubtful)
 
 
 @app.command()

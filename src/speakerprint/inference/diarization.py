@@ -5,7 +5,7 @@ What the constants are chosen by is in experiments/LOG.md: conversations made of
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from speakerprint.audio.dimensions import FRAMES_PER_SECOND, HOP_LENGTH, SAMPLE_RATE_HZ
 from speakerprint.audio.log_mel import log_mel
+from speakerprint.audio.quality import doubts_of_many, measure
 from speakerprint.audio.stream import AudioStream
 from speakerprint.audio.stretches import STRETCH_S, stretches
 from speakerprint.audio.voice_activity import spans_of
@@ -55,11 +56,15 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True)
 class Diarization:
-    """Who spoke when: turns in the order of their starts, and the embedding of each speaker, (embedding_dim,) of unit length."""
+    """Who spoke when: turns in the order of their starts, and the embedding of each speaker, (embedding_dim,) of unit length.
+
+    ``doubts`` is what makes the recording unfit to be judged, see `audio.quality`: then turns and names are often wrong.
+    """
 
     turns: list[Turn]
     speakers: dict[str, NDArray[np.float32]]
     duration_s: float
+    doubts: tuple[str, ...] = ()
 
     def to_rttm(self, name: str = "recording") -> str:
         """The turns in NIST's Rich Transcription Time Marked form, a line each; blanks in names become underlines."""
@@ -72,12 +77,13 @@ class Diarization:
 
 
 class Heard(NamedTuple):
-    """What was heard, times in seconds: speech (spans, 2), windows of it (n, 2), and their embeddings (n, dim)."""
+    """What was heard, times in seconds: speech (spans, 2), windows of it (n, 2), their embeddings (n, dim), what is doubted."""
 
     speech_s: NDArray[np.float64]
     windows_s: NDArray[np.float64]
     embeddings: NDArray[np.float32]
     duration_s: float
+    doubts: tuple[str, ...] = ()
 
 
 class Source(Protocol):
@@ -179,11 +185,12 @@ def _source(recording: str | Path | np.ndarray, sample_rate_hz: int | None) -> S
 def hear(source: Source, embedder: SpeakerEmbedder, progress: "tqdm[None]", channel: int | None = None) -> Heard:
     """The speech of a recording, or of one of its channels, and the embeddings of windows of it."""
     blocks = (block if channel is None else block[:, channel] for block in source)
-    speech, windows, embeddings, end = [], [], [], 0
+    speech, windows, embeddings, measured, end = [], [], [], [], 0
     for start, samples, spans in stretches(resampled(blocks, source.sample_rate_hz), _speech_spans):
-        for first, last in spans:
+        spoken = [log_mel(samples[first:last]) for first, last in spans]
+        measured.append(measure(samples, spans, np.concatenate(spoken)) if spoken else None)
+        for (first, last), features in zip(spans, spoken, strict=True):
             speech.append((start + first, start + last))
-            features = log_mel(samples[first:last])
             at = window_starts(len(features))
             length = min(len(features), round(WINDOW_S * FRAMES_PER_SECOND))
             embeddings.append(embedder.embed_frames([features[frame : frame + length] for frame in at]))
@@ -196,6 +203,7 @@ def hear(source: Source, embedder: SpeakerEmbedder, progress: "tqdm[None]", chan
         np.concatenate([np.empty((0, 2)), *windows]) / SAMPLE_RATE_HZ,
         np.concatenate([np.empty((0, embedder.embedding_dim), np.float32), *embeddings]),
         end / SAMPLE_RATE_HZ,
+        doubts_of_many(measured),
     )
 
 
@@ -231,17 +239,19 @@ def of_voices(heard: Heard, allowed: tuple[int, int] | None = None) -> Diarizati
             end_s = heard.speech_s[span_of[first], 1]
         voice = int(chosen[first])
         turns.append(Turn(start_s, float(end_s), f"speaker {numbers[voice]}", float(certain[first:last, voice].mean())))
-    return Diarization(joined(turns), {f"speaker {n}": voices[voice] for voice, n in numbers.items()}, heard.duration_s)
+    speakers = {f"speaker {n}": voices[voice] for voice, n in numbers.items()}
+    return Diarization(joined(turns), speakers, heard.duration_s, heard.doubts)
 
 
 def of_channels(each: Sequence[Heard]) -> Diarization:
     """A speaker for each channel in which there is speech."""
-    turns, speakers = [], {}
+    turns, speakers, doubts = [], {}, []
     for number, heard in enumerate(each, start=1):
         if len(heard.embeddings):
             turns += [Turn(start_s, end_s, f"channel {number}", 1.0) for start_s, end_s in heard.speech_s.tolist()]
             speakers[f"channel {number}"] = _direction(heard.embeddings)
-    return Diarization(sorted(joined(turns)), speakers, max(heard.duration_s for heard in each))
+            doubts += [f"channel {number}: {doubt}" for doubt in heard.doubts]
+    return Diarization(sorted(joined(turns)), speakers, max(heard.duration_s for heard in each), tuple(doubts))
 
 
 def speakers_of(embeddings: NDArray[np.float32], allowed: tuple[int, int] | None) -> NDArray[np.float32]:
@@ -371,4 +381,4 @@ def named(found: Diarization, gallery: "Gallery", false_accept_rate: float, keep
         same.setdefault(names[speaker], []).append(embedding)
     speakers = {name: _direction(np.stack(embeddings)) for name, embeddings in same.items()}
     turns = [turn._replace(speaker=names[turn.speaker]) for turn in found.turns]
-    return Diarization(joined(turns), speakers, found.duration_s)
+    return replace(found, turns=joined(turns), speakers=speakers)

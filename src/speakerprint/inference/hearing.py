@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from speakerprint.audio.dimensions import FRAMES_PER_SECOND, SAMPLE_RATE_HZ
 from speakerprint.audio.files import UndecodableAudio
 from speakerprint.audio.log_mel import log_mel, windows
-from speakerprint.audio.quality import Quality, measure, spoken_frames
+from speakerprint.audio.quality import doubts_of_many, measure, spoken_frames
 from speakerprint.audio.stream import AudioStream
 from speakerprint.audio.stretches import stretches
 from speakerprint.audio.voice_activity import NoSpeech, refuse_little_speech, speech_spans, trim_silence
@@ -119,5 +119,5 @@ def hear_long(chunks: Iterable[NDArray[np.float32]], name: str, embedder: "Speak
     some = []
     if len(parts) > 1 and n_speech >= two_voices.MANY_FROM_S * SAMPLE_RATE_HZ:
         some = [parts[i] for i in np.unique(np.linspace(0, len(parts) - 1, two_voices.PARTS).round().astype(int))]
-    doubts = Quality(*np.median([quality for quality in found if quality], axis=0)).doubts() if found else []
-    return Heard(name, [], doubts, n_speech / SAMPLE_RATE_HZ, np.stack([total / np.linalg.norm(total), *some]))
+    rows = np.stack([total / np.linalg.norm(total), *some])
+    return Heard(name, [], list(doubts_of_many(found)), n_speech / SAMPLE_RATE_HZ, rows)

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
 from speakerprint.audio.log_mel import log_mel
+from speakerprint.audio.quality import StreamQuality
 from speakerprint.audio.voice_activity import CHUNK, MIN_SPAN, PAD, SpeechDetector
 from speakerprint.inference.diarization import PAUSE_S, SPEECH_FROM, SPEECH_UNTIL
 from speakerprint.inference.embedder import Resampler, SpeakerEmbedder
@@ -205,7 +206,7 @@ class Listener:
     >>> listener.end()
 
     A speaker whom the gallery knows has their name, as `Gallery.identify` gives it at a false-accept rate, with as many enrolled
-    as there are. The others are "unknown 1" and so on. Of what is heard it keeps the latest second, and an embedding a voice.
+    as there are. The others are "unknown 1" and so on. Of what is heard it keeps the latest 10 s, and an embedding a voice.
     """
 
     def __init__(
@@ -222,7 +223,7 @@ class Listener:
         """
         self.embedder = SpeakerEmbedder.load() if embedder is None else embedder
         self.voices = Voices(gallery, false_accept_rate)
-        self._resampler, self._detector = Resampler(sample_rate_hz), SpeechDetector()
+        self._resampler, self._detector, self._quality = Resampler(sample_rate_hz), SpeechDetector(), StreamQuality()
         self._held, self._held_from = np.zeros(0, np.float32), 0  # the latest samples, and which is their first
         self._at = 0  # samples that were judged
         self._start: int | None = None  # of the span of speech that goes on
@@ -241,6 +242,11 @@ class Listener:
         """How much was heard, in seconds."""
         return self._at / SAMPLE_RATE_HZ
 
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What makes the latest minute unfit to be judged, see `audio.quality`: nothing, as a rule, and in the first 10 s."""
+        return self._quality.doubts
+
     def hear(self, chunk: ArrayLike) -> list[Event]:
         """What the next samples bring to light.
 
@@ -252,6 +258,7 @@ class Listener:
     def end(self) -> list[Event]:
         """What the end of the stream brings to light: a turn that goes on ends with it. Nothing can be heard after it."""
         events = self._hear(self._resampler.end())
+        self._quality.end()
         for probability in self._detector.end():
             events += self._advance(float(probability))
         return events + self._silence(self._held_from + len(self._held) if self._pause is None else self._pause)
@@ -260,7 +267,9 @@ class Listener:
         events = []
         for part in np.split(samples, range(AT_ONCE, len(samples), AT_ONCE)):
             self._held = np.concatenate([self._held, part])
-            for probability in self._detector.hear(part):
+            probabilities = self._detector.hear(part)
+            self._quality.hear(part, probabilities)
+            for probability in probabilities:
                 events += self._advance(float(probability))
             keep = self._at - round((WINDOW_S + PAUSE_S) * SAMPLE_RATE_HZ) - PAD - CHUNK
             if keep > self._held_from:

@@ -54,6 +54,7 @@ def shown(found: Diarization, loudest: NDArray[np.float32]) -> dict[str, Any]:
         "turns": [turn._asdict() for turn in found.turns],
         "speakers": list(found.speakers),
         "peaks": np.minimum(1, loudest).round(3).tolist(),
+        "doubts": list(found.doubts),
     }
 
 

@@ -7,6 +7,8 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
+const doubtful = (doubts) => doubts.map((doubt) => element("div", { textContent: `Doubtful: ${doubt}` }));
+
 function svg(tag, attributes, text) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);

@@ -17,7 +17,8 @@ class Live {
     context.createMediaStreamSource(stream).connect(microphone);
   }
 
-  heard({ kind, time_s: at, speaker }) {
+  heard({ kind, time_s: at, speaker, doubts }) {
+    byId("listen-doubts").replaceChildren(...doubtful(doubts));
     if (kind === "end") {
       if (at === this.startedAt) this.row.remove(); // it turned out to be somebody else's
       else this.row.append(element("span", { className: "quiet", textContent: `until ${clock(at)}` }));
@@ -59,6 +60,7 @@ async function listen() {
   if (live) return live.stop();
   byId("listen-problem").textContent = "";
   byId("turns").replaceChildren();
+  byId("listen-doubts").replaceChildren();
   byId("listen-button").disabled = true;
   try {
     // what calls do to a voice is left out: other recordings have not been through it

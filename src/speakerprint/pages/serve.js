@@ -190,7 +190,7 @@ const answers = {
     if (!candidates.length) return say(place, "no", "Nobody who is enrolled", element("div", { textContent: "Nobody is enrolled yet: enrol somebody first." }));
     const nearest = speaker === null ? `Nearest is ${candidates[0].speaker}: score` : "Score";
     say(place, speaker === null ? "no" : "yes", speaker ?? "Nobody who is enrolled",
-      ...doubts.map((doubt) => element("div", { textContent: `Doubtful: ${doubt}` })),
+      ...doubtful(doubts),
       element("div", { textContent: `${nearest} ${score.toFixed(3)}, ${distance(score, threshold)}. At most ${percent(rate)} of strangers reach it.` }));
     const head = ["Person", "Score", "From the threshold"].map((textContent) => element("th", { scope: "col", textContent }));
     const rows = candidates.map((one) => {
@@ -212,7 +212,7 @@ const answers = {
     if (!found.turns.length) return say(place, "no", "Nobody speaks", element("div", { textContent: `There is no speech in its ${found.duration_s.toFixed(1)} s.` }));
     const box = element("div");
     const meeting = sent.get("meeting");
-    say(place, "", summary(found));
+    say(place, "", summary(found), ...doubtful(found.doubts));
     place.append(box);
     new Timeline(box, found, meeting.name, URL.createObjectURL(meeting));
     return undefined;

@@ -172,7 +172,7 @@ class Service:
                     return
                 data = message.get("bytes")
                 for event in await run_in_threadpool(self._hear, listener, data):
-                    await socket.send_json(event._asdict())
+                    await socket.send_json({**event._asdict(), "doubts": list(listener.doubts)})
             await socket.close()
         except TimeoutError:
             await socket.close(POLICY, f"nothing was sent for {SILENT_S:g} s")
