@@ -73,8 +73,8 @@ $(VENV)/.installed: requirements.txt constraints.txt pyproject.toml
 		exit 1; } >&2
 	@test -x $(VENV)/bin/python || "$(PYTHON)" -m venv --clear $(VENV)
 	@echo "Installing into $(VENV): $(TORCH), then requirements.txt. This happens once and takes a few minutes."
-	@$(CPU_TORCH) || $(PIP) --no-deps "$(TORCH)"
 	@test -z "$(HASHES)" || $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@$(CPU_TORCH) || $(PIP) --no-deps "$(TORCH)"
 	@$(PIP) -r requirements.txt
 	@$(PIP) --no-deps -e .
 	@touch $@
