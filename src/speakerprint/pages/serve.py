@@ -20,10 +20,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from speakerprint.audio.decode import MAX_RATE_HZ, MIN_RATE_HZ, decode
 from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
 from speakerprint.audio.resample import resample
-from speakerprint.corpora.feature_store import FeatureStore
 from speakerprint.errors import InputError
-from speakerprint.evaluation.evaluate import embed_store
-from speakerprint.evaluation.trials import score_trials
 from speakerprint.inference.diarization import diarize
 from speakerprint.inference.embedder import SpeakerEmbedder
 from speakerprint.inference.listener import Event, Listener
@@ -59,6 +56,10 @@ class Problem(BaseModel):
 
 def reference_scores(corpus: str, embedder: SpeakerEmbedder) -> dict[str, Any]:
     """How an evaluation corpus of the project scores, for the page; a model without thresholds is given those of its trials."""
+    from speakerprint.corpora.feature_store import FeatureStore  # with pandas, pyarrow and zarr: 130 MiB that the page needs not
+    from speakerprint.evaluation.evaluate import embed_store
+    from speakerprint.evaluation.trials import score_trials
+
     store = FeatureStore(f"data/features/evaluate/{corpus}")
     trials = score_trials(embed_store(store, embedder, BATCH_S), store.speaker_ids)
     if not embedder.thresholds:
