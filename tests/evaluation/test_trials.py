@@ -268,18 +268,15 @@ def test_one_place_for_all_recordings_retrieves_nothing_first():
     assert retrieve(np.ones((4, 3)), [1, 1, 2, 2]).top_1 == 0.0
 
 
-@pytest.mark.slow
 def test_confused_speakers_have_the_highest_mean_score():
-    rng = np.random.default_rng(3)
-    embeddings, speakers = many_speakers(rng, 140, 2)
-    means: dict[tuple, list[float]] = {}
-    for i, j in itertools.combinations(range(len(speakers)), 2):
-        if speakers[i] != speakers[j]:
-            means.setdefault(tuple(sorted((speakers[i], speakers[j]))), []).append(cosine(embeddings[i], embeddings[j]))
-    ranked = sorted(means, key=lambda pair: -np.mean(means[pair]))
+    embeddings, speakers = many_speakers(np.random.default_rng(3), 140, 2)
+    units = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    units = units[np.argsort(speakers, kind="stable")].reshape(140, 2, -1)
+    means = np.einsum("sad,tbd->st", units, units) / 4
+    ranked = sorted(itertools.combinations(range(140), 2), key=lambda pair: -means[pair])
     worst = confused_speakers(embeddings, speakers, 7)
     assert [(int(c.speaker), int(c.other)) for c in worst] == ranked[:7]
-    assert [c.mean_score for c in worst] == pytest.approx([np.mean(means[pair]) for pair in ranked[:7]], abs=1e-6)
+    assert [c.mean_score for c in worst] == pytest.approx([means[pair] for pair in ranked[:7]], abs=1e-6)
     assert len(confused_speakers(embeddings[:6], ["a", "a", "b", "b", "c", "c"], 7)) == 3
 
 
@@ -363,6 +360,14 @@ def test_the_interval_depends_on_seed_and_not_on_order():
     interval = eer_interval(embeddings, speakers, trials, samples=200, seed=1)
     assert interval == eer_interval(embeddings[::-1], speakers[::-1], trials, samples=200, seed=1)
     assert interval != eer_interval(embeddings, speakers, trials, samples=200, seed=2)
+
+
+def test_where_all_speakers_are_alike_every_draw_of_them_has_the_eer_of_all_pairs():
+    angles = 2 * np.pi / 5 * np.repeat(np.arange(5), 3) + np.tile([0.0, 0.5, 1.3], 5)  # five times the same three, turned
+    embeddings, speakers = np.column_stack([np.cos(angles), np.sin(angles)]), np.repeat(np.arange(5), 3)
+    trials = score_trials(embeddings, speakers)
+    assert trials.equal_error_rate()[0] == pytest.approx(1 / 3)
+    assert eer_interval(embeddings, speakers, trials, samples=9, seed=1) == pytest.approx((1 / 3, 1 / 3), abs=1e-9)
 
 
 def test_the_interval_of_separated_scores_is_zero_wide():
