@@ -175,3 +175,14 @@ def test_what_is_not_a_calibration_is_named(tmp_path, content, message):
 def test_what_cannot_be_calibrated_is_refused_with_a_reason(speakers, rates, message):
     with pytest.raises(InputError, match=message):
         calibrate(np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1]]), speakers, rates)
+
+
+def test_a_highest_score_of_two_speakers_leaves_a_threshold_above_it_up_to_1():
+    embeddings, speakers = voices(10, 4)
+    embeddings[5] = embeddings[0] + 0.01  # speaker 1's, and closer to one of speaker 0 than any two of one speaker
+    highest = listed_trials(embeddings, speakers)[1].max()
+    found = calibrate(embeddings, speakers, [0.001], bootstrap_samples=9).thresholds[0.001]
+    assert highest < found.score == found.high < highest + 1e-6 and found.nontarget_trials == 0
+    embeddings[5] = 3 * embeddings[0]
+    with pytest.raises(InputError, match=r"speakers 0 and 1 have the same embedding, so no threshold .* of 0\.001; .* twice"):
+        calibrate(embeddings, speakers, [0.5, 0.001], bootstrap_samples=9)

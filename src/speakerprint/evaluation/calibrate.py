@@ -31,7 +31,8 @@ def calibrate(
     """Calibrate the cosine of embeddings (n, dim) of known speakers (n,), over all pairs of recordings.
 
     Intervals are percentile bootstraps over speakers. Raises InputError unless two speakers have two recordings each, for a
-    false-accept rate that is not between 0 and 1, and where target trials score no higher than non-target trials.
+    false-accept rate that is not between 0 and 1, where target trials score no higher than non-target trials, and where
+    recordings of two speakers are so alike that no threshold keeps to a rate.
     """
     units, ids = unit_vectors(embeddings), np.asarray(speaker_ids)
     refuse_too_few(ids)
@@ -146,7 +147,7 @@ def _thresholds(
     Only the highest scores are kept, which is where thresholds fall. Draws without two different speakers are passed over.
     """
     kinds = np.asarray(trials.target), np.asarray(trials.nontarget)
-    _, speakers, counts = np.unique(ids, return_inverse=True, return_counts=True)
+    names, speakers, counts = np.unique(ids, return_inverse=True, return_counts=True)
     kept = max(TAIL * max(rates), MIN_TAIL / len(trials.nontarget))
     floor = trials.threshold_at(kept) * LEVELS_PER_UNIT if kept < 1 else trials.nontarget.levels[0]
     parts = []
@@ -167,12 +168,18 @@ def _thresholds(
         if n_trials := (recordings.sum() ** 2 - (recordings**2).sum()) / 2:
             first = np.searchsorted(np.cumsum(times[s] * times[t]), np.array(rates) * n_trials, side="right")
             too_low.append(tail[np.minimum(first, len(tail) - 1)])
-    above = [np.append(kind, np.int32(LEVELS_PER_UNIT + 1))[np.searchsorted(kind, too_low, "right")] for kind in kinds]
+    above_all = np.int32(min(trials.ends()[1] + 1, LEVELS_PER_UNIT))
+    above = [np.append(kind, above_all)[np.searchsorted(kind, too_low, "right")] for kind in kinds]
     lows, highs = np.quantile(np.minimum(*above) / LEVELS_PER_UNIT, [0.025, 0.975], axis=0)
 
     found = {}
     for rate, low, high in zip(rates, lows.tolist(), highs.tolist(), strict=True):
         score = trials.threshold_at(rate)
+        if score > 1:
+            raise InputError(
+                f"recordings of speakers {names[s[0]]} and {names[t[0]]} have the same embedding, so no threshold keeps to a "
+                f"false-accept rate of {rate:g}; expected each recording under one speaker: leave out what is there twice"
+            )
         missed, rejected = (int(np.searchsorted(kind, round(score * LEVELS_PER_UNIT))) for kind in kinds)
         found[rate] = Threshold(
             score=score,
