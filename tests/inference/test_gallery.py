@@ -100,6 +100,8 @@ def test_a_speakers_score_is_the_mean_cosine_to_their_recordings(tmp_path):
     assert [candidate.score for candidate in person.candidates] == pytest.approx([0.6, 0.5])
     gallery.enrol("ann", [[1.0, 0.0]], ["c"])
     assert gallery.identify([1.0, 0.0], threshold=0.55)[:2] == ("ann", pytest.approx(2 / 3))
+    reached = gallery.identify([1.0, 0.0], threshold=gallery.identify([1.0, 0.0], threshold=1.0).score, n_candidates=0)
+    assert reached.speaker == "ann" and reached.candidates == []
 
 
 @pytest.mark.slow
@@ -190,6 +192,9 @@ def test_without_a_model_no_gallery_is_made(tmp_path):
         ("ann", [[np.nan, 0]], ["a"], "has length nan"),
         ("ann", np.ones((2, 2)), ["a", "a"], "'a' of speaker 'ann' is there 2 times"),
         ("", np.ones((1, 2)), ["a"], "a name is empty"),
+        (" ", np.ones((1, 2)), ["a"], "a name is empty"),
+        ("ann", np.ones((1, 2)), [""], "a name is empty"),
+        ("nna\u202e", np.ones((1, 2)), ["a"], r"'nna\\u202e', recording 'a': a name has control characters"),
         ("ann", np.ones((1, 2)), ["caf\udce9.wav"], r"'caf\\udce9.wav': a name has control characters or is not UTF-8"),
     ],
 )
@@ -198,6 +203,15 @@ def test_what_cannot_be_enrolled_is_refused_and_leaves_no_trace(tmp_path, speake
     with pytest.raises(InputError, match=message):
         gallery.enrol(speaker, embeddings, recordings)
     assert len(gallery) == 0
+
+
+@pytest.mark.parametrize("name", ["علی\u200cرضا", "山田\u3000太郎", "Zoe\u0308 O'Neil-Li", "👩\u200d🎤"])
+def test_a_name_of_any_language_is_kept(tmp_path, name):
+    gallery = Gallery(tmp_path, "model", 2)
+    gallery.enrol(name, [[1, 0]], [f"Aufnahme 9.41\u202fPM {name}.m4a"])  # as macOS writes the time
+    assert gallery.identify([1, 0], 0.9).speaker == name
+    assert gallery.speakers() == {name: [f"Aufnahme 9.41\u202fPM {name}.m4a"]}
+    assert gallery.remove(name) == 1
 
 
 def test_a_removed_speaker_is_never_found_again(tmp_path, indexed):
@@ -445,6 +459,23 @@ def test_an_index_that_nobody_needs_is_not_made(tmp_path, indexed):
     index = index_file(tmp_path)
     gallery.update_index()
     assert index_file(tmp_path) == index
+    filled(tmp_path, 4)  # a tenth of the 160 recordings in it are replaced
+    assert gallery.search(np.ones(DIM)) and index_file(tmp_path) == index
+    filled(tmp_path, 1)
+    assert len(gallery.search(np.ones(DIM), k=999)) == 160 and index_file(tmp_path) != index
+
+
+def test_without_faiss_an_indexed_gallery_is_compared_one_by_one(tmp_path, indexed, monkeypatch):
+    gallery, speakers, recordings, rows = filled(tmp_path)
+    gallery.update_index()
+    monkeypatch.setattr(module, "faiss_module", lambda: None)
+    assert_exact(Gallery(tmp_path), rows, list(zip(speakers, recordings, strict=True)), rows[:1])
+
+
+def test_the_nearest_of_many_are_found_without_an_index(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "RESCORED", 0)
+    gallery, speakers, recordings, rows = filled(tmp_path)
+    assert_exact(gallery, rows, list(zip(speakers, recordings, strict=True)), rows[:3] + 0.05)
 
 
 # --- many at once -----------------------------------------------------------------------------------------------------

@@ -44,6 +44,7 @@ IDENTIFIED_AMONG = 100  # the nearest recordings, whose speakers are compared
 STALE_FRACTION = 0.1  # of the indexed recordings removed since: the index is made again
 ROWS = 10_000  # read at once to be indexed
 LEARNED_FROM = 50_000  # recordings, at most, that the index's code is learned from
+UNSHOWABLE = re.compile(r"[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")  # ends a line, turns text, or is none
 INDEX_NAME = re.compile(r"index-[0-9a-f]{32}\.faiss")  # in the gallery's folder: the database cannot name another file
 
 
@@ -156,9 +157,9 @@ class Gallery:
             )
         named = Counter(zip(names, recordings, strict=True))
         for (name, recording), times in named.items():
-            if not name or not recording:
+            if not name.strip() or not recording:
                 raise InputError(f"speaker {name!r}, recording {recording!r}: a name is empty; name both")
-            if not f"{name}{recording}".isprintable():
+            if UNSHOWABLE.search(f"{name}{recording}"):
                 raise InputError(
                     f"speaker {name!a}, recording {recording!a}: a name has control characters or is not UTF-8; rename it"
                 )
@@ -268,9 +269,9 @@ class Gallery:
                 threshold = self._threshold(false_accept_rate, calibration, vectors.n_speakers)
         scores = self._database.arrays(rows)[1] @ query
         candidates = [Candidate(row[4], score) for row, score in zip(rows, scores.tolist(), strict=True)]
-        candidates = sorted(candidates, key=lambda candidate: (-candidate.score, candidate))[:n_candidates]
+        candidates.sort(key=lambda candidate: (-candidate.score, candidate))
         name, score = candidates[0] if candidates else (None, -1.0)
-        return Identification(name if score >= threshold else None, score, threshold, candidates)
+        return Identification(name if score >= threshold else None, score, threshold, candidates[:n_candidates])
 
     def threshold(self, false_accept_rate: float = 0.01, calibration: "Calibration | None" = None) -> float:
         """The score that `identify` asks for, with as many speakers as there are now. Raises InputError as it does."""
