@@ -326,8 +326,9 @@ def test_a_gallery_of_the_first_format_is_brought_up_to_date(tmp_path):
     assert Gallery(tmp_path, "model", DIM).remove("s000") == 4
 
 
-def test_neighbours_behind_a_crowd_of_replaced_ones_are_found(tmp_path, monkeypatch, indexed):
-    for constant, value in (("STALE_FRACTION", 1.0), ("IDENTIFIED_AMONG", 2), ("RESCORED", 0)):
+@pytest.mark.parametrize("unindexed", [50, 1000])
+def test_neighbours_behind_a_crowd_of_replaced_ones_are_found(tmp_path, monkeypatch, unindexed):
+    for constant, value in (("UNINDEXED", unindexed), ("STALE_FRACTION", 1.0), ("IDENTIFIED_AMONG", 2), ("RESCORED", 0)):
         monkeypatch.setattr(module, constant, value)
     gallery, _, _, rows = filled(tmp_path)
     east, names = np.eye(DIM)[0], [str(i) for i in range(40)]
