@@ -1,10 +1,12 @@
 import copy
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
 from speakerprint.errors import InputError
+from speakerprint.params.augmentation import Augmentation
 from speakerprint.params.filter import Filter
 from speakerprint.params.presets import read_recipe
 from speakerprint.params.section import read_section
@@ -114,6 +116,23 @@ def test_a_wrong_value_is_refused_by_the_name_of_its_key(tree, key, value, messa
     assert first == "my.yaml is not valid:"
     assert len(problems) == 1
     assert message in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("draw_per", "listed", "count", "enough"),
+    [("clip", 2, 2, True), ("clip", 2, 3, False), ("speaker", 2, 3, True), ("speaker", 0, 1, False), ("speaker", 0, 0, True)],
+)
+def test_kinds_of_a_clip_are_different_and_those_of_a_speaker_may_come_again(draw_per, listed, count, enough):
+    section = read_recipe("quick")["augmentation"]
+    triplet = section["triplet"] | {"kinds": section["triplet"]["kinds"][:listed], "kinds_per_clip": count}
+    with nullcontext() if enough else pytest.raises(ValueError, match=f"is {count} but triplet.kinds lists {listed}"):
+        Augmentation.model_validate(section | {"draw_per": draw_per, "triplet": triplet})
+
+
+def test_a_range_may_be_one_value():
+    section = read_recipe("quick")["augmentation"]
+    section["coloured_noise"]["min_snr_db"] = section["coloured_noise"]["max_snr_db"]
+    assert Augmentation.model_validate(section).coloured_noise.min_snr_db == section["coloured_noise"]["max_snr_db"]
 
 
 @pytest.mark.parametrize(

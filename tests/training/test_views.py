@@ -222,13 +222,14 @@ def test_a_batch_of_one_has_no_background():
 
 def test_coloured_noise_is_at_the_asked_level_and_steady():
     features, n_frames = batch(clips=16, frames=300)
-    features = 0.2 * features
+    features = 0.2 * features.double()
     added = power(coloured_noise(features, n_frames, 6.0, 6.0, generator())) - power(features)
     ratio_db = 10 * (power(features).mean(dim=(1, 2)) / added.mean(dim=(1, 2))).log10()
     torch.testing.assert_close(ratio_db, torch.full_like(ratio_db, 6.0), atol=0.05, rtol=0)
     halves = added[:, :, :150].mean(dim=2).log10(), added[:, :, 150:].mean(dim=2).log10()
     torch.testing.assert_close(*halves, atol=0.15, rtol=0)
     assert halves[0].std(dim=1).mean() > 0.3  # in tens of dB, over the bands: it has a colour
+    assert 10 * added.log10().std(dim=2).median().item() == pytest.approx(2, rel=0.05)  # dB, from frame to frame
 
 
 def test_reverberation_adds_a_tail_of_the_asked_power_and_decay():
@@ -240,6 +241,21 @@ def test_reverberation_adds_a_tail_of_the_asked_power_and_decay():
     tail = (wet - dry)[:, 0, 21:81]
     assert 10 * (dry[0, 0, 20] / tail[0].sum()).log10().item() == pytest.approx(6.0, abs=0.1)
     assert 10 * (tail[0, 0] / tail[0, 25]).log10().item() == pytest.approx(30.0, abs=0.5)  # 60 dB in 50 frames
+    highest = (wet - dry)[0, 79, 21:31]
+    assert 10 * (highest[0] / highest[9]).log10().item() == pytest.approx(21.6, abs=0.5)  # in 25 frames
+
+
+def test_the_longest_reverberation_ends_after_60_frames():
+    features, n_frames = torch.full((1, 80, 200), -1.5), torch.full((1,), 200)
+    features[:, :, 20] = 1.0
+    wet = power(reverberation(features, n_frames, 1000.0, 1000.0, 0.0, 0.0, generator()))[0, 0]
+    torch.testing.assert_close(wet[21:81] / wet[20], torch.full((60,), 1 / 60).double(), rtol=0.03, atol=0)
+    assert wet[81:].max() < 1e-6 * wet[20]
+
+
+def test_reverberation_of_silence_is_silence_where_whispers_features_end():
+    features, n_frames = torch.full((2, 80, 90), -2.5), torch.full((2,), 90)
+    assert (reverberation(features, n_frames, 0.5, 0.5, 6.0, 6.0, generator()) == -2.0).all()
 
 
 def test_a_channel_is_the_same_in_every_frame_and_smooth_over_the_bands():
