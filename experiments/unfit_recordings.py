@@ -1,18 +1,18 @@
 """What "cannot tell" costs and saves: strangers who pass for one person, by what was done to both recordings.
 
     OMP_NUM_THREADS=1 python -m experiments.unfit_recordings data/audio/{french,english,locales,speechocean}_validation
+    OMP_NUM_THREADS=1 python -m experiments.unfit_recordings data/audio/*_report --noise NOISE --only "^(full|.s|noise|tele|opus)"
 
 The folders are what `resample` made; pairs are within a corpus. `doubted`: recordings that are called unfit.
 `strangers`, `speakers`: pairs of two people and of one that reach the threshold of 1 % false accepts; `told`: those of them in
 which neither recording is doubted. With two voices, the second half of each recording is of another speaker; strangers then have
-neither voice in common.
+neither voice in common. With --noise, ESC-10's sounds, the conditions of docs/protocol.md are among the rows.
 Recordings in which little speech is found, which `verify` refuses, are left out.
 """
 
 import argparse
 import re
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +20,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from experiments.conditions import Waveform, add_noise
+from experiments.conditions import Waveform, add_noise, all_conditions, read_noises
 from speakerprint import SpeakerEmbedder
 from speakerprint.audio.decode import decode
 from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
 from speakerprint.audio.voice_activity import NoSpeech
 from speakerprint.corpora.resampling import read_audio
 
-Damage = Callable[[Waveform, np.random.Generator], Waveform]
+Damage = Callable[[Waveform, str], Waveform]  # of a recording and its id, as a condition is
 TWO_VOICES = "two voices, half of each"
 DIRECT_AFTER_S = 0.0025  # within which a reflection counts as direct sound
 
@@ -54,14 +54,19 @@ def hissing(samples: Waveform, random: np.random.Generator, snr_db: float) -> Wa
     return add_noise(samples, random.normal(size=len(samples)).astype(np.float32), snr_db)
 
 
+def seeded(damage: Callable[..., Waveform], **how: float) -> Damage:
+    """The same damage to the same recording: what it draws is drawn by the id."""
+    return lambda samples, recording_id: damage(samples, np.random.default_rng(list(recording_id.encode())), **how)
+
+
 DAMAGES: dict[str, Damage] = {
-    "as recorded": lambda samples, random: samples,
-    **{f"{p:.0%} of the samples clipped": partial(clipped, fraction=p) for p in (0.02, 0.05, 0.1, 0.25, 0.5)},
+    "as recorded": lambda samples, recording_id: samples,
+    **{f"{p:.0%} of the samples clipped": seeded(clipped, fraction=p) for p in (0.02, 0.05, 0.1, 0.25, 0.5)},
     **{
-        f"room: direct sound at {db} dB, {s} s": partial(reverberant, direct_db=db, decay_s=s)
+        f"room: direct sound at {db} dB, {s} s": seeded(reverberant, direct_db=db, decay_s=s)
         for db, s in ((10, 0.5), (5, 0.5), (0, 0.5), (0, 1.0), (-5, 0.8))
     },
-    **{f"white noise at {db} dB": partial(hissing, snr_db=db) for db in (20, 10, 0)},
+    **{f"white noise at {db} dB": seeded(hissing, snr_db=db) for db in (20, 10, 0)},
 }
 
 
@@ -70,7 +75,7 @@ def two_voices(samples: Waveform, other: Waveform) -> Waveform:
     return np.concatenate([samples[: len(samples) // 2], other[len(other) // 2 :]])
 
 
-def hear(embedder: SpeakerEmbedder, folder: Path, per_speaker: int, names: list[str]) -> pd.DataFrame:
+def hear(embedder: SpeakerEmbedder, folder: Path, per_speaker: int, damages: dict[str, Damage], two: bool) -> pd.DataFrame:
     """A row for each recording and damage: damage, speaker, guest (the second voice, or nobody), doubted, embedding."""
     recordings, clips = read_audio(folder)
     first = recordings.groupby("speaker_id").cumcount() < per_speaker
@@ -83,8 +88,8 @@ def hear(embedder: SpeakerEmbedder, folder: Path, per_speaker: int, names: list[
             continue
         samples = decode(clip, recording.recording_id)[0]
         speaker, seed = recording.speaker_id, list(recording.recording_id.encode())
-        given = [(name, "", damage(samples, np.random.default_rng(seed))) for name, damage in DAMAGES.items() if name in names]
-        if TWO_VOICES in names and (others := sorted(before.keys() - {speaker})):
+        given = [(name, "", damage(samples, recording.recording_id)) for name, damage in damages.items()]
+        if two and (others := sorted(before.keys() - {speaker})):
             guest = others[np.random.default_rng(seed).integers(len(others))]
             given.append((TWO_VOICES, guest, two_voices(samples, before[guest])))
         before[speaker] = samples
@@ -115,11 +120,15 @@ def main() -> None:
     parser.add_argument("audio", nargs="+", type=Path, help="folders that `resample` made")
     parser.add_argument("--model", help="folder of a model; without it, the shipped one")
     parser.add_argument("--per-speaker", type=int, default=3, help="the first so many recordings of each")
+    parser.add_argument("--noise", type=Path, help="ESC-10's sounds, <class>/*.ogg; with it, the conditions of `peers` as well")
     parser.add_argument("--only", default="", help="damages whose name has it, a regular expression")
     chosen = parser.parse_args()
-    names = [name for name in [*DAMAGES, TWO_VOICES] if re.search(chosen.only, name)]
+    conditions = all_conditions(read_noises(chosen.noise)) if chosen.noise else []
+    damages = DAMAGES | {condition.name: condition.apply for condition in conditions}
+    names = [name for name in [*damages, TWO_VOICES] if re.search(chosen.only, name)]
     embedder = SpeakerEmbedder.load(chosen.model, "cpu", require_speech=True)
-    heard = [hear(embedder, folder, chosen.per_speaker, names) for folder in chosen.audio]
+    given = {name: damage for name, damage in damages.items() if name in names}
+    heard = [hear(embedder, folder, chosen.per_speaker, given, TWO_VOICES in names) for folder in chosen.audio]
     print("| % | doubted | strangers | told | speakers | told |\n|---|---|---|---|---|---|")
     for name in names:
         parts = [rows[rows["damage"] == name] for rows in heard]
