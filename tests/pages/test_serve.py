@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from starlette.testclient import WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 
-from speakerprint import Diarization, Turn
+from speakerprint import Diarization, Turn, __version__
 from speakerprint.errors import InputError
 from speakerprint.inference.gallery import Gallery
 from speakerprint.inference.listener import Event
@@ -270,7 +270,9 @@ def test_the_page_may_load_nothing_from_elsewhere(client):
 
 def test_the_api_is_described_without_a_page_from_the_network(client):
     assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
-    assert set(client.get("/openapi.json").json()["paths"]) == {
+    described = client.get("/openapi.json").json()
+    assert described["info"]["version"] == __version__
+    assert set(described["paths"]) == {
         "/api/model", "/api/verify", "/api/identify", "/api/diarize", "/api/people", "/api/enrol", "/api/people/{speaker}"
     }  # fmt: skip
 

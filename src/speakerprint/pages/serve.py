@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from starlette.formparsers import MultiPartParser
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from speakerprint import __version__
 from speakerprint.audio.decode import MAX_RATE_HZ, MIN_RATE_HZ, decode
 from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
 from speakerprint.audio.resample import resample
@@ -222,7 +223,7 @@ def create_app(
     service = Service(embedder, gallery, reference)
     # the documentation pages that FastAPI makes of /openapi.json would come from the network
     refusals: dict[int | str, dict[str, Any]] = {code: {"model": Problem} for code in REFUSALS}
-    app = FastAPI(title="speakerprint", docs_url=None, redoc_url=None, responses=refusals)
+    app = FastAPI(title="speakerprint", version=__version__, docs_url=None, redoc_url=None, responses=refusals)
     app.add_middleware(Guard, max_bytes=MAX_REQUEST_BYTES)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts), www_redirect=False)
 
