@@ -2,13 +2,16 @@
 
 import shutil
 import sqlite3
+from contextlib import suppress
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from speakerprint.errors import InputError
 from speakerprint.inference.bulk import WRITERS, embed_into
 from speakerprint.inference.embedder import SpeakerEmbedder
 from speakerprint.inference.gallery import Gallery
@@ -23,6 +26,7 @@ from tests.pages.test_serve import HERE, enrol, wav
 from tests.tones import SPEAKERS, ToneEmbedder, write_tones
 
 pytestmark = [pytest.mark.torture, pytest.mark.slow]
+FORK = get_context("fork")
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +41,11 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def kill_and_compare(run, folder: Path) -> None:
-    """``run(path)`` writes a file or a folder: killed, there is nothing under that name, or all; in the end the same bytes."""
-    for name in ("whole", "killed"):
+    """``run(path)`` writes a file or a folder: killed, there is nothing under that name, or all; in the end the same bytes.
+
+    Two at once end in these bytes as well, and the one that comes too late may be refused.
+    """
+    for name in ("whole", "killed", "shared"):
         (folder / name).mkdir()
     run(folder / "whole/made")
     whole = files(folder / "whole")
@@ -54,6 +61,17 @@ def kill_and_compare(run, folder: Path) -> None:
     if not path.exists():
         run(path)
     assert files(folder / "killed") == whole
+
+    def unless_refused() -> None:
+        with suppress(InputError):
+            run(folder / "shared/made")
+
+    both = [FORK.Process(target=unless_refused) for _ in range(2)]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join()
+    assert [one.exitcode for one in both] == [0, 0] and files(folder / "shared") == whole
 
 
 @pytest.mark.parametrize("form", ["onnx", "huggingface"])
