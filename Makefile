@@ -43,8 +43,8 @@ check: lint  ## lint, and the fast tests: what a change should pass at any time,
 test: $(VENV)/.installed  ## run all tests
 	@$(PYTEST)
 
-torture: $(VENV)/.installed  ## damage each kind of file 600 times, kill each writer 20 times, flood the server, count what came of it: minutes
-	@$(IN_VENV) TORTURE_CASES=600 TORTURE_KILLS=20 SOAK_S=120 OMP_NUM_THREADS=1 python -m pytest -m torture -s
+torture: $(VENV)/.installed  ## damage each kind of file 600 times, kill each writer 20 times, fuzz, flood the server, count what came of it: minutes
+	@$(IN_VENV) TORTURE_CASES=600 TORTURE_KILLS=20 SOAK_S=120 FUZZ_S=30 OMP_NUM_THREADS=1 python -m pytest -m torture -s
 
 lint: $(VENV)/.installed  ## check style, types and who imports whom
 	@$(IN_VENV) ruff check

@@ -6,6 +6,7 @@
 import io
 import json
 import os
+import re
 import resource
 import signal
 import tarfile
@@ -15,7 +16,8 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import av
 import joblib
@@ -42,6 +44,7 @@ from speakerprint.corpora.tables import read_recording_table
 from speakerprint.errors import InputError
 from speakerprint.evaluation.metrics_files import thresholds_of
 from speakerprint.evaluation.trial_lists import read_trial_list
+from speakerprint.inference import calibration, model_folder
 from speakerprint.inference.calibration import Calibration
 from speakerprint.inference.gallery import Gallery
 from speakerprint.inference.network import Network
@@ -113,6 +116,22 @@ def model(name: str) -> Callable[[Path], Path]:
 
 def embedding(path: Path) -> bytes:
     return Network(path.parent).embed_frames([np.ones((20, 80), np.float32)]).tobytes()
+
+
+def embedding_by_a_stranger(path: Path) -> bytes:
+    """Whoever makes a model makes its digest: what is in the config is not believed either."""
+    with patch.object(model_folder, "_digest", lambda tree: tree.get("digest")):
+        return embedding(path)
+
+
+def unsigned_calibration(path: Path) -> None:
+    path.write_text(CALIBRATION.model_dump_json(indent=1), encoding="utf-8")
+
+
+def decisions_by_a_stranger(path: Path) -> list[Any]:
+    with patch.object(calibration, "_digest", lambda tree: None):
+        found = Calibration.load(path)
+    return [found.llr([-1, 0.5]), found.posterior(0.5, 0.01), *map(found.threshold, found.thresholds)]
 
 
 def sound(form: str) -> Kind:
@@ -262,6 +281,8 @@ KINDS = {
     "trial list": Kind(written("t.txt", trials), lambda path: read_trial_list(path, ROWS)),
     "metrics": Kind(written("m.json", metrics), thresholds_of),
     "calibration": Kind(written("c.json", CALIBRATION.save), Calibration.load, checked=True),
+    "a stranger's calibration": Kind(written("c.json", unsigned_calibration), decisions_by_a_stranger),
+    "a stranger's config": Kind(model("config.json"), embedding_by_a_stranger),
     "gallery": Kind(gallery, lambda path: Gallery(path.parent).identify(np.eye(8)[0], 0.5), checked=True),
     "model's config": Kind(model("config.json"), embedding, checked=True),
     "model's graph": Kind(model("model.onnx"), embedding, checked=True),
@@ -291,6 +312,40 @@ KINDS = {
 }
 
 
+class Found(NamedTuple):
+    """What broke a reader once: for each kind of file, its content, made of the whole one's."""
+
+    kind: str
+    content: Callable[[bytes], bytes]
+
+
+def edited(*keys: str, **changes: Any) -> Callable[[bytes], bytes]:
+    """A JSON object with other values at a path of keys."""
+
+    def content(whole: bytes) -> bytes:
+        tree = at = json.loads(whole)
+        for key in keys:
+            at = at[key]
+        at.update(changes)
+        return json.dumps(tree).encode()
+
+    return content
+
+
+FOUND = [  # by tests/fuzz.py, and by reading the code for it
+    *(Found("a stranger's config", edited("model", embedding_dim=dim)) for dim in (7, 10**12, float("inf"))),
+    *(Found("a stranger's config", edited("model", window_s=seconds)) for seconds in (1e-9, 1e9)),
+    *(Found("a stranger's config", edited(files=names)) for names in ({}, {"/dev/zero": ""}, {"../c": ""})),
+    *(Found(kind, lambda whole: b"[" * 100_000) for kind in ("a stranger's config", "a stranger's calibration", "metrics")),
+    Found("Common Voice's table", lambda whole: whole.replace(b"\n", b"\t\t\n")),
+    Found("list of exclusions", lambda whole: b"reason,recording_id\nodd\n"),
+    Found("list of exclusions", lambda whole: b'recording_id\n"a'),
+    Found("table of recordings", lambda whole: b"speaker,path\nann," + 5000 * b"x" + b"\n"),
+    Found("params", lambda whole: whole + b"\na: !!bool 5\n"),
+    Found("params", lambda whole: whole + b'\na: "\\UFFFFFFFF"\n'),
+]
+
+
 def damaged(content: bytes, rng: np.random.Generator) -> bytes:
     """Some bytes flipped, cut out, doubled or put in, or the end cut off."""
     data = bytearray(content)
@@ -313,6 +368,15 @@ def damaged(content: bytes, rng: np.random.Generator) -> bytes:
 
 def as_text(answer: Any) -> str:
     return answer.to_json() if isinstance(answer, pd.DataFrame) else repr(answer)
+
+
+@pytest.mark.parametrize("found", FOUND, ids=[f"{number}, {found.kind}" for number, found in enumerate(FOUND)])
+def test_what_broke_a_reader_once_ends_in_a_message(found, tmp_path):
+    kind = KINDS[found.kind]
+    path = kind.make(tmp_path)
+    path.write_bytes(found.content(path.read_bytes()))
+    with pytest.raises(InputError, match=re.escape(str(tmp_path))):
+        kind.read(path)
 
 
 @pytest.mark.slow

@@ -176,7 +176,7 @@ class FeatureStore:
             return list(digests["shards"])
         except FileNotFoundError as error:
             raise InputError(f"{folder} is not a whole feature store ({error.filename} is missing); {REMEDY}") from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{folder / DIGESTS} is damaged ({error!r}); {REMEDY}") from None
 
     def _check_shards(self, start: int, stop: int) -> None:

@@ -23,12 +23,14 @@ def read_exclude_list(path: str | Path, chunks: Iterable[pd.DataFrame]) -> set[s
     lines: dict[str, int] = {}
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file)
+            rows = csv.DictReader(file, strict=True)
             if "recording_id" not in (rows.fieldnames or []):
                 raise InputError(
                     f"{path}: columns {', '.join(rows.fieldnames or []) or 'none'}; expected recording_id and any others"
                 )
             for row in rows:
+                if row["recording_id"] is None:
+                    raise InputError(f"{path}, line {rows.line_num}: has no recording_id; mend the line or remove it")
                 lines.setdefault(row["recording_id"].strip(), rows.line_num)
     except FileNotFoundError:
         raise InputError(
@@ -36,6 +38,8 @@ def read_exclude_list(path: str | Path, chunks: Iterable[pd.DataFrame]) -> set[s
         ) from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from None
+    except csv.Error as error:
+        raise InputError(f"{path}, line {rows.line_num}: {error}; mend the line") from None
     unknown = set(lines)
     for chunk in chunks:
         unknown.difference_update(chunk["recording_id"])

@@ -79,7 +79,7 @@ def _read_marker(marker: Path) -> dict[str, Any]:
     """What a marker says; nothing where there is none, or a damaged one: its shard is made again."""
     try:
         made = json.loads(marker.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return made if isinstance(made, dict) and isinstance(made.get("report"), dict) else {}
 

@@ -27,7 +27,7 @@ def read_metrics(path: str | Path, stage: str) -> dict[str, Any]:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; run `dvc repro {stage}` to make it") from None
-    except ValueError as error:  # not JSON, or not UTF-8
+    except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
         raise InputError(f"{path} is not JSON ({error}); run `dvc repro {stage}` to make it again") from None
     if not isinstance(tree, dict) or not tree:
         raise InputError(f"{path} is empty or no JSON object; run `dvc repro {stage}` to make it again")

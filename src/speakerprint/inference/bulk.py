@@ -79,7 +79,7 @@ class Journal:
                 found = json.loads(line)
                 if not line.endswith(b"\n") or found.pop("crc32") != _crc32(found):
                     break
-            except (ValueError, LookupError, AttributeError, TypeError):
+            except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
                 break  # the run that wrote it was killed, or the line is damaged
             if whole and found["changed"] == _changed(found["path"]):
                 self._lines[found["path"]] = whole

@@ -101,7 +101,7 @@ class Calibration(BaseModel):
         except ValidationError as error:
             where = ".".join(map(str, error.errors()[0]["loc"])) or "the file"
             raise InputError(f"{path} is not a calibration ({where}: {error.errors()[0]['msg']}); {remedy}") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path} is not a calibration ({error}); {remedy}") from None
         if digest != _digest(tree):
             raise InputError(f"{path} was changed or damaged since it was written, or is of an earlier version; {remedy}")

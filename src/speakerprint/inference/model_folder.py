@@ -5,7 +5,6 @@ A folder is read only if it is as it was written: a model with a flipped bit wou
 
 import hashlib
 import json
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,8 @@ FORMAT = "speakerprint-2"
 SHIPPED = Path(__file__).parents[1] / "models/speakerprint-base"  # in the package
 CONFIG, WEIGHTS, GRAPH, INTEGER_GRAPH = "config.json", "model.safetensors", "model.onnx", "model_int8.onnx"
 MODEL_FILES = ["README.md", CONFIG, GRAPH, INTEGER_GRAPH, WEIGHTS, "params.yaml"]
+MAX_DIM = 2**16
+MIN_WINDOW_S, MAX_WINDOW_S = 0.1, 30.0  # Whisper hears no more
 HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")  # owner/name, or owner/name@revision
 AGAIN = "make it again with `speakerprint export --format huggingface --model FOLDER --output NEW`"
 
@@ -71,7 +72,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         raise InputError(f"no model in {folder}: {path} is missing; train one with `dvc repro`") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the name and its permissions") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"the model in {folder} is damaged: {CONFIG} is no JSON ({error}); get or make it again") from None
     if not isinstance(config, dict):
         raise InputError(f"the model in {folder} is damaged: {CONFIG} holds {config!r:.50}; get or make it again")
@@ -86,13 +87,18 @@ def read_model(folder: str | Path) -> ModelFolder:
     try:
         if _digest(config) != config.get("digest"):
             raise InputError(f"{folder}/{CONFIG} was changed or damaged since it was written; get or make the model again")
-        for name, expected in config["files"].items():
+        files: dict[str, Any] = config["files"]
+        if not {GRAPH, WEIGHTS} <= files.keys() <= {GRAPH, WEIGHTS, INTEGER_GRAPH}:  # nor a file elsewhere, nor a device
+            raise InputError(f"{folder}/{CONFIG} names {', '.join(files)} as its files; get or make the model again")
+        for name, expected in files.items():
             if _sha256(folder / name) != expected:
                 raise InputError(f"{folder}/{name} was changed or damaged since it was written; get or make the model again")
         return _checked(folder, config)
     except FileNotFoundError as error:
         raise InputError(f"no model in {folder}: {error.filename} is missing; train one with `dvc repro`") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror}); get or make the model again") from None
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(f"{folder}/{CONFIG} is damaged or of another version ({error!r}); get or make the model again") from None
 
 
@@ -121,8 +127,11 @@ def _checked(folder: Path, config: dict[str, Any]) -> ModelFolder:
                 "and a score from -1 to 1"
             )
     dim, window_s = int(config["model"]["embedding_dim"]), float(config["model"]["window_s"])
-    if dim < 1 or not 0 < window_s < math.inf:
-        raise InputError(f"{folder}/{CONFIG}: embedding_dim is {dim} and window_s {window_s}, expected positive numbers")
+    if not (1 <= dim <= MAX_DIM and MIN_WINDOW_S <= window_s <= MAX_WINDOW_S):
+        raise InputError(
+            f"{folder}/{CONFIG}: embedding_dim is {dim} and window_s {window_s}, expected 1 to {MAX_DIM:,} and {MIN_WINDOW_S} to "
+            f"{MAX_WINDOW_S:g}; get or make the model again"
+        )
     return ModelFolder(folder, str(config["model_id"]), dim, window_s, thresholds, config)
 
 

@@ -30,8 +30,18 @@ class Network:
         self.model: ModelFolder = read_model(folder)
         float32 = in_float32 or CUDA in usable_providers(device) or INTEGER_GRAPH not in self.model.config["files"]
         self._session = open_session(self.model.path / (GRAPH if float32 else INTEGER_GRAPH), device)
+        self._refuse_another_shape()
         on_gpu = CUDA in self._session.get_providers()
         self._at_once = WINDOWS_AT_ONCE["cuda" if on_gpu else "cpu"] if float32 else 1  # see model.onnx_graph.IntegerGraph
+
+    def _refuse_another_shape(self) -> None:
+        """Raise InputError where the graph does not give what the config promises."""
+        gives = {output.name: output.shape for output in self._session.get_outputs()}
+        if [len(shape) and shape[-1] for name, shape in gives.items() if name == "embedding"] != [self.model.embedding_dim]:
+            raise InputError(
+                f"the graph in {self.model.path} gives {gives}, and its config promises embeddings of {self.model.embedding_dim} "
+                "numbers; get or make the model again"
+            )
 
     def __reduce__(self) -> tuple[type["Network"], tuple[Path, Device, bool]]:
         """To another process goes where the model is, and not the session of ONNX Runtime: the folder is read again there."""

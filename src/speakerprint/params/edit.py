@@ -8,6 +8,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import YAMLError
 
 from speakerprint.errors import InputError
 
@@ -32,7 +33,10 @@ def edit_section(text: str, name: str, change: Callable[[CommentedMap], None], *
     yaml = YAML()
     yaml.preserve_quotes, yaml.width = True, 4096
     yaml.indent(**indent)
-    tree = yaml.load(section)
+    try:
+        tree = yaml.load(section)
+    except YAMLError as error:
+        raise InputError(f"section {name} is no YAML of its own ({error}); write it without aliases of other sections") from None
     before = deepcopy(tree)
     change(tree)
     if tree != before:

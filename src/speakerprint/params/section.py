@@ -41,8 +41,9 @@ def read_tree(path: str | Path = PARAMS_PATH) -> dict[str, Any]:
         raise InputError(f"{path} is not UTF-8 at byte {error.start}; save it as UTF-8") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); check the name and its permissions") from None
-    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: of numbers and dates that are none
-        raise InputError(f"{path} is not valid YAML: {str(error) or 'it is nested too deeply'}") from None
+    except Exception as error:  # ruamel's own, and whatever its constructors meet: KeyError, OverflowError, RecursionError
+        said = str(error) if isinstance(error, YAMLError | ValueError) else repr(error)
+        raise InputError(f"{path} is not valid YAML: {said}") from None
     _refuse_too_many_values(tree, path)
     if not isinstance(tree, dict):
         raise InputError(f"{path} is empty or not a mapping of sections; start from the repository's params.yaml")

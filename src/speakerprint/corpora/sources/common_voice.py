@@ -235,6 +235,9 @@ def _read_tsv(file: IO[bytes], tsv: str, folder: int, number: int) -> Iterator[p
                 raise InputError(
                     f"{tsv}: no column {column!r}; found {', '.join(header)}; is this one of the release's lists of clips?"
                 )
+        named = ["path" if column == "clip" else column for column in header]  # as `_as_lines` has them
+        if twice := [column for column in named if named.count(column) > 1]:
+            raise InputError(f"{tsv}: more than one column {twice[0]!r}; {damaged}")
         file.seek(0)
         try:
             lines = csv.open_csv(
