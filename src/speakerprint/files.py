@@ -25,6 +25,10 @@ class DiskFull(InputError):
     """A file has no room: the message names it, the file system, and the bytes."""
 
 
+class Busy(InputError):
+    """A file is being written by another run."""
+
+
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Inside the block, the path to write to; after it, that file is at ``path``, or nothing has changed there.
@@ -75,7 +79,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def alone_with(path: str | Path) -> Iterator[None]:
-    """Inside the block, no other process is in one for this path. Raises InputError, at once, where one is."""
+    """Inside the block, nobody else is in one for this path, in this process or another. Raises Busy, at once, where one is."""
     from filelock import FileLock, Timeout
 
     path = Path(path)
@@ -83,7 +87,7 @@ def alone_with(path: str | Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise InputError(f"{path} is being written by another process; wait for it to end, or name another file") from None
+        raise Busy(f"{path} is being written by another run; wait for it to end, or name another file") from None
     try:
         yield
     finally:

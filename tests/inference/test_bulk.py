@@ -2,6 +2,8 @@
 
 import json
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,38 @@ def test_a_run_goes_on_where_the_one_before_was_stopped(names, output):
     assert found["paths"].tolist() == names
     np.testing.assert_array_equal(found["embeddings"], np.array([[n, 1 / 3] for n in range(5)], np.float32))
     assert not part_of(output).exists()
+
+
+class SlowEmbedder(FakeEmbedder):
+    """Waits in the middle until it is told to go on."""
+
+    def __init__(self):
+        super().__init__()
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def embed_each(self, names, on_error=None, on_doubt=None):
+        for name, embedding in super().embed_each(names, on_error, on_doubt):
+            yield name, embedding
+            self.begun.set()
+            assert self.go_on.wait(30)
+
+
+def test_of_two_runs_into_one_output_the_second_is_refused_and_the_first_is_whole(names, output):
+    slow: Any = SlowEmbedder()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(embed_into, output, names, slow)
+        try:
+            assert slow.begun.wait(30)
+            second = fake_embedder()
+            with pytest.raises(InputError, match=r"out\.npz is being written by another run; wait for it to end"):
+                embed_into(output, names[::-1], second)
+            assert second.embedded == []
+        finally:
+            slow.go_on.set()
+        assert first.result().embedded == 5
+    assert np.load(output)["paths"].tolist() == names
+    assert sorted(path.name for path in output.parent.iterdir()) == sorted([*(Path(name).name for name in names), "out.npz"])
+    assert embed_into(output, names[::-1], fake_embedder()).embedded == 5
 
 
 @pytest.mark.parametrize("torn", [b'{"path": "half a li', b'{"path": "x", "embedding": [1.0, 2.0], "changed": 1}', b"\0\0\0\n"])

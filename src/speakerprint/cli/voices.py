@@ -25,7 +25,7 @@ from speakerprint.cli.options import (
     say_written,
 )
 from speakerprint.errors import InputError
-from speakerprint.files import alone_with, whole_file
+from speakerprint.files import Busy, whole_file
 
 if TYPE_CHECKING:
     from speakerprint import SpeakerEmbedder
@@ -76,8 +76,7 @@ def embed(
     if output is None:
         _print_embeddings(embedder, names, skip_errors)
     else:
-        with alone_with(output):  # two would write into one file of what is done
-            _embed_into(output, embedder, names, skip_errors)
+        _embed_into(output, embedder, names, skip_errors)
 
 
 def _print_embeddings(embedder: "SpeakerEmbedder", names: list[str], skip_errors: bool) -> None:
@@ -112,6 +111,8 @@ def _embed_into(output: Path, embedder: "SpeakerEmbedder", names: list[str], ski
         done = embed_into(output, names, embedder, skip_errors)
     except KeyboardInterrupt:
         typer.echo(f"stopped; {kept}", err=True)
+        raise
+    except Busy:
         raise
     except InputError as error:
         raise InputError(

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from speakerprint.errors import InputError
-from speakerprint.files import explain_full_disk, whole_file
+from speakerprint.files import alone_with, explain_full_disk, whole_file
 
 if TYPE_CHECKING:
     from speakerprint.inference.embedder import SpeakerEmbedder
@@ -109,8 +109,13 @@ def embed_into(output: Path, names: list[str], embedder: "SpeakerEmbedder", skip
     """Embed files into ``output``, in their order: .npy, .npz, .csv, .json or .jsonl.
 
     skip_errors: leave out recordings that are refused; without it, InputError is raised, and what is done is kept for a next run.
-    Raises InputError where every recording is refused.
+    Raises InputError where every recording is refused, and where another run writes into the output.
     """
+    with alone_with(output):  # two would write into one file of what is done
+        return _embed_alone(output, names, embedder, skip_errors)
+
+
+def _embed_alone(output: Path, names: list[str], embedder: "SpeakerEmbedder", skip_errors: bool) -> Bulk:
     left_out: dict[str, str] = {}
     journal = Journal(part_of(output), {"model_id": embedder.model_id, "trim_silence": embedder.trim_silence})
     try:
