@@ -332,11 +332,18 @@ def edited(*keys: str, **changes: Any) -> Callable[[bytes], bytes]:
     return content
 
 
+def beyond_its_end(whole: bytes) -> bytes:
+    """A zip archive whose directory says that its last file begins behind it."""
+    place = whole.rfind(b"PK\1\2") + 42
+    return whole[:place] + (2**24).to_bytes(4, "little") + whole[place + 4 :]
+
+
 FOUND = [  # by tests/fuzz.py, and by reading the code for it
     *(Found("a stranger's config", edited("model", embedding_dim=dim)) for dim in (7, 10**12, float("inf"))),
     *(Found("a stranger's config", edited("model", window_s=seconds)) for seconds in (1e-9, 1e9)),
     *(Found("a stranger's config", edited(files=names)) for names in ({}, {"/dev/zero": ""}, {"../c": ""})),
     *(Found(kind, lambda whole: b"[" * 100_000) for kind in ("a stranger's config", "a stranger's calibration", "metrics")),
+    Found("zip archive", beyond_its_end),
     Found("Common Voice's table", lambda whole: whole.replace(b"\n", b"\t\t\n")),
     Found("list of exclusions", lambda whole: b"reason,recording_id\nodd\n"),
     Found("list of exclusions", lambda whole: b'recording_id\n"a'),

@@ -143,7 +143,8 @@ def _opened(archive: Path, parts: list[Path]) -> Iterator[zipfile.ZipFile]:
     """The archive, which must be whole from its first byte to its directory, which stands at the end."""
     try:
         with io.BufferedReader(JoinedFile(parts), BUFFER_BYTES) as file, zipfile.ZipFile(file) as zipped:
-            if min((info.header_offset for info in zipped.infolist()), default=0) != 0:
+            places = [info.header_offset for info in zipped.infolist()] or [0]
+            if min(places) != 0 or max(places) >= zipped.start_dir:
                 raise zipfile.BadZipFile("bytes are missing before its directory")
             yield zipped
     except FileNotFoundError:
