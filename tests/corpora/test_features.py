@@ -23,7 +23,7 @@ from speakerprint.audio.log_mel import log_mel, mel_filters, pad_batch
 from speakerprint.audio.resample import resample
 from speakerprint.corpora import feature_store as store
 from speakerprint.corpora.feature_store import FeatureStore
-from speakerprint.corpora.features import extract_corpus
+from speakerprint.corpora.features import _FeatureShard, extract_corpus
 from speakerprint.corpora.recordings import as_recordings
 from speakerprint.corpora.resampling import read_audio, resample_corpus
 from speakerprint.errors import InputError
@@ -254,6 +254,22 @@ def test_shards_are_whole_wherever_recordings_end(seconds, tmp_path, monkeypatch
     assert len(expected) == n_frames
     np.testing.assert_array_equal(zarr.open_array(tmp_path / "store/features.zarr/features", mode="r")[:], expected)
     assert len(list((tmp_path / "store/features.zarr/features/c").glob("*/0"))) == -(-n_frames // 100)
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "audio", "offsets"),
+    [
+        (0, 100, [("a", 0, 2), ("b", 0, 1)], [0, 30, 70, 120]),
+        (100, 200, [("b", 0, 3)], [70, 120, 180, 250]),
+        (200, 300, [("b", 2, 3), ("c", 0, 1)], [180, 250, 330]),
+        (300, 330, [("c", 0, 1)], [250, 330]),
+        (120, 180, [("b", 1, 2)], [120, 180]),
+    ],
+)
+def test_a_shard_reads_those_recordings_that_have_frames_in_it(start, stop, audio, offsets):
+    starts, of_all = [0, 2, 5, 6], np.array([0, 30, 70, 120, 180, 250, 330])  # six recordings: two of a, three of b, one of c
+    shard = _FeatureShard.of(["a", "b", "c"], starts, of_all, Path("store"), 7, start, stop)
+    assert (shard.audio, shard.offsets) == (audio, offsets)
 
 
 @pytest.mark.slow
