@@ -236,6 +236,7 @@ def test_the_store_is_open_for_reading_only(audio, tmp_path):
     with pytest.raises(ValueError, match="read-only"):
         features._features[0] = 0
     features.batch([0, 5])
+    store.seal(tmp_path / "store")  # once more
     assert files(tmp_path / "store") == before
 
 
