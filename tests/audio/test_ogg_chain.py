@@ -69,6 +69,7 @@ def test_streams_that_run_beside_each_other_are_one_link(tmp_path):
         (ogg(500)[:58], "is a chain of 2 Ogg streams; number 2 cannot be read"),
         (ogg(500)[:-40] + ogg(900), "number 2 is cut off in a page"),
     ],
+    ids=["another rate", "two channels", "a part of it", "its first page", "a part of it, then another"],  # the bytes are drawn
 )
 def test_a_chain_that_cannot_be_heard_as_one_is_refused(second, reason, tmp_path):
     with pytest.raises(UndecodableAudio, match=re.escape(reason)):
