@@ -8,7 +8,7 @@ from speakerprint import Diarization, Gallery, Turn, diarize
 from speakerprint.audio import stretches
 from speakerprint.errors import InputError
 from speakerprint.inference import diarization
-from speakerprint.inference.diarization import certainty, frames, joined, smoothest, window_starts
+from speakerprint.inference.diarization import FRAME_S, certainty, choose, frames, joined, smoothest, voices_of, window_starts
 from tests.audio.test_quality import clipped, echoing
 from tests.inference.conftest import PAUSE
 
@@ -165,6 +165,39 @@ def test_a_change_of_speaker_has_to_be_worth_its_cost(monkeypatch):
     assert smoothest(np.array([[1, 0]] * 3 + [[0, 1]] * 3)).tolist() == [0, 0, 0, 1, 1, 1]
 
 
+def test_who_says_little_is_nobody_unless_as_many_are_asked_for():
+    seconds = round(1 / FRAME_S)
+    says = np.repeat([0, 1, 2], [60 * seconds, 2 * seconds, 30 * seconds])
+    scores = np.eye(3)[says] + 0.5 * np.eye(3)[2]
+    found = choose(scores, 1, 10)
+    assert set(found) == {0, 2} and found[61 * seconds] == 2
+    assert set(choose(scores, 3, 3)) == {0, 1, 2}
+    assert set(choose(scores, 1, 1)) == {0}
+
+
+def test_in_a_short_recording_a_twenty_fifth_of_the_speech_is_enough():
+    second = round(1 / FRAME_S)
+    scores = np.eye(2)[np.repeat([0, 1], [20 * second, second])]
+    assert set(choose(scores, 1, 10)) == {0, 1}
+
+
+def test_what_is_played_again_and_again_is_no_voice_of_its_own(monkeypatch):
+    random = np.random.default_rng(2)
+    speakers = random.normal(size=(2, 64))
+    windows = np.repeat(speakers, 20, axis=0) + random.normal(size=(40, 64))
+    windows = (windows / np.linalg.norm(windows, axis=1, keepdims=True)).astype(np.float32)
+    again = np.tile(windows, (10, 1))
+    assert len(voices_of(windows, 1, 10)) == len(voices_of(again, 1, 10)) == 2
+    monkeypatch.setattr(diarization, "REPEATED", 2.0)
+    assert len(voices_of(again, 1, 10)) > 2
+
+
+def test_the_end_of_a_span_is_where_the_voice_ends_and_the_recordings_end_is_kept():
+    speech = np.repeat([0, 1, 0, 1], 40).astype(np.float32)
+    (_, end), (start, last) = diarization._speech_spans(speech, 160 * 512)
+    assert end == 80 * 512 + 480 - 1280 and start == 120 * 512 - 480 and last == 160 * 512
+
+
 def test_certainty_is_a_share_of_each_frame():
     shares = certainty(np.array([[0.5, 0.5], [0.9, 0.1]]))
     np.testing.assert_allclose(shares.sum(axis=1), 1)
@@ -177,8 +210,8 @@ def test_frames_lie_in_the_speech():
     assert spans.tolist() == [0, 0, 0, 0, 1]
 
 
-def test_turns_that_touch_are_joined_and_their_confidence_is_the_mean_over_time():
-    turns = [Turn(0, 1, "a", 0.9), Turn(1, 4, "a", 0.5), Turn(4, 5, "b", 1.0), Turn(6, 7, "b", 1.0)]
+def test_turns_of_one_speaker_with_a_short_pause_between_are_one_and_their_confidence_is_the_mean_over_time():
+    turns = [Turn(0, 1, "a", 0.9), Turn(1.2, 4.2, "a", 0.5), Turn(4.3, 5, "b", 1.0), Turn(5.4, 7, "b", 1.0)]
     first, *others = joined(turns)
-    assert first[:3] == (0, 4, "a") and first.confidence == pytest.approx(0.6)
-    assert others == [Turn(4, 5, "b", 1.0), Turn(6, 7, "b", 1.0)]
+    assert first[:3] == (0, 4.2, "a") and first.confidence == pytest.approx(0.6)
+    assert others == [Turn(4.3, 5, "b", 1.0), Turn(5.4, 7, "b", 1.0)]

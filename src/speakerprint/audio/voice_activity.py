@@ -81,28 +81,22 @@ def speech_spans(samples: NDArray[np.float32]) -> list[tuple[int, int]]:
     return spans_of(speech_probabilities(samples), len(samples))
 
 
-def spans_of(
-    probabilities: NDArray[np.float32],
-    n_samples: int,
-    start_at: float = START,
-    end_below: float = END,
-    min_pause: int = MIN_PAUSE,
-) -> list[tuple[int, int]]:
+def spans_of(probabilities: NDArray[np.float32], n_samples: int) -> list[tuple[int, int]]:
     """The spans of a recording's probabilities, (chunks,), as silero's `get_speech_timestamps` cuts them by default.
 
-    A span goes on through pauses under `min_pause` samples, 0.1 s. One of 0.25 s or less is dropped; the others are widened by
+    A span goes on through pauses under 0.1 s. One of 0.25 s or less is dropped; the others are widened by
     0.03 s on either side, or share the pause between them where that is shorter.
     """
     spans: list[tuple[int, int]] = []
     start = pause = None
     for number, probability in enumerate(probabilities):
         here = number * CHUNK
-        if probability >= start_at:
+        if probability >= START:
             pause = None
             start = here if start is None else start
-        elif probability < end_below and start is not None:
+        elif probability < END and start is not None:
             pause = here if pause is None else pause
-            if here - pause >= min_pause:
+            if here - pause >= MIN_PAUSE:
                 spans.append((start, pause))
                 start = pause = None
     if start is not None:

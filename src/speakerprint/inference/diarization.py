@@ -28,13 +28,16 @@ from speakerprint.inference.vectors import unit_vectors
 if TYPE_CHECKING:
     from speakerprint.inference.gallery import Gallery
 
-SPEECH_FROM, SPEECH_UNTIL, PAUSE_S = 0.3, 0.15, 0.3  # probabilities where speech begins and ends; a shorter pause is none
+LATE_S = 0.08  # that a span of silero-vad ends after the voice does
 WINDOW_S, STEP_S = 1.0, 0.5
 CLUSTERED = 1_500  # windows, at most: 20 MB a matrix of pairs, and a second for its eigenvectors
+REPEATED = 0.98  # cosine from which on a window is an earlier one played again
 NEIGHBOURS = 0.06  # of the windows, that each is joined to
 MOST_SPEAKERS = 10  # looked for where no number is given
 ONE_VOICE = 0.75  # cosine of two clusters' directions from which on they are one speaker
-FEW, LOWEST_COSINE = 60, 0.3  # fewer windows than these are clustered by average linkage, down to this mean cosine
+FEW, LOWEST_COSINE = 150, 0.3  # fewer windows than these are clustered by average linkage, down to this mean cosine
+LEAST_S, LEAST_SHARE = 3.0, 0.04  # of the speech: a voice with less than both is none
+BRIDGED_S = 0.3  # a shorter pause between two turns of one speaker is part of the turn
 FRAME_S = 0.05  # that one speaker is chosen for
 CHANGE_COST = 0.5  # of a change of speaker: so many cosines over frames
 SHARPNESS = 10.0  # of confidences: how fast a difference of cosines becomes certainty
@@ -208,7 +211,9 @@ def hear(source: Source, embedder: SpeakerEmbedder, progress: "tqdm[None]", chan
 
 
 def _speech_spans(probabilities: NDArray[np.float32], n_samples: int) -> list[tuple[int, int]]:
-    return spans_of(probabilities, n_samples, SPEECH_FROM, SPEECH_UNTIL, round(PAUSE_S * SAMPLE_RATE_HZ))
+    late = round(LATE_S * SAMPLE_RATE_HZ)
+    spans = spans_of(probabilities, n_samples)
+    return [(start, end if end == n_samples else end - late) for start, end in spans]
 
 
 def window_starts(n_frames: int) -> NDArray[np.int64]:
@@ -224,21 +229,23 @@ def of_voices(heard: Heard, allowed: tuple[int, int] | None = None) -> Diarizati
     """Speakers by how their windows sound. allowed: the fewest and the most."""
     if not len(heard.embeddings):
         return Diarization([], {}, heard.duration_s)
-    voices = speakers_of(heard.embeddings, allowed)
+    fewest, most = (1, MOST_SPEAKERS) if allowed is None else allowed
+    voices = voices_of(heard.embeddings, fewest, most)
     frames_s, span_of = frames(heard.speech_s)
     scores = frame_scores(heard, frames_s, heard.embeddings @ voices.T)
-    chosen = smoothest(scores)
+    chosen = choose(scores, fewest, most)
     numbers = {int(voice): number for number, voice in enumerate(dict.fromkeys(chosen.tolist()), start=1)}
+    certain = certainty(scores[:, list(numbers)])
     turns = []
     edges = np.flatnonzero(np.diff(chosen, prepend=-1, append=-1) | np.diff(span_of, prepend=-1, append=-1))
-    certain = certainty(scores)
     for first, last in pairwise(edges):
-        start_s = float(max(frames_s[first] - FRAME_S / 2, heard.speech_s[span_of[first], 0]))
-        end_s = frames_s[last - 1] + FRAME_S / 2
-        if last == len(chosen) or span_of[last] != span_of[first]:
-            end_s = heard.speech_s[span_of[first], 1]
-        voice = int(chosen[first])
-        turns.append(Turn(start_s, float(end_s), f"speaker {numbers[voice]}", float(certain[first:last, voice].mean())))
+        start_s, end_s = heard.speech_s[span_of[first]]
+        if first and span_of[first - 1] == span_of[first]:
+            start_s = frames_s[first] - FRAME_S / 2
+        if last < len(chosen) and span_of[last] == span_of[first]:
+            end_s = frames_s[last] - FRAME_S / 2
+        number = numbers[int(chosen[first])]
+        turns.append(Turn(float(start_s), float(end_s), f"speaker {number}", float(certain[first:last, number - 1].mean())))
     speakers = {f"speaker {n}": voices[voice] for voice, n in numbers.items()}
     return Diarization(joined(turns), speakers, heard.duration_s, heard.doubts)
 
@@ -254,28 +261,26 @@ def of_channels(each: Sequence[Heard]) -> Diarization:
     return Diarization(sorted(joined(turns)), speakers, max(heard.duration_s for heard in each), tuple(doubts))
 
 
-def speakers_of(embeddings: NDArray[np.float32], allowed: tuple[int, int] | None) -> NDArray[np.float32]:
+def voices_of(embeddings: NDArray[np.float32], fewest: int, most: int) -> NDArray[np.float32]:
     """The voices among windows (n, dim): (voices, dim), each of unit length. Of many windows, an even choice is clustered."""
     chosen = embeddings[np.linspace(0, len(embeddings) - 1, min(len(embeddings), CLUSTERED)).round().astype(int)]
-    fewest, most = (1, MOST_SPEAKERS) if allowed is None else allowed
+    chosen = chosen[~np.triu(chosen @ chosen.T >= REPEATED, 1).any(axis=0)]
     if len(chosen) < FEW:
         labels = cluster(chosen, threshold=LOWEST_COSINE)
-        n_speakers = min(max(labels.max() + 1, fewest), most, len(chosen))
-        if n_speakers != labels.max() + 1:
-            labels = cluster(chosen, n_speakers=n_speakers)
+        if labels.max() + 1 < fewest:
+            labels = cluster(chosen, n_speakers=min(fewest, len(chosen)))
     else:
         labels = spectral_labels(chosen, fewest, most)
-    voices = np.stack([_direction(chosen[labels == label]) for label in range(labels.max() + 1)])
-    sizes = np.bincount(labels).astype(float)
-    while len(voices) > fewest:
-        cosines = voices @ voices.T - 2 * np.eye(len(voices))
+    sums = np.stack([chosen[labels == label].sum(axis=0) for label in range(labels.max() + 1)])
+    while len(sums) > fewest:
+        directions = unit_vectors(sums)
+        cosines = directions @ directions.T - 2 * np.eye(len(sums))
         one, other = np.unravel_index(cosines.argmax(), cosines.shape)
         if cosines[one, other] < ONE_VOICE:
             break
-        voices[one] = _direction(np.stack([sizes[one] * voices[one], sizes[other] * voices[other]]))
-        sizes[one] += sizes[other]
-        voices, sizes = np.delete(voices, other, axis=0), np.delete(sizes, other)
-    return voices
+        sums[one] += sums[other]
+        sums = np.delete(sums, other, axis=0)
+    return unit_vectors(sums).astype(np.float32)
 
 
 def spectral_labels(embeddings: NDArray[np.float32], fewest: int, most: int) -> NDArray[np.intp]:
@@ -344,6 +349,18 @@ def smoothest(scores: NDArray[np.float64]) -> NDArray[np.int64]:
     return path
 
 
+def choose(scores: NDArray[np.float64], fewest: int, most: int) -> NDArray[np.int64]:
+    """The voice of each frame, (m,), by scores (m, voices): without those that say little, and at most the given number."""
+    kept = np.arange(scores.shape[1])
+    least = min(LEAST_S / FRAME_S, LEAST_SHARE * len(scores))
+    while True:
+        chosen = smoothest(scores[:, kept])
+        counts = np.bincount(chosen, minlength=len(kept))
+        if len(kept) <= fewest or (len(kept) <= most and counts.min() >= least):
+            return kept[chosen]
+        kept = np.delete(kept, counts.argmin())
+
+
 def certainty(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """How probable each voice is in each frame, (m, voices), if no other is heard."""
     odds = np.exp(SHARPNESS * (scores - scores.max(axis=1, keepdims=True)))
@@ -351,11 +368,11 @@ def certainty(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def joined(turns: Sequence[Turn]) -> list[Turn]:
-    """Turns of one speaker that touch as one."""
+    """Turns of one speaker with less than BRIDGED_S between them as one."""
     found: list[Turn] = []
     for turn in turns:
         last = found[-1] if found else None
-        if last is not None and last.speaker == turn.speaker and turn.start_s <= last.end_s:
+        if last is not None and last.speaker == turn.speaker and turn.start_s - last.end_s < BRIDGED_S:
             own, more = last.end_s - last.start_s, turn.end_s - turn.start_s
             mean = (own * last.confidence + more * turn.confidence) / (own + more)
             found[-1] = Turn(last.start_s, turn.end_s, turn.speaker, mean)

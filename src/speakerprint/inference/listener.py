@@ -14,12 +14,12 @@ from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
 from speakerprint.audio.log_mel import log_mel
 from speakerprint.audio.quality import StreamQuality
 from speakerprint.audio.voice_activity import CHUNK, MIN_SPAN, PAD, SpeechDetector
-from speakerprint.inference.diarization import PAUSE_S, SPEECH_FROM, SPEECH_UNTIL
 from speakerprint.inference.embedder import Resampler, SpeakerEmbedder
 
 if TYPE_CHECKING:
     from speakerprint.inference.gallery import Gallery
 
+SPEECH_FROM, SPEECH_UNTIL, PAUSE_S = 0.3, 0.15, 0.3  # probabilities where speech begins and ends; a shorter pause is none
 WINDOW_S, STEP_S = 1.0, 0.25  # of the latest speech, and how often it is embedded
 FIRST_WINDOW_S = 0.5  # of speech, after a pause
 FITS = 0.5  # cosine of a window and a voice from which on it may be that voice's
