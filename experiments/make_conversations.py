@@ -40,10 +40,8 @@ OVERLAP_MEAN_S, OVERLAP_STD_S = 1.19, 1.03
 PAUSE_MEDIAN_S, PAUSE_SIGMA = 0.36, 0.8  # the median of Czech dialogues (Weingartová et al. 2014); the spread is a choice
 MOST_OVERLAP = 0.15  # of the speech, in a conversation
 SHORTEST_TURN_S, LONGEST_S = 0.4, 180.0
-BRIDGED_S, SHORTEST_RUN_S = (
-    0.3,
-    0.25,
-)  # a shorter pause is part of a turn, as in the evaluations of NIST RT; a shorter sound is none
+BRIDGED_S = 0.3  # a shorter pause is part of a turn, as in NIST's Rich Transcription evaluations
+SHORTEST_RUN_S = 0.25  # a shorter sound is no speech
 AGREEMENT = 0.9  # of the frames of a recording that its level and silero-vad both call speech, or neither
 LEVEL_DB, LEVEL_STD_DB = -26.0, 3.0  # of a speaker's recordings
 DECAY_S, DIRECT_DB, SNR_DB = (0.2, 0.6), (0.0, 10.0), (5.0, 25.0)

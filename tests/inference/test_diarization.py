@@ -187,9 +187,9 @@ def test_what_is_played_again_and_again_is_no_voice_of_its_own(monkeypatch):
     windows = np.repeat(speakers, 20, axis=0) + random.normal(size=(40, 64))
     windows = (windows / np.linalg.norm(windows, axis=1, keepdims=True)).astype(np.float32)
     again = np.tile(windows, (10, 1))
-    assert len(voices_of(windows, 1, 10)) == len(voices_of(again, 1, 10)) == 2
+    assert len(voices_of(windows, 1)) == len(voices_of(again, 1)) == 2
     monkeypatch.setattr(diarization, "REPEATED", 2.0)
-    assert len(voices_of(again, 1, 10)) > 2
+    assert len(voices_of(again, 1)) > 2
 
 
 def test_the_end_of_a_span_is_where_the_voice_ends_and_the_recordings_end_is_kept():

@@ -230,7 +230,7 @@ def of_voices(heard: Heard, allowed: tuple[int, int] | None = None) -> Diarizati
     if not len(heard.embeddings):
         return Diarization([], {}, heard.duration_s)
     fewest, most = (1, MOST_SPEAKERS) if allowed is None else allowed
-    voices = voices_of(heard.embeddings, fewest, most)
+    voices = voices_of(heard.embeddings, fewest)
     frames_s, span_of = frames(heard.speech_s)
     scores = frame_scores(heard, frames_s, heard.embeddings @ voices.T)
     chosen = choose(scores, fewest, most)
@@ -261,7 +261,7 @@ def of_channels(each: Sequence[Heard]) -> Diarization:
     return Diarization(sorted(joined(turns)), speakers, max(heard.duration_s for heard in each), tuple(doubts))
 
 
-def voices_of(embeddings: NDArray[np.float32], fewest: int, most: int) -> NDArray[np.float32]:
+def voices_of(embeddings: NDArray[np.float32], fewest: int) -> NDArray[np.float32]:
     """The voices among windows (n, dim): (voices, dim), each of unit length. Of many windows, an even choice is clustered."""
     chosen = embeddings[np.linspace(0, len(embeddings) - 1, min(len(embeddings), CLUSTERED)).round().astype(int)]
     chosen = chosen[~np.triu(chosen @ chosen.T >= REPEATED, 1).any(axis=0)]
@@ -270,7 +270,7 @@ def voices_of(embeddings: NDArray[np.float32], fewest: int, most: int) -> NDArra
         if labels.max() + 1 < fewest:
             labels = cluster(chosen, n_speakers=min(fewest, len(chosen)))
     else:
-        labels = spectral_labels(chosen, fewest, most)
+        labels = spectral_labels(chosen, fewest, max(fewest, MOST_SPEAKERS))
     sums = np.stack([chosen[labels == label].sum(axis=0) for label in range(labels.max() + 1)])
     while len(sums) > fewest:
         directions = unit_vectors(sums)
