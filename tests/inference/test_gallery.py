@@ -166,6 +166,16 @@ def test_a_gallery_that_another_process_made_in_the_meantime_is_kept(tmp_path):
     assert len(Gallery(tmp_path, "model", DIM)) == 40
 
 
+def test_a_gallery_is_made_where_there_are_no_hard_links(tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refused)
+    gallery, *_ = filled(tmp_path, 2)
+    gallery._database.create("another", 2)
+    assert len(Gallery(tmp_path, "model", DIM)) == 2 and len(list(tmp_path.iterdir())) == 1
+
+
 def test_another_models_gallery_is_refused(tmp_path):
     filled(tmp_path)
     for other in (("other", DIM), ("model", DIM + 1)):

@@ -100,8 +100,12 @@ class GalleryDatabase:
                     db.execute("INSERT INTO gallery (model_id, embedding_dim) VALUES (?, ?)", (model_id, embedding_dim))
             except sqlite3.OperationalError as error:
                 raise InputError(f"{self.path}: {error}; {REMEDY}") from error
-            with suppress(FileExistsError):
-                os.link(path, self.path)
+            try:
+                with suppress(FileExistsError):
+                    os.link(path, self.path)
+            except OSError:  # a file system without hard links, such as exFAT: there the last of two at once would win
+                if not self.path.exists():
+                    path.rename(self.path)
 
     @contextmanager
     def transaction(self, kind: Literal["DEFERRED", "IMMEDIATE"] = "DEFERRED") -> Iterator[sqlite3.Connection]:
