@@ -329,7 +329,11 @@ def test_a_store_that_is_not_whole_is_refused_by_name(audio, tmp_path):
     with pytest.raises(InputError, match=r"features\.zarr is not a whole feature store"):
         FeatureStore(tmp_path / "store")
     meta.write_text(whole)
+    recordings = tmp_path / "store/recordings.parquet"
+    pq.write_table(pq.read_table(recordings)[:5], recordings)
     store.seal(tmp_path / "store")
+    with pytest.raises(InputError, match="store does not fit together: 5 recordings, offsets of 6, 6 speakers"):
+        FeatureStore(tmp_path / "store")
     (tmp_path / "store/features.zarr/offsets/zarr.json").unlink()
     with pytest.raises(InputError, match=r"store is not a whole feature store \(.*offsets/zarr\.json is missing\)"):
         FeatureStore(tmp_path / "store")
