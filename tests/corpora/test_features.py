@@ -353,7 +353,8 @@ def test_a_shard_that_is_not_as_it_was_written_is_refused_when_it_is_read(audio,
         shard.write_bytes(content if damage == "flipped" else content[:-9])
     opened = FeatureStore(tmp_path / "store")
     assert opened.frames(0, stop=20).shape == (20, 80)  # of the first shard
-    for read in (opened.load, lambda: [opened.frames(index) for index in range(len(opened))]):
+    assert opened.frames(2, stop=30).shape == (30, 80)  # up to its last frame
+    for read in (opened.load, lambda: opened.frames(2, stop=31), lambda: [opened.frames(i) for i in range(len(opened))]):
         with pytest.raises(InputError, match=r"features/c/1/0 is missing, or was changed or damaged .* `dvc repro`"):
             read()
 
