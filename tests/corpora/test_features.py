@@ -15,11 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import zarr
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import WhisperFeatureExtractor
 from transformers.models.whisper import feature_extraction_whisper
 
 from speakerprint.audio.decode import decode
-from speakerprint.audio.log_mel import log_mel, mel_filters, pad_batch
+from speakerprint.audio.log_mel import log_mel, mel_filters, pad_batch, windows
 from speakerprint.audio.resample import resample
 from speakerprint.corpora import feature_store as store
 from speakerprint.corpora.feature_store import FeatureStore
@@ -104,6 +106,16 @@ def test_a_batch_is_padded_with_zeros_and_masked():
     assert mask.tolist() == [[1, 1, 0], [1, 1, 1]]
     np.testing.assert_array_equal(features[0], np.vstack([short, np.zeros((1, 80))]).T)
     np.testing.assert_array_equal(features[1], long.T)
+
+
+@given(st.integers(1, 700), st.integers(1, 300))
+def test_windows_are_whole_start_and_end_with_the_clip_and_leave_nothing_out(frames, n_frames):
+    clip = np.arange(frames)[:, None]
+    parts = windows(clip, n_frames)
+    assert {len(part) for part in parts} == {min(frames, n_frames)}
+    assert parts[0][0] == 0 and parts[-1][-1] == frames - 1
+    assert len(np.unique(np.concatenate(parts))) == frames
+    assert len(parts) == max(1, -(-frames // n_frames))
 
 
 def test_the_mel_filters_are_whispers():

@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from speakerprint.errors import InputError
 from speakerprint.inference.model_folder import SHIPPED
-from speakerprint.model.speaker_model import AttentiveStatistics, MeanPooling, SpeakerModel, windows
+from speakerprint.model.speaker_model import AttentiveStatistics, MeanPooling, SpeakerModel
 from speakerprint.params.model import Model
 
 EARLY = {"layers": 2, "layer_combination": "concatenate", "pooling": "attentive_statistics", "projection": "discriminant"}
@@ -50,16 +48,6 @@ def test_a_recording_longer_than_a_window_is_the_mean_of_windows_that_cover_it(s
     embedder, (clip,) = model(**settings, window_s=0.5), clips(120)
     parts = embedder.embed_frames([clip[:50], clip[35:85], clip[70:]])
     np.testing.assert_allclose(embedder.embed_frames([clip])[0], parts.sum(axis=0) / np.linalg.norm(parts.sum(axis=0)), atol=1e-5)
-
-
-@given(st.integers(1, 700), st.integers(1, 300))
-def test_windows_are_whole_start_and_end_with_the_clip_and_leave_nothing_out(frames, n_frames):
-    clip = np.arange(frames)[:, None]
-    parts = windows(clip, n_frames)
-    assert {len(part) for part in parts} == {min(frames, n_frames)}
-    assert parts[0][0] == 0 and parts[-1][-1] == frames - 1
-    assert len(np.unique(np.concatenate(parts))) == frames
-    assert len(parts) == max(1, -(-frames // n_frames))
 
 
 @pytest.mark.slow
