@@ -226,6 +226,7 @@ def test_eer_is_one_when_scores_are_the_wrong_way_round():
 def test_eer_is_a_half_when_every_score_is_the_same():
     assert equal_error_rate(np.ones((4, 2)), ["a", "a", "b", "b"]) == 0.5
     assert trials_of([0.5], [0.5]).auc() == 0.5
+    assert Trials(*(Scores.counted(np.array([9]), np.array([n])) for n in (2**32, 2**33))).auc() == 0.5  # 2**66 in all
 
 
 def test_eer_of_two_by_two_with_one_swap():

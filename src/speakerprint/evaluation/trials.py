@@ -165,7 +165,7 @@ class Trials:
     def auc(self) -> float:
         """Chance that a random target trial scores higher than a random non-target trial; a tie counts half (Mann-Whitney)."""
         lost_and_tied = self.nontarget.less_than(self.target.levels) + self.nontarget.less_than(self.target.levels + 1)
-        twice = int(np.diff(self.target.below) @ lost_and_tied)
+        twice = float(np.diff(self.target.below) @ lost_and_tied.astype(np.float64))  # whole numbers would overflow
         return twice / 2 / len(self.target) / len(self.nontarget)
 
     def curve(self, max_points: int = 500) -> Curve:
