@@ -52,7 +52,8 @@ def test_the_listed_trials_are_scored_and_no_others(tmp_path):
 def test_recordings_are_named_with_or_without_an_extension(tmp_path):
     bare = read(tmp_path, LIST.replace(".wav", ""))
     other = read(tmp_path, LIST.replace(".wav", ".m4a"))
-    for trials in (bare, other):
+    saved_by_windows = read(tmp_path, "\ufeff" + LIST.replace("\n", "\r\n"))
+    for trials in (bare, other, saved_by_windows):
         np.testing.assert_array_equal(trials.first, read(tmp_path, LIST).first)
         np.testing.assert_array_equal(trials.second, [1, 2, 3, 4, 2])
 
