@@ -163,9 +163,7 @@ def channel(features: Tensor, n_frames: Tensor, std_db: float, gain_db: float, g
     return features + UNITS_PER_DB * (std_db * _curve(features, generator) + gain)
 
 
-def draw_kinds(
-    clips: int, kinds: int, count: int, draw_per: str, generator: Generator, clips_per_speaker: int = 1
-) -> list[Tensor]:
+def draw_kinds(clips: int, kinds: int, count: int, draw_per: str, generator: Generator, clips_per_speaker: int) -> list[Tensor]:
     """Which of so many clips get which of so many kinds, turn by turn: tables (clips, kinds) of bool, for `augment`.
 
     Per clip there is one turn, of `count` kinds for each clip, applied in the order in which they are listed. Per speaker, whose
