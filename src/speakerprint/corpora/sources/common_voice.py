@@ -250,6 +250,8 @@ def _read_tsv(file: IO[bytes], tsv: str, folder: int, number: int) -> Iterator[p
                     strings_can_be_null=True,
                 ),
             )
+            if unread := types.keys() - set(lines.schema.names):  # the first line may hold what else ends a line
+                raise pa.ArrowInvalid(f"line 1: the column {min(unread)} is not read")
             for batch in lines:
                 if any(batch[column].null_count for column in types):
                     raise pa.ArrowInvalid
