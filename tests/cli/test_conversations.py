@@ -12,6 +12,7 @@ import soundfile
 import speakerprint as package
 from speakerprint import Diarization, Event, Turn
 from speakerprint.errors import InputError
+from speakerprint.pages import conversation  # noqa: F401 — loaded before a test puts another embedder in its place
 
 FOUND = Diarization(
     [Turn(0.5, 2.25, "speaker 1", 0.9876), Turn(3661.0, 3662.5, "ann, [late]", 1.0)],
