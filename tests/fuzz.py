@@ -8,7 +8,6 @@ it stays mended. `tests/test_fuzz.py` runs it on each kind of file that is worth
 
 import json
 import random
-import signal
 import sys
 import tempfile
 from contextlib import redirect_stdout
@@ -83,7 +82,6 @@ def main() -> None:
     limits = [f"-timeout={SECONDS}", f"-rss_limit_mb={MEMORY_MIB}", f"-max_len={min(LONGEST, 4 * len(small) + 100)}"]
     of_json = {"custom_mutator": mutated} if path.suffix == ".json" else {}
     atheris.Setup([sys.argv[0], *limits, "-print_final_stats=1", *options, str(seeds)], read, **of_json)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     atheris.Fuzz()
 
 

@@ -28,7 +28,10 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.mark.parametrize("name", FUZZED)
 def test_no_input_ends_in_anything_but_a_message_or_an_answer(name, tmp_path):
     command = [sys.executable, "-m", "tests.fuzz", name, f"-max_total_time={FUZZ_S}", f"-artifact_prefix={tmp_path}/"]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace", timeout=FUZZ_S + 300, check=False)
+    environment = os.environ | {"TMPDIR": str(tmp_path)}  # libFuzzer leaves what it has there
+    ran = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, errors="replace", timeout=FUZZ_S + 300, check=False
+    )
     assert ran.returncode == 0, ran.stderr[-3000:]
     (cases,) = re.findall(r"number_of_executed_units: (\d+)", ran.stderr)
     print(f"{name}: {int(cases):,} cases in {FUZZ_S} s")
