@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -117,6 +118,9 @@ class FakeSession:
 
     def get_providers(self):
         return self.providers
+
+    def get_outputs(self):
+        return [SimpleNamespace(name="embedding", shape=["batch", 128])]
 
 
 @pytest.fixture
