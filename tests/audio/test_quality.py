@@ -1,4 +1,4 @@
-"""What is doubted of a recording: not the samples as they are, but what clipping, echoes and noise make of them."""
+"""What is doubted of a recording: not the samples as they are, but what clipping, echoes, noise and telephones make of them."""
 
 import re
 from pathlib import Path
@@ -58,8 +58,9 @@ def test_a_good_recording_is_not_doubted_however_loud_it_is(name):
         (clipped(voice(), 0.1), "it is clipped: 1[0-9]% of the speech"),
         (echoing(voice(), -5), "it echoes or is noisy"),
         (noisy(voice(), 0), "it echoes or is noisy"),
+        (resample(resample(voice(), 16_000, 8_000), 8_000, 16_000), "it has no sound above 4.7 kHz, like a telephone's"),
     ],
-    ids=["clipped", "echoing", "noisy"],
+    ids=["clipped", "echoing", "noisy", "from a telephone"],
 )
 def test_what_makes_a_recording_unfit_is_said(damaged, said):
     (found,) = doubts(damaged)

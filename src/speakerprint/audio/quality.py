@@ -1,4 +1,4 @@
-"""Whether a recording is fit to be judged: clipped, echoing or very noisy speech sounds alike, whoever speaks.
+"""Whether a recording is fit to be judged: clipped, echoing, very noisy or telephone speech sounds alike, whoever speaks.
 
 The bounds were chosen on validation speakers: 1.1 in 100 of their recordings are called unfit as they are
 (`experiments/unfit_recordings.py` measures that, and what it saves). Two voices in one: see `inference.two_voices`.
@@ -19,6 +19,8 @@ MOST_CLIPPED = 0.02
 LEAST_FALL_DB = 14.4
 FALL_FRAMES = 4  # 40 ms
 STEEPEST_BANDS = 20  # of 80: noise drowns the others and leaves these, an echo is in all
+HIGH_BAND = 66  # of 80, from 4.7 kHz on: nothing of a telephone line is there
+LEAST_HIGH_DB = -60.0  # of the loudest high band, below the loudest of all
 DB_PER_UNIT = 40.0  # of log-mel features, (log10 of power + 4) / 4
 PIECE_S, PIECES = 10.0, 6  # of a stream: it is measured so often, and judged by the latest so many with speech
 
@@ -26,10 +28,11 @@ Spans = list[tuple[int, int]]
 
 
 class Quality(NamedTuple):
-    """What is measured of speech: `clipped_fraction`, and `fall_db`."""
+    """What is measured of speech: `clipped_fraction`, `fall_db`, and `high_db`."""
 
     clipped: float
     fall_db: float
+    high_db: float
 
     def doubts(self) -> list[str]:
         """What makes it unfit to be judged: nothing, as a rule."""
@@ -38,6 +41,8 @@ class Quality(NamedTuple):
             found.append(f"it is clipped: {self.clipped:.0%} of the speech is as loud as it gets; record at a lower level")
         if self.fall_db < LEAST_FALL_DB:
             found.append(f"it echoes or is noisy: its level falls by no more than {self.fall_db:.0f} dB in 40 ms; record nearer")
+        if self.high_db < LEAST_HIGH_DB:
+            found.append("it has no sound above 4.7 kHz, like a telephone's; record without one, or calibrate on such recordings")
         return found
 
 
@@ -45,7 +50,7 @@ def measure(samples: NDArray[np.float32], spans: Spans, spoken: NDArray[np.float
     """The quality of (n_samples,) float32 at 16 kHz, of its spans of speech and `spoken_frames`; None under 0.5 s of speech."""
     if sum(end - start for start, end in spans) < MIN_SPEECH_S * SAMPLE_RATE_HZ:
         return None
-    return Quality(clipped_fraction(samples, spans), fall_db(spoken))
+    return Quality(clipped_fraction(samples, spans), fall_db(spoken), high_db(spoken))
 
 
 def doubts_of_many(measured: Iterable[Quality | None]) -> tuple[str, ...]:
@@ -102,3 +107,10 @@ def fall_db(spoken: NDArray[np.float32]) -> float:
     steps = spoken[FALL_FRAMES:] - spoken[:-FALL_FRAMES]
     falls = np.sort(-DB_PER_UNIT * np.quantile(steps, 0.05, axis=0))
     return float(falls[-STEEPEST_BANDS:].mean())
+
+
+def high_db(spoken: NDArray[np.float32]) -> float:
+    """The level of the loudest mel band from 4.7 kHz on, below that of the loudest band, each where it is exceeded in 5 % of the
+    speech, (frames, 80), in dB; -80 where there is nothing."""
+    levels = DB_PER_UNIT * np.quantile(spoken, 0.95, axis=0)
+    return float(levels[HIGH_BAND:].max() - levels.max())

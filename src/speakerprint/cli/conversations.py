@@ -49,7 +49,7 @@ def diarize_command(
     """Tell who spoke when in a recording of several people. Exit status: 0 somebody speaks, 1 nobody does, 2 an error.
 
     Where two speak at once, one of them is found. Confidence, 0 to 1, says how much nearer a voice is than any other. A
-    recording that is clipped, echoes or is noisy is said to be doubtful: then turns and names are often wrong.
+    recording that is clipped, echoes, is noisy or from a telephone is said to be doubtful: then turns and names are often wrong.
 
     Examples:
 
@@ -173,8 +173,8 @@ def listen_command(
     """Tell who is speaking while they speak. Exit status: 0 somebody spoke, 1 nobody did, 2 an error.
 
     A line is printed when a speaker starts, and one when they end. Its time is when they did, which is known about a second
-    later. Who is not in the gallery is unknown 1 and so on, the same voice by the same number. Sound that is clipped, echoes or
-    is noisy is said to be doubtful: then names are often wrong.
+    later. Who is not in the gallery is unknown 1 and so on, the same voice by the same number. Sound that is clipped, echoes,
+    is noisy or from a telephone is said to be doubtful: then names are often wrong.
 
     Examples:
 

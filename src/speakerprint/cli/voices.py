@@ -148,8 +148,8 @@ def verify(
 ) -> None:
     """Tell whether two recordings are of one speaker. Exit: 0 same speaker, 1 different speakers, 2 an error, 3 cannot tell.
 
-    A recording with less than half a second of speech is refused. Where one is clipped, echoes, is noisy or has two voices, it
-    says so, and that it cannot tell, unless the threshold is your own.
+    A recording with less than half a second of speech is refused. Where one is clipped, echoes, is noisy, comes from a telephone
+    or has two voices, it says so, and that it cannot tell, unless the threshold is your own.
 
     Examples:
 
