@@ -1,4 +1,4 @@
-"""Whom does `verify` take for a person: a replay of them, and another voice that is made like theirs by signal processing.
+"""Whom does `verify` take for a person: a replay of them, and another voice that is made like theirs without a network.
 
     OMP_NUM_THREADS=1 python -m experiments.impersonation data/audio/{french,speechocean}_validation
 
@@ -13,7 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from scipy.fft import dct
 from scipy.signal import butter, istft, sosfilt, stft
+from scipy.spatial import KDTree
 
 from experiments.conditions import Waveform, add_noise
 from experiments.unfit_recordings import reverberant
@@ -32,6 +35,7 @@ PITCH_HZ = (60, 400)
 FRAME, HOP = 640, 320  # samples, where a pitch is looked for
 VOICED = 0.5  # of the autocorrelation's highest value
 STFT = 512
+CEPSTRA, NEAREST, GRIFFIN_LIM = 20, 4, 32  # coefficients, frames, iterations
 IMPERSONATORS = 3
 
 
@@ -76,6 +80,30 @@ def with_spectrum_of(samples: Waveform, model: Waveform) -> Waveform:
     return (shaped / max(1.0, np.abs(shaped).max())).astype(np.float32)
 
 
+def of_frames_of(samples: Waveform, model: Waveform) -> Waveform:
+    """What (samples,) say in the voice of the model: each frame is the mean of the model's nearest, phases by Griffin and Lim.
+
+    Nearest in cepstra without their mean, as in kNN voice conversion (Baas et al. 2023, arXiv 2305.18975), but without a network.
+    """
+    *_, ours = stft(samples, nperseg=STFT)
+    *_, theirs = stft(model, nperseg=STFT)
+    _, nearest = KDTree(_cepstra(theirs)).query(_cepstra(ours), k=NEAREST)
+    levels = np.linalg.norm(theirs, axis=0)
+    spectra = (np.abs(theirs) / np.maximum(levels, 1e-9))[:, nearest].mean(axis=2) * np.linalg.norm(ours, axis=0)
+    spoken = spectra * np.exp(1j * np.angle(ours))
+    for _ in range(GRIFFIN_LIM):
+        *_, again = stft(istft(spoken, nperseg=STFT)[1], nperseg=STFT)
+        spoken = spectra * np.exp(1j * np.angle(again[:, : spectra.shape[1]]))
+    heard = istft(spoken, nperseg=STFT)[1][: len(samples)]
+    return (heard / max(1.0, np.abs(heard).max())).astype(np.float32)
+
+
+def _cepstra(spectra: NDArray[np.complexfloating]) -> NDArray[np.floating]:
+    """Of frames (bins, frames), their first coefficients without the loudness, less their mean: (frames, CEPSTRA)."""
+    of_frames = dct(np.log(np.abs(spectra) + 1e-5), axis=0, norm="ortho")[1 : CEPSTRA + 1].T
+    return of_frames - of_frames.mean(axis=0)
+
+
 def with_both_of(samples: Waveform, model: Waveform) -> Waveform:
     return with_spectrum_of(with_pitch_of(samples, model), model)
 
@@ -85,6 +113,7 @@ CONVERSIONS: dict[str, Callable[[Waveform, Waveform], Waveform]] = {
     "another speaker, with their pitch": with_pitch_of,
     "another speaker, with their average spectrum": with_spectrum_of,
     "another speaker, with both": with_both_of,
+    "another speaker, in frames of theirs": of_frames_of,
 }
 
 
