@@ -79,15 +79,8 @@ def diarize_command(
         false_accept_rate=false_accept_rate,
         channels=channels,
     )
-    if output is not None and output.suffix == ".html":
-        from speakerprint.pages.conversation import write_conversation
-
-        write_conversation(found, file, output)
-    elif output is not None:
-        write_text(as_text(found, output.suffix, Path(file).stem), output)
     if output is not None:
-        said = f"{len(found.turns)} turns of {len(found.speakers)} speakers in {found.duration_s:.0f} s"
-        say_written(output, said, as_json)
+        _write_turns(found, file, output, as_json)
     if as_json:
         print_json(as_tree(found))
     elif output is None and found.turns:
@@ -97,6 +90,17 @@ def diarize_command(
     if not found.turns:
         typer.echo(f"{file}: nobody speaks in its {found.duration_s:.1f} s", err=True)
         raise typer.Exit(1)
+
+
+def _write_turns(found: "Diarization", file: str, output: Path, as_json: bool) -> None:
+    if output.suffix == ".html":
+        from speakerprint.pages.conversation import write_conversation
+
+        write_conversation(found, file, output)
+    else:
+        write_text(as_text(found, output.suffix, Path(file).stem), output)
+    said = f"{len(found.turns)} turns of {len(found.speakers)} speakers in {found.duration_s:.0f} s"
+    say_written(output, said, as_json)
 
 
 def _range(speakers: str) -> tuple[int, int]:
