@@ -1,17 +1,22 @@
 """experiments/teacher_embeddings.py with the one peer that needs no package: the log-mel floor."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+import speakerprint
 from experiments import teacher_embeddings as teacher
 from experiments.peers import log_mel_statistics
 from speakerprint.audio.decode import decode
 from speakerprint.audio.resample import resample
 from speakerprint.corpora.resampling import read_audio
+from speakerprint.inference.embedder import SpeakerEmbedder
 from speakerprint.training.teacher import read_teacher
+
+PACKAGE = Path(speakerprint.__file__).parent
 
 
 @pytest.fixture
@@ -72,3 +77,16 @@ def test_a_speed_that_nothing_is_heard_at_is_refused(ask, capsys):
     with pytest.raises(SystemExit):
         ask("report", "--system", "log-mel floor", "--speeds", "1.0", "0")
     assert "--speeds 0: a recording is heard at a speed above 0" in capsys.readouterr().err
+
+
+def test_a_model_of_this_project_teaches_under_the_name_that_it_is_given(ask, audio):
+    folder = PACKAGE / "models/speakerprint-base"
+    ask("report", "--model", f"itself={folder}")
+    recordings, clips = read_audio(audio / "report")
+    rows = pq.read_table("data/given/teacher/itself/report.parquet").to_pylist()
+    assert [row["recording_id"] for row in rows] == recordings["recording_id"].tolist()
+    embedder = SpeakerEmbedder.load(folder)
+    for row, clip in zip(rows, clips, strict=True):
+        np.testing.assert_allclose(row["embedding"], embedder.embed(decode(clip, "clip")[0], 16_000), atol=1e-5)
+    with pytest.raises(SystemExit, match="expected NAME=FOLDER"):
+        ask("report", "--model", "itself")
