@@ -11,7 +11,7 @@ import speakerprint.training.start as start
 from speakerprint.errors import InputError
 from speakerprint.model.speaker_model import SpeakerModel
 from speakerprint.training.objective import Objective
-from speakerprint.training.start import DiscriminantStart, StartBatches, initial_model, start_centres_from_model
+from speakerprint.training.start import DiscriminantStart, StartBatches, initial_model, start_heads_from_model
 from speakerprint.training.validation import embed_crops, validate
 from tests.training.runs import Run, curve, reader, same, training_set
 
@@ -141,11 +141,25 @@ def test_a_discriminant_projection_starts_from_what_tells_speakers_apart(run):
 def test_centres_of_a_model_that_goes_on_are_the_mean_embeddings_of_its_speakers(run):
     source = reader(run)
     objective = Objective(initial_model(run.recipe.model, "unused"), 8, run.recipe)
-    start_centres_from_model(objective, source, 60)
+    start_heads_from_model(objective, source, 60)
     rows = embed_crops(objective.model, (source.examples.crop(index, 60, 0.5) for index in range(32)))
     means = rows.reshape(8, 4, -1).mean(axis=1)
     expected = means / np.linalg.norm(means, axis=1, keepdims=True)
     np.testing.assert_allclose(objective.angular_margin.centres.detach(), expected, atol=1e-5)
+
+
+def test_maps_to_teachers_of_a_model_that_goes_on_predict_what_they_heard(run):
+    source = reader(run)
+    model = initial_model(run.recipe.model, "unused")
+    rows = embed_crops(model, (source.examples.crop(index, 60, 0.5) for index in range(32)))
+    turned = rows @ np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))[0].astype(np.float32)
+    unheard = np.where(np.arange(32)[:, None] % 4, turned, 0)  # every fourth recording
+    source = replace(source, examples=replace(source.examples, taught=(turned, unheard)))
+    recipe = replace(run.recipe, loss=run.recipe.loss.model_copy(update={"teacher_match_weight": 1.0}))
+    objective = Objective(model, 8, recipe, teacher_dims=(8, 8))
+    start_heads_from_model(objective, source, 60)
+    for match, taught in zip(objective.teacher_matches, (turned, unheard), strict=True):
+        assert match(torch.from_numpy(rows)[None], torch.from_numpy(taught)) < 0.02
 
 
 @pytest.mark.slow

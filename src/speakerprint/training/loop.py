@@ -33,7 +33,7 @@ from speakerprint.training.objective import Objective, place
 from speakerprint.training.optimiser import make_optimiser, set_rates
 from speakerprint.training.recipe import Recipe, without_recorded_noise
 from speakerprint.training.split import refuse_too_few_speakers
-from speakerprint.training.start import DiscriminantStart, StartBatches, initial_model, start_centres_from_model
+from speakerprint.training.start import DiscriminantStart, StartBatches, initial_model, start_heads_from_model
 from speakerprint.training.streams import Streams
 from speakerprint.training.teacher import TEACHER_PATH
 from speakerprint.training.validation import one_trial, validate
@@ -190,7 +190,7 @@ class Trainer:
         settings, reader = self.settings, self.prepared.reader
         found = None
         if Path(settings.init_from).is_dir() and not settings.new_head:
-            start_centres_from_model(self.objective, reader, self.window)
+            start_heads_from_model(self.objective, reader, self.window)
         elif self.recipe.model.projection == "discriminant":
             batches = StartBatches(replace(reader, streams=reader.streams.of("start")), self.recipe.discriminant)
             found = DiscriminantStart(self.objective, batches, self.folder, self.prepared.run)

@@ -21,6 +21,7 @@ from speakerprint.params.model import Model
 from speakerprint.params.train import Discriminant
 from speakerprint.training.batches import Batch, Reader, read_ahead
 from speakerprint.training.discriminant import Scatter
+from speakerprint.training.losses import TeacherMatch
 from speakerprint.training.objective import Objective, place
 from speakerprint.training.validation import EMBEDDED_AT_ONCE, embed_crops
 
@@ -243,16 +244,54 @@ class DiscriminantStart:
         self.means_path.unlink(missing_ok=True)
 
 
-def start_centres_from_model(objective: Objective, reader: Reader, n_frames: int) -> None:
-    """Start each speaker's centre at the mean embedding of a central crop of each of the speaker's examples."""
+def start_heads_from_model(objective: Objective, reader: Reader, n_frames: int) -> None:
+    """Start what the losses learn beside a trained model, from its embeddings of a central crop of each example.
+
+    Each speaker's centre is the mean of the speaker's; each teacher's map predicts what the teacher heard, by least squares.
+    """
     examples, (rank, processes) = reader.examples, place()
     sums = torch.zeros_like(objective.angular_margin.centres)
+    fits = [LeastSquares(match) for match in objective.teacher_matches if isinstance(match, TeacherMatch)]
     own = np.arange(rank, len(examples), processes)
     for block in np.split(own, range(16 * EMBEDDED_AT_ONCE, len(own), 16 * EMBEDDED_AT_ONCE)):
-        rows = embed_crops(objective.model, (examples.crop(index, n_frames, 0.5) for index in block))
-        labels = torch.from_numpy(examples.labels[block]).to(sums.device)
-        sums.index_add_(0, labels, torch.from_numpy(rows).to(sums.device))
+        crops = (examples.crop(index, n_frames, 0.5) for index in block)
+        rows = torch.from_numpy(embed_crops(objective.model, crops)).to(sums.device)
+        sums.index_add_(0, torch.from_numpy(examples.labels[block]).to(sums.device), rows)
+        for fit, taught in zip(fits, examples.taught if fits else (), strict=True):
+            fit.add(rows, torch.from_numpy(taught[block]).to(sums.device))
     set_centres(objective, sums)
+    for fit in fits:
+        fit.set_map()
+
+
+class LeastSquares:
+    """The affine map of embeddings that predicts a teacher's best, by the sums of their products over all processes."""
+
+    RIDGE = 1.0  # as if each number of an embedding had been seen once more, with nothing to predict
+
+    def __init__(self, match: TeacherMatch):
+        self.linear = match.linear
+        teacher_dim, dim = self.linear.weight.shape
+        self.moments = self.linear.weight.new_zeros(dim + 1, dim + 1)
+        self.products = self.linear.weight.new_zeros(dim + 1, teacher_dim)
+
+    def add(self, rows: Tensor, taught: Tensor) -> None:
+        """Count embeddings (n, dim) in, and what the teacher heard in their clips, (n, teacher_dim), 0 where it has not."""
+        heard = taught.any(dim=1, keepdim=True)
+        with_one = torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1) * heard
+        self.moments += with_one.T @ with_one
+        self.products += with_one.T @ taught
+
+    @torch.no_grad()
+    def set_map(self) -> None:
+        """Give the map its weights."""
+        if place()[1] > 1:
+            dist.all_reduce(self.moments)
+            dist.all_reduce(self.products)
+        self.moments.diagonal().add_(self.RIDGE)
+        weights = torch.linalg.solve(self.moments, self.products)
+        self.linear.weight.copy_(weights[:-1].T)
+        self.linear.bias.copy_(weights[-1])
 
 
 @torch.no_grad()
