@@ -144,6 +144,17 @@ def test_a_folder_stays_while_one_is_still_to_come_or_failed(tmp_path):
     assert not (tmp_path / "shared").exists()
 
 
+def test_a_folder_stays_while_another_is_at_work_that_was_not_foreseen(tmp_path):
+    """As of stages that are run by hand, several at once; of what a killed one holds, nothing is left."""
+    (tmp_path / "shared.killed.lock").touch()
+    with SharedFolder(tmp_path / "shared", "a").at_work() as shared:
+        (shared.path / "clips").write_bytes(b"clips")
+        with SharedFolder(tmp_path / "shared", "b").at_work():
+            pass
+        assert (shared.path / "clips").read_bytes() == b"clips"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["shared.killed.lock", "shared.lock"]
+
+
 def test_corpora_at_work_at_the_same_time_wait_instead_of_reading_twice(tmp_path, archive, reads, monkeypatch):
     selections = {split: pd.concat(source_chunks(source(archive, split), tmp_path)) for split in SPLITS}
     reads.clear()

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 
 def file_state(path: str | Path) -> list[int] | None:
@@ -20,8 +20,9 @@ def file_state(path: str | Path) -> list[int] | None:
 class SharedFolder:
     """A folder in which corpora leave for each other what they have read. The last one that works with it removes it.
 
-    corpus: the one at work. waiting: those that will come after it, or are at work at the same time. Whoever reads or writes the
-    folder's index holds ``lock``; a second process waits for the first one instead of reading the same archive.
+    corpus: the one at work. waiting: those that will come after it. (Those that are at work at the same time hold a lock each.)
+    Whoever reads or writes the folder's index holds ``lock``; a second process waits for the first one instead of reading the
+    same archive.
     """
 
     def __init__(self, path: str | Path, corpus: str = "it", waiting: Collection[str] = ()):
@@ -33,11 +34,22 @@ class SharedFolder:
     @contextmanager
     def at_work(self) -> Iterator["SharedFolder"]:
         """For the time of the ``with`` the folder stays; one that ends without an error, as the last, removes it."""
-        with self.lock:
-            self._done.mkdir(parents=True, exist_ok=True)
-            (self._done / self.corpus).unlink(missing_ok=True)
-        yield self
-        with self.lock:
-            (self._done / self.corpus).touch()
-            if self.waiting <= {path.name for path in self._done.iterdir()}:
-                shutil.rmtree(self.path)
+        with FileLock(f"{self.path}.{self.corpus}.lock") as own:
+            with self.lock:
+                self._done.mkdir(parents=True, exist_ok=True)
+                (self._done / self.corpus).unlink(missing_ok=True)
+            yield self
+            with self.lock:
+                (self._done / self.corpus).touch()
+                Path(own.lock_file).unlink()
+                if self.waiting <= {path.name for path in self._done.iterdir()} and not self._others_at_work():
+                    shutil.rmtree(self.path)
+
+    def _others_at_work(self) -> bool:
+        """Whether a process holds the lock of another corpus; one that was killed holds none."""
+        for path in self.path.parent.glob(f"{self.path.name}.*.lock"):
+            try:
+                FileLock(path).acquire(timeout=0).lock.release()
+            except Timeout:
+                return True
+        return False
