@@ -10,9 +10,9 @@ from speakerprint.audio.log_mel import log_mel
 from speakerprint.audio.resample import resample
 from speakerprint.params.augmentation import Augmentation, AugmentationKind
 from speakerprint.training.views import (
-    _bands_heard,
     augment,
     background_speech,
+    bands_heard,
     change_speed,
     channel,
     coloured_noise,
@@ -317,7 +317,7 @@ def test_another_speed_is_what_the_recording_played_at_that_speed_gives(speed):
 def test_another_speed_is_linear_interpolation_between_frames_and_bands(speed, frames):
     features = np.random.default_rng(frames).normal(size=(frames, 80)).astype(np.float16)
     n = max(1, round(frames / speed))
-    places = np.meshgrid((np.arange(n) + 0.5) * frames / n - 0.5, _bands_heard(80, speed), indexing="ij")
+    places = np.meshgrid((np.arange(n) + 0.5) * frames / n - 0.5, bands_heard(80, speed), indexing="ij")
     expected = map_coordinates(features.astype(np.float32), places, order=1, mode="nearest")
     np.testing.assert_allclose(change_speed(features, speed), expected, atol=2e-6)
 

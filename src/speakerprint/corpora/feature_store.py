@@ -6,7 +6,7 @@ Apart from ``features``, so that training depends on what is stored and not on t
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,14 @@ class FeatureStore:
     def frames(self, index: int, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Features of recording ``index`` from frame ``start`` up to ``stop`` or its end: (frames, mels) float16."""
         begin, end = self._offsets[index], self._offsets[index + 1]
-        first, last = begin + start, end if stop is None else min(begin + stop, end)
+        return self._between(begin + start, end if stop is None else min(begin + stop, end))
+
+    def parts(self) -> Iterator[np.ndarray]:
+        """All features in their order, (frames, mels) float16 each, of which one part at a time need be in memory."""
+        for start, end in shard_bounds(int(self._offsets[-1])):
+            yield self._between(start, end)
+
+    def _between(self, first: int, last: int) -> np.ndarray:
         if not isinstance(self._features, np.ndarray) and last > first:
             length = self._features.shards[0]
             self._check_shards(first // length, (last - 1) // length + 1)

@@ -54,8 +54,8 @@ class Batch:
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
-        """The same batch in memory that an accelerator copies from by itself."""
-        return self._each(Tensor.pin_memory)
+        """The same batch in memory that an accelerator copies from by itself, but for what is in its own memory."""
+        return self._each(lambda tensor: tensor.pin_memory() if tensor.device.type == "cpu" else tensor)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -84,6 +84,11 @@ class Reader:
     examples: Examples
     noise: Noise | None
     streams: Streams
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether reading takes no disk."""
+        return self.examples.data.in_memory
 
     def read(self, chosen: np.ndarray, n_frames: int, positions: np.ndarray, number: int, per_speaker: int = 1) -> Batch:
         """The chosen examples, at most `n_frames` frames of each, placed by `positions` in [0, 1] as Examples.crop does."""

@@ -83,10 +83,13 @@ class Noise:
     def __init__(self, stores: dict[str, FeatureStore]):
         self.data = TrainingSet(stores)
 
+    def draw(self, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Which recordings, (n,), and where in them, (n,) of [0, 1)."""
+        return rng.integers(len(self.data.speaker_ids), size=n), rng.random(n)
+
     def crops(self, n: int, n_frames: int, rng: np.random.Generator) -> np.ndarray:
         """Crops of recordings drawn at random, (n, 80, n_frames) float32; one that is too short is repeated."""
-        positions = zip(rng.integers(len(self.data.speaker_ids), size=n), rng.random(n), strict=True)
-        crops = [self.data.crop(int(index), n_frames, position) for index, position in positions]
+        crops = [self.data.crop(int(index), n_frames, position) for index, position in zip(*self.draw(n, rng), strict=True)]
         return np.stack([np.resize(crop, (n_frames, crop.shape[1])).T for crop in crops]).astype(np.float32)
 
 

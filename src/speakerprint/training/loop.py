@@ -29,6 +29,7 @@ from speakerprint.params.train import Train
 from speakerprint.training.batches import CropBatches, Reader, read_ahead
 from speakerprint.training.checkpoint import Checkpoint, Progress, averaged_with_start, copy_of_weights, fingerprint
 from speakerprint.training.data import Examples, Noise, Stores, TrainingSet, refuse_too_few_unlabelled, split_recordings
+from speakerprint.training.device_batches import beside_the_model
 from speakerprint.training.objective import Objective, place
 from speakerprint.training.optimiser import make_optimiser, set_rates
 from speakerprint.training.recipe import Recipe, without_recorded_noise
@@ -160,6 +161,7 @@ class Trainer:
         teacher_dims = [taught.shape[-1] for taught in prepared.data.taught.values()]
         self.objective = Objective(self.model, prepared.reader.examples.n_speakers, self.recipe, teacher_dims)
         self.objective.to(accelerator.device)  # before the optimiser takes its parameters
+        self.reader = beside_the_model(prepared.reader, accelerator.device)
         self.optimiser: Any = make_optimiser(self.objective, settings)
         self.folder, self.checkpoint = checkpoints, Checkpoint(checkpoints, prepared.run)
         self.progress = Progress()
@@ -187,7 +189,7 @@ class Trainer:
 
     def find_start(self) -> None:
         """Find the weights that training starts from, and keep them: as a model to publish, and in a checkpoint."""
-        settings, reader = self.settings, self.prepared.reader
+        settings, reader = self.settings, self.reader
         found = None
         if Path(settings.init_from).is_dir() and not settings.new_head:
             start_heads_from_model(self.objective, reader, self.window)
@@ -225,8 +227,8 @@ class Trainer:
         """The numbers of the steps that are left, under a progress bar, with the batches of each at hand for `learn`."""
         accumulation, settings = self.settings.gradient_accumulation, self.settings
         numbers = range(self.progress.step * accumulation, settings.steps * accumulation)
-        crops = CropBatches(self.prepared.reader, self.recipe, self.prepared.unlabelled)
-        self.feed = read_ahead(crops, numbers, self.prepared.data.in_memory, self.accelerator.device)
+        crops = CropBatches(self.reader, self.recipe, self.prepared.unlabelled)
+        self.feed = read_ahead(crops, numbers, self.reader.in_memory, self.accelerator.device)
         left, quiet = range(self.progress.step, settings.steps), None if self.is_main else True
         self.bar = tqdm(left, initial=self.progress.step, total=settings.steps, desc="train", disable=quiet)
         return iter(self.bar)

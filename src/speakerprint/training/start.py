@@ -151,7 +151,7 @@ class DiscriminantStart:
         sizes = [len(self.batches.chosen[number]) for number in self.numbers]
         quiet = None if self.process == 0 else True
         bar = tqdm(total=sum(sizes), initial=sum(sizes[: self.done]), desc="discriminant analysis", unit="clip", disable=quiet)
-        feed = read_ahead(self.batches, left, self.batches.reader.examples.data.in_memory, device)
+        feed = read_ahead(self.batches, left, self.batches.reader.in_memory, device)
         for number, batch in zip(left, feed, strict=True):
             self.add(number, batch.to(device))
             self.done += 1

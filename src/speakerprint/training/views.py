@@ -216,18 +216,29 @@ def _band_centres_hz(mels: int) -> NDArray:
 
 
 @functools.cache
-def _bands_heard(mels: int, speed: float) -> NDArray:
+def bands_heard(mels: int, speed: float) -> NDArray:
     """Where among the bands of a recording the sound lies that each band hears when it is played at that speed, (mels,)."""
     centre_hz = _band_centres_hz(mels)
     return np.interp(centre_hz / speed, centre_hz, np.arange(mels))
 
 
-def _rows_at(x: NDArray[np.float32], places: NDArray) -> NDArray[np.float32]:
-    """Rows of x, (rows, width), at fractional places (n,), interpolated linearly; beyond an end, its last row: (n, width)."""
-    places = places.clip(0, len(x) - 1)
+def frames_heard(frame: NDArray, frames: int | NDArray, n: int | NDArray) -> NDArray:
+    """Where among the frames of a recording each of the `n` frames lies that it has when it is played at another speed."""
+    return (frame + 0.5) * frames / n - 0.5
+
+
+def neighbours(places: NDArray, rows: int | NDArray) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Between which of so many rows fractional places lie, and how much of the second of them counts; beyond an end, its row."""
+    last = np.asarray(rows) - 1
+    places = places.clip(0, last)
     before = places.astype(np.int64)
-    after, share = np.minimum(before + 1, len(x) - 1), (places - before).astype(np.float32)[:, None]
-    return x[before] * (1 - share) + x[after] * share
+    return before, np.minimum(before + 1, last), (places - before).astype(np.float32)
+
+
+def _rows_at(x: NDArray[np.float32], places: NDArray) -> NDArray[np.float32]:
+    """Rows of x, (rows, width), at fractional places (n,), interpolated linearly: (n, width)."""
+    before, after, share = neighbours(places, len(x))
+    return x[before] * (1 - share[:, None]) + x[after] * share[:, None]
 
 
 def change_speed(features: NDArray, speed: float) -> NDArray[np.float32]:
@@ -240,8 +251,8 @@ def change_speed(features: NDArray, speed: float) -> NDArray[np.float32]:
     """
     frames, mels = features.shape
     n = max(1, round(frames / speed))
-    slower = _rows_at(features.astype(np.float32), (np.arange(n) + 0.5) * frames / n - 0.5)
-    return np.ascontiguousarray(_rows_at(slower.T, _bands_heard(mels, speed)).T)
+    slower = _rows_at(features.astype(np.float32), frames_heard(np.arange(n), frames, n))
+    return np.ascontiguousarray(_rows_at(slower.T, bands_heard(mels, speed)).T)
 
 
 AUGMENTATIONS: dict[AugmentationKind, Callable[..., Tensor]] = {
