@@ -2,10 +2,13 @@
 
     python -m benchmarks.bench_training_loop
     python -m benchmarks.bench_training_loop --speakers 8 --steps 9 --profile
+    python -m benchmarks.bench_training_loop --speakers 96 --steps 20 --reading --speeds 0.9 1.0 1.1
 
-The store is random features in the form of a real one, the recipe is recipes/default with random weights. The three kinds of
-batches take turns, step by step, so that what else the machine does slows each alike. The last column says how fast a device may
-learn before it waits for one reader.
+The store is random features in the form of a real one, the recipe is recipes/default with random weights. The kinds of batches
+take turns, step by step, so that what else the machine does slows each alike. With --reading nothing is learned: it says what it
+takes to read a clip, and so how fast a device may learn before it waits for one reader. `device` is read as where features are in
+a GPU's memory, but here by the processor, which does the GPU's part too; `host` is the same without that part (on the device
+"meta", where PyTorch computes nothing).
 With --profile the last table is torch.profiler's, over the steps that read from memory.
 """
 
@@ -28,10 +31,11 @@ from speakerprint.corpora.recordings import as_recordings, write_recordings
 from speakerprint.model.speaker_model import SpeakerModel, native_bf16
 from speakerprint.params.presets import read_recipe
 from speakerprint.params.whole import parse_params
-from speakerprint.training import batches as reading
+from speakerprint.training import batches as making
 from speakerprint.training import data as holding
 from speakerprint.training.batches import Batch, CropBatches, Reader, read_ahead
 from speakerprint.training.data import Examples, TrainingSet
+from speakerprint.training.device_batches import DeviceFrames, DeviceReader
 from speakerprint.training.objective import Objective
 from speakerprint.training.optimiser import make_optimiser
 from speakerprint.training.recipe import Recipe, without_recorded_noise
@@ -65,11 +69,16 @@ def write_store(folder: Path, speakers: int) -> Path:
     return folder
 
 
-def crops(folder: Path, recipe: Recipe, in_memory: bool) -> CropBatches:
-    holding.IN_MEMORY_BYTES = 4 << 30 if in_memory else 0
+def crops(folder: Path, recipe: Recipe, kind: str) -> CropBatches:
+    """Batches read from `memory`, from `disk`, or as from the memory of a `device`; of these the `host`'s part alone."""
+    holding.IN_MEMORY_BYTES = 0 if kind == "disk" else 4 << 30
     data = TrainingSet({"benchmark": FeatureStore(folder)})
     examples = Examples.at_speeds(data, np.arange(len(data.speaker_ids)), recipe.sampling.speeds)
-    return CropBatches(Reader(examples, None, Streams(recipe.train.seed)), recipe)
+    reader = Reader(examples, None, Streams(recipe.train.seed))
+    if kind in ("device", "host"):
+        frames = DeviceFrames.of(data, torch.device("cpu" if kind == "device" else "meta"))
+        reader = DeviceReader(examples, None, reader.streams, frames)
+    return CropBatches(reader, recipe)
 
 
 class Loop:
@@ -81,7 +90,7 @@ class Loop:
         self.optimiser = make_optimiser(self.objective, recipe.train)
         self.bf16 = native_bf16()
         self.seconds = dict.fromkeys(("data", "augmentation", "forward", "backward", "optimiser"), 0.0)
-        augment = reading.augment
+        augment = making.augment
 
         def timed(*arguments: Any) -> torch.Tensor:
             started = time.perf_counter()
@@ -89,7 +98,7 @@ class Loop:
             self.seconds["augmentation"] += time.perf_counter() - started
             return augmented
 
-        reading.augment = timed  # type: ignore[assignment]
+        making.augment = timed  # type: ignore[assignment]
 
     def step(self, feed: Iterator[Batch]) -> float:
         """Take a batch and learn from it: the seconds of both."""
@@ -112,26 +121,40 @@ class Loop:
         return marks[-1] - marks[0]
 
 
-def cost(batches: CropBatches, numbers: range) -> float:
-    """Milliseconds of the CPU that a clip takes to be read, by one reader."""
-    batches[0]
-    started = time.process_time()
-    clips = sum(len(batches[number]) for number in numbers)
-    return 1000 * (time.process_time() - started) / clips
+def reading(folder: Path, recipe: Recipe, rounds: int) -> pd.DataFrame:
+    """What reading takes of the processor, in milliseconds: the median of some batches, each read in every way in turn."""
+    kinds = ("memory", "disk", "device", "host")
+    batches = {kind: crops(folder, recipe, kind) for kind in kinds}
+    taken: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for number in range(rounds + 1):
+        for kind, one in batches.items():
+            started = time.process_time()
+            n_clips = len(one[number])
+            taken[kind].append(1000 * (time.process_time() - started))
+    table = pd.DataFrame({"CPU ms to read a batch": {kind: np.median(values[1:]) for kind, values in taken.items()}})
+    table["a clip"] = table.iloc[:, 0] / n_clips
+    table["memory / this"] = table.iloc[0, 0] / table.iloc[:, 0]
+    return table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--speakers", type=int, default=32, help="speakers of a batch")
     parser.add_argument("--steps", type=int, default=10, help="of each kind")
+    parser.add_argument("--speeds", nargs="+", type=float, default=[1.0], help="times as fast as recorded")
     parser.add_argument("--profile", action="store_true", help="where the time goes, too")
+    parser.add_argument("--reading", action="store_true", help="read, and learn nothing")
     arguments = parser.parse_args()
     recipe = default_recipe(steps=10 * arguments.steps)
-    recipe = replace(recipe, sampling=recipe.sampling.model_copy(update={"speakers": arguments.speakers}))
+    drawn = {"speakers": arguments.speakers, "speeds": arguments.speeds}
+    recipe = replace(recipe, sampling=recipe.sampling.model_copy(update=drawn))
     numbers, device = range(1, 2 + arguments.steps), torch.device("cpu")
     with tempfile.TemporaryDirectory() as temporary:
         folder = write_store(Path(temporary), 4 * arguments.speakers)
-        batches = {name: crops(folder, recipe, in_memory=name == "memory") for name in ("memory", "disk")}
+        print(reading(folder, recipe, arguments.steps).round(3).to_string())
+        if arguments.reading:
+            return
+        batches = {name: crops(folder, recipe, name) for name in ("memory", "disk")}
         feeds: dict[str, Iterator[Batch]] = {"there already": cycle([batches["memory"][number] for number in numbers])}
         feeds |= {name: read_ahead(one, numbers, name == "memory", device) for name, one in batches.items()}
         loop = Loop(recipe, batches["disk"].reader.examples.n_speakers)
@@ -149,8 +172,7 @@ def main() -> None:
         table["of them waited"] = pd.Series(waited) / arguments.steps
         table["step / step on batches there"] = table["seconds a step"] / table["seconds a step"].iloc[0]
         table["1 + waited / rest"] = 1 + table["of them waited"] / (table["seconds a step"] - table["of them waited"])
-        table["CPU ms to read a clip"] = pd.Series({name: cost(one, numbers) for name, one in batches.items()})
-        print(table.round(3).to_string())
+        print(f"\n{table.round(3).to_string()}")
         shares = pd.Series(loop.seconds) / sum(loop.seconds.values())
         print(f"\nshares of all steps: {', '.join(f'{name} {share:.1%}' for name, share in shares.items())}")
         if arguments.profile:
