@@ -20,7 +20,12 @@ from stages import run
 
 
 def main() -> None:
-    train(
+    train(*given(), out="models/speakerprint", log="metrics/training", checkpoints="models/checkpoint")
+
+
+def given() -> tuple[Stores, Recipe]:
+    """What is learned from, and how, as params.yaml says."""
+    return (
         Stores(
             stores("train", read_section(list[str], "train_corpora")),
             stores("unlabelled", read_section(list[str], "unlabelled_corpora")),
@@ -34,9 +39,6 @@ def main() -> None:
             read_section(Discriminant, "discriminant"),
             read_section(Train, "train"),
         ),
-        out="models/speakerprint",
-        log="metrics/training",
-        checkpoints="models/checkpoint",
     )
 
 
