@@ -98,6 +98,7 @@ def test_a_batch_asks_its_device_for_nothing(run, roomy):
         tensor = getattr(on_meta, field)
         assert tensor.is_meta and tensor.shape == getattr(on_host, field).shape
     assert on_meta.padded and on_meta.n_labelled == on_host.n_labelled == 6
+    assert on_meta.pin_memory().features is on_meta.features  # a copy of it in the host's memory would be waited for
 
 
 def test_features_that_take_more_than_half_of_the_free_memory_stay_on_the_host(run, monkeypatch):
@@ -109,7 +110,9 @@ def test_features_that_take_more_than_half_of_the_free_memory_stay_on_the_host(r
         assert isinstance(beside_the_model(host, CPU), DeviceReader) == on_device
 
 
-def test_a_processor_has_no_memory_of_its_own():
+def test_free_memory_is_asked_of_a_gpu_and_a_processor_has_none_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: {torch.device("cuda:1"): (5, 9)}[device])
+    assert device_batches.free_bytes(torch.device("cuda:1")) == 5
     assert device_batches.free_bytes(CPU) == 0
 
 
