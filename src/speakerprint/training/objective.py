@@ -55,8 +55,11 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """The losses of a batch, each a scalar: `loss` is the weighted sum, the others have a weight above 0."""
+        return self.losses(self.embed(batch), batch, step)
+
+    def losses(self, embeddings: Tensor, batch: Batch, step: int) -> dict[str, Tensor]:
+        """The same of the batch's embeddings, (1 + views, batch, dim)."""
         loss = self.recipe.loss
-        embeddings = self.embed(batch)
         with torch.autocast(embeddings.device.type, enabled=False):  # 8 bits are too few for distances of near neighbours
             terms = (
                 self.of_clips(embeddings, batch) | self.of_speakers(embeddings, batch, step) | self.of_teachers(embeddings, batch)
