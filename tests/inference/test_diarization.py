@@ -8,7 +8,19 @@ from speakerprint import Diarization, Gallery, Turn, diarize
 from speakerprint.audio import stretches
 from speakerprint.errors import InputError
 from speakerprint.inference import diarization
-from speakerprint.inference.diarization import FRAME_S, certainty, choose, frames, joined, smoothest, voices_of, window_starts
+from speakerprint.inference.diarization import (
+    FRAME_S,
+    Heard,
+    certainty,
+    choose,
+    frames,
+    joined,
+    pairs_of,
+    smoothest,
+    voices_of,
+    window_starts,
+)
+from speakerprint.inference.vectors import unit_vectors
 from tests.audio.test_quality import clipped, echoing
 from tests.inference.conftest import PAUSE
 
@@ -181,15 +193,32 @@ def test_in_a_short_recording_a_twenty_fifth_of_the_speech_is_enough():
     assert set(choose(scores, 1, 10)) == {0, 1}
 
 
+def heard_of(windows: np.ndarray) -> Heard:
+    """Windows of 1 s every 2 s: none overlaps another."""
+    starts = 2.0 * np.arange(len(windows))
+    times = np.stack([starts, starts + 1], axis=1)
+    return Heard(times, times, unit_vectors(windows).astype(np.float32), 2.0 * len(windows))
+
+
 def test_what_is_played_again_and_again_is_no_voice_of_its_own(monkeypatch):
     random = np.random.default_rng(2)
     speakers = random.normal(size=(2, 64))
     windows = np.repeat(speakers, 20, axis=0) + random.normal(size=(40, 64))
-    windows = (windows / np.linalg.norm(windows, axis=1, keepdims=True)).astype(np.float32)
-    again = np.tile(windows, (10, 1))
-    assert len(voices_of(windows, 1)) == len(voices_of(again, 1)) == 2
+    again = np.tile(windows, (7, 1))
+    assert len(voices_of(heard_of(windows), 1)) == len(voices_of(heard_of(again), 1)) == 2
     monkeypatch.setattr(diarization, "REPEATED", 2.0)
-    assert len(voices_of(again, 1)) > 2
+    assert len(voices_of(heard_of(again), 1)) > 2
+
+
+def test_there_are_as_many_voices_as_are_asked_for():
+    windows = np.random.default_rng(3).normal(size=(12, 16))
+    for fewest in (2, 7, 12):
+        assert len(voices_of(heard_of(windows), fewest)) >= fewest
+
+
+def test_windows_that_overlap_go_by_pairs_and_never_by_threes():
+    starts = np.array([0, 0.5, 1.0, 4, 6, 6.4])
+    assert pairs_of(np.stack([starts, starts + 1], axis=1)).tolist() == [0, 0, 1, 2, 3, 3]
 
 
 def test_the_end_of_a_span_is_where_the_voice_ends_and_the_recordings_end_is_kept():

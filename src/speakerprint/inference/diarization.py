@@ -21,21 +21,18 @@ from speakerprint.audio.stream import AudioStream
 from speakerprint.audio.stretches import STRETCH_S, stretches
 from speakerprint.audio.voice_activity import spans_of
 from speakerprint.errors import InputError
-from speakerprint.inference.clustering import cluster
 from speakerprint.inference.embedder import SpeakerEmbedder, resampled
 from speakerprint.inference.vectors import unit_vectors
+from speakerprint.inference.voices import voices_in
 
 if TYPE_CHECKING:
     from speakerprint.inference.gallery import Gallery
 
 LATE_S = 0.08  # that a span of silero-vad ends after the voice does
 WINDOW_S, STEP_S = 1.0, 0.5
-CLUSTERED = 1_500  # windows, at most: 20 MB a matrix of pairs, and a second for its eigenvectors
+CLUSTERED = 200  # pairs of windows, at most: of more, what the model of voices leaves out would become voices
 REPEATED = 0.98  # cosine from which on a window is an earlier one played again
-NEIGHBOURS = 0.06  # of the windows, that each is joined to
 MOST_SPEAKERS = 10  # looked for where no number is given
-ONE_VOICE = 0.75  # cosine of two clusters' directions from which on they are one speaker
-FEW, LOWEST_COSINE = 150, 0.3  # fewer windows than these are clustered by average linkage, down to this mean cosine
 LEAST_S, LEAST_SHARE = 3.0, 0.04  # of the speech: a voice with less than both is none
 BRIDGED_S = 0.3  # a shorter pause between two turns of one speaker is part of the turn
 FRAME_S = 0.05  # that one speaker is chosen for
@@ -230,7 +227,7 @@ def of_voices(heard: Heard, allowed: tuple[int, int] | None = None) -> Diarizati
     if not len(heard.embeddings):
         return Diarization([], {}, heard.duration_s)
     fewest, most = (1, MOST_SPEAKERS) if allowed is None else allowed
-    voices = voices_of(heard.embeddings, fewest)
+    voices = voices_of(heard, fewest)
     frames_s, span_of = frames(heard.speech_s)
     scores = frame_scores(heard, frames_s, heard.embeddings @ voices.T)
     chosen = choose(scores, fewest, most)
@@ -261,50 +258,28 @@ def of_channels(each: Sequence[Heard]) -> Diarization:
     return Diarization(sorted(joined(turns)), speakers, max(heard.duration_s for heard in each), tuple(doubts))
 
 
-def voices_of(embeddings: NDArray[np.float32], fewest: int) -> NDArray[np.float32]:
-    """The voices among windows (n, dim): (voices, dim), each of unit length. Of many windows, an even choice is clustered."""
-    chosen = embeddings[np.linspace(0, len(embeddings) - 1, min(len(embeddings), CLUSTERED)).round().astype(int)]
-    chosen = chosen[~np.triu(chosen @ chosen.T >= REPEATED, 1).any(axis=0)]
-    if len(chosen) < FEW:
-        labels = cluster(chosen, threshold=LOWEST_COSINE)
-        if labels.max() + 1 < fewest:
-            labels = cluster(chosen, n_speakers=min(fewest, len(chosen)))
-    else:
-        labels = spectral_labels(chosen, fewest, max(fewest, MOST_SPEAKERS))
-    sums = np.stack([chosen[labels == label].sum(axis=0) for label in range(labels.max() + 1)])
-    while len(sums) > fewest:
-        directions = unit_vectors(sums)
-        cosines = directions @ directions.T - 2 * np.eye(len(sums))
-        one, other = np.unravel_index(cosines.argmax(), cosines.shape)
-        if cosines[one, other] < ONE_VOICE:
-            break
-        sums[one] += sums[other]
-        sums = np.delete(sums, other, axis=0)
+def voices_of(heard: Heard, fewest: int) -> NDArray[np.float32]:
+    """The voices among the windows: (voices, dim), each of unit length. Of many pairs of windows, an even choice is clustered."""
+    pairs = pairs_of(heard.windows_s)
+    chosen = np.isin(pairs, np.linspace(0, pairs[-1], min(int(pairs[-1]) + 1, CLUSTERED)).round())
+    windows, pairs = heard.embeddings[chosen], pairs[chosen]
+    new = ~np.triu(windows @ windows.T >= REPEATED, 1).any(axis=0)
+    windows, groups = windows[new], np.unique(pairs[new], return_inverse=True)[1]
+    if groups[-1] + 1 < fewest:
+        groups = np.arange(len(windows))
+    labels = voices_in(windows, groups, fewest, max(fewest, MOST_SPEAKERS))
+    sums = np.stack([windows[labels == label].sum(axis=0) for label in range(labels.max() + 1)])
     return unit_vectors(sums).astype(np.float32)
 
 
-def spectral_labels(embeddings: NDArray[np.float32], fewest: int, most: int) -> NDArray[np.intp]:
-    """Clusters of windows (n, dim), as many as the eigenvalues of their graph say: (n,) labels.
-
-    Each window is joined to its nearest ones; the number of clusters is where the eigenvalues of the normalised Laplacian jump
-    most (von Luxburg: "A tutorial on spectral clustering", 2007, sections 4 and 8.3), and average linkage of the eigenvectors'
-    rows makes the clusters.
-    """
-    n = len(embeddings)
-    most = min(most, n - 1)
-    fewest = min(fewest, most)
-    cosines = embeddings @ embeddings.T
-    count = max(4, round(NEIGHBOURS * n))
-    nearest = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
-    rows = np.arange(n)[:, None]
-    graph = np.zeros((n, n))
-    graph[rows, nearest] = np.maximum(cosines[rows, nearest], 0)
-    graph += graph.T
-    np.fill_diagonal(graph, 0)
-    scale = 1 / np.sqrt(np.maximum(graph.sum(axis=1), 1e-9))
-    values, vectors = np.linalg.eigh(np.eye(n) - scale[:, None] * graph * scale)
-    n_speakers = fewest + int(np.argmax(np.diff(values[fewest - 1 : most + 1])))
-    return cluster(vectors[:, :n_speakers] + 1e-12, n_speakers=n_speakers)
+def pairs_of(windows_s: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Windows (n, 2), in seconds, by twos that overlap: the number of each one's pair, (n,)."""
+    pairs = np.zeros(len(windows_s), np.intp)
+    alone = True
+    for window in range(1, len(windows_s)):
+        alone = not (alone and windows_s[window, 0] < windows_s[window - 1, 1])
+        pairs[window] = pairs[window - 1] + alone
+    return pairs
 
 
 def _direction(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
