@@ -30,6 +30,7 @@ from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
 from speakerprint.audio.resample import resample
 from speakerprint.audio.voice_activity import speech_spans
 from speakerprint.corpora.resampling import read_audio
+from speakerprint.errors import InputError
 
 TUNING_NOISES = ("chainsaw", "dog", "fire", "rooster", "sea", "sneeze")
 FRAME = SAMPLE_RATE_HZ // 100  # samples of 10 ms
@@ -261,7 +262,11 @@ def overlap(turns: list[Turn]) -> float:
 
 
 def read_sounds(folder: Path, classes: tuple[str, ...]) -> list[NDArray[np.float32]]:
-    paths = [path for name in classes for path in sorted((folder / name).glob("*.ogg"))]
+    """The recordings of classes of sounds; raises InputError where the folder lacks one of the classes."""
+    found = {name: sorted((folder / name).glob("*.ogg")) for name in classes}
+    if lacking := [name for name, paths in found.items() if not paths]:
+        raise InputError(f"--noise {folder}: no {lacking[0]}/*.ogg; expected ESC-10's folders {', '.join(classes)}")
+    paths = [path for paths in found.values() for path in paths]
     decoded = [decode(path.read_bytes(), str(path)) for path in paths]
     return [np.trim_zeros(resample(samples, rate_hz, SAMPLE_RATE_HZ)) for samples, rate_hz in decoded]
 
@@ -276,8 +281,8 @@ def main() -> None:
     parser.add_argument("--enrol", type=int, default=0, help="recordings of each speaker to keep out of the conversation")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
-    corpora = [(folder.name, read_speakers(folder)) for folder in arguments.audio]
     noises = read_sounds(arguments.noise, REPORT_NOISES if arguments.report else TUNING_NOISES)
+    corpora = [(folder.name, read_speakers(folder)) for folder in arguments.audio]
     arguments.output.mkdir(parents=True, exist_ok=True)
     for number in range(arguments.number):
         random = np.random.default_rng([arguments.seed, number])
