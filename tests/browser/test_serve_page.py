@@ -287,6 +287,12 @@ def test_a_recording_of_several_people_has_a_lane_for_each_and_names_to_write_ba
         page.click("#diarize button.main")
         page.wait_for_selector("#diarize .timeline")
         assert page.inner_text("#diarize .verdict") == "2 speakers, 3 turns" and page.locator(".lane").count() == 2
+        page.get_by_label("How many speak").fill("1")
+        page.click("#diarize button.main")
+        page.wait_for_selector("#diarize .verdict:has-text('1 speaker,')")
+        page.get_by_label("How many speak").fill("")
+        page.click("#diarize button.main")
+        page.wait_for_selector("#diarize .verdict:has-text('2 speakers,')")
         second = page.locator(".lane >> nth=1").locator(".turn")
         second.click()
         start_s = float(second.get_attribute("aria-label").split(", ")[1].split()[0])

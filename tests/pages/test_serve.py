@@ -392,7 +392,8 @@ def test_a_stream_outlives_the_time_that_a_first_request_has(stream, monkeypatch
 
 
 def test_turns_come_with_a_waveform_to_draw_them_over(client, monkeypatch):
-    def diarize(samples, sample_rate_hz, *, embedder, gallery):
+    def diarize(samples, sample_rate_hz, *, embedder, n_speakers, gallery):
+        assert n_speakers is None
         assert len(samples) == 16_000 and sample_rate_hz == 16_000 and gallery is not None
         return Diarization([Turn(0.25, 0.75, "ann", 0.9)], {"ann": np.ones(2, np.float32)}, 1.0, ("it echoes",))
 
@@ -401,3 +402,18 @@ def test_turns_come_with_a_waveform_to_draw_them_over(client, monkeypatch):
     assert found["turns"] == [{"start_s": 0.25, "end_s": 0.75, "speaker": "ann", "confidence": 0.9}]
     assert found["speakers"] == ["ann"] and found["duration_s"] == 1 and found["doubts"] == ["it echoes"]
     assert len(found["peaks"]) == serve.N_PEAKS and max(found["peaks"]) == pytest.approx(0.3, abs=0.01)
+
+
+def test_how_many_speak_may_be_said_and_must_be_a_number_from_one(client, monkeypatch):
+    told = []
+
+    def diarize(samples, sample_rate_hz, *, embedder, n_speakers, gallery):
+        told.append(n_speakers)
+        return Diarization([], {}, 1.0, ())
+
+    monkeypatch.setattr(serve, "diarize", diarize)
+    statuses = [
+        client.post("/api/diarize", files={"meeting": ("m.wav", wav(300))}, data={"speakers": said}).status_code
+        for said in ("3", "", "0", "101", "two")
+    ]
+    assert statuses == [200, 200, 422, 422, 422] and told == [3, None]

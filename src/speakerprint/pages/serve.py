@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 MAX_REQUEST_BYTES = 32 * 2**20
 MAX_DURATION_S = 60.0
 MAX_MEETING_S = 1800.0  # of a recording of several people
+MAX_SPEAKERS = 100  # that a recording may be said to have
 MAX_NAME = 100  # characters of a speaker's name
 FALSE_ACCEPT_RATES = (0.01, 0.001)
 IDENTIFY_RATE = 0.01
@@ -123,12 +124,12 @@ class Service:
         candidates = [candidate._asdict() for candidate in found.candidates]
         return {**found._asdict(), "candidates": candidates, "false_accept_rate": rate, "doubts": list(doubts)}
 
-    def diarize(self, meeting: UploadFile) -> dict[str, Any]:
-        """Who spoke when: turns, speakers, and the loudest samples of N_PEAKS parts of the recording, each 0 to 1."""
+    def diarize(self, meeting: UploadFile, speakers: Annotated[int | None, Form(ge=1, le=MAX_SPEAKERS)] = None) -> dict[str, Any]:
+        """Who spoke when, of so many if known: turns, speakers, and the loudest samples of N_PEAKS parts, each 0 to 1."""
         data, name = meeting.file.read(), meeting.filename or "the recording"
         with self.computing:
             samples, sample_rate_hz = decode(data, name, MAX_MEETING_S)
-            found = diarize(samples, sample_rate_hz, embedder=self.embedder, gallery=self.gallery)
+            found = diarize(samples, sample_rate_hz, embedder=self.embedder, n_speakers=speakers, gallery=self.gallery)
         loudest = np.zeros(N_PEAKS, np.float32)
         add_peaks(loudest, samples, 0, len(samples))
         return shown(found, loudest)
