@@ -50,6 +50,16 @@ def test_a_start_is_told_within_two_seconds_and_never_before_it(told):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("name", "n_turns"), [("ann-1", 2), ("bob", 1)])  # ann pauses for a third of a second
+def test_a_turn_ends_where_the_voice_does_and_at_a_pause_of_a_third_of_a_second(name, n_turns, clips, embedder):
+    samples = np.concatenate([clips[name], PAUSE])
+    frames = np.square(samples[: len(samples) // 160 * 160].reshape(-1, 160)).mean(axis=1)
+    loud = np.flatnonzero(frames > 10**-3.5 * np.percentile(frames, 95))
+    ends = [event.time_s for event, _ in events_of(Listener(embedder=embedder), samples, 1_600) if event.kind == "end"]
+    assert len(ends) == n_turns and ends[-1] == pytest.approx((loud[-1] + 1) / 100, abs=0.05)
+
+
+@pytest.mark.slow
 def test_the_size_of_the_chunks_changes_nothing(told, conversation, embedder):
     for size in (len(conversation), 777):
         assert [event for event, _ in events_of(Listener(embedder=embedder), conversation, size)] == [event for event, _ in told]

@@ -14,12 +14,15 @@ from speakerprint.audio.dimensions import SAMPLE_RATE_HZ
 from speakerprint.audio.log_mel import log_mel
 from speakerprint.audio.quality import StreamQuality
 from speakerprint.audio.voice_activity import CHUNK, MIN_SPAN, PAD, SpeechDetector
+from speakerprint.inference.diarization import LATE_S
 from speakerprint.inference.embedder import Resampler, SpeakerEmbedder
 
 if TYPE_CHECKING:
     from speakerprint.inference.gallery import Gallery
 
-SPEECH_FROM, SPEECH_UNTIL, PAUSE_S = 0.3, 0.15, 0.3  # probabilities where speech begins and ends; a shorter pause is none
+SPEECH_FROM, SPEECH_UNTIL = 0.5, 0.35  # probabilities where speech begins and ends
+PAUSE_S = 0.2  # a shorter one, as silero-vad hears it, is none: it hears 0.3 s as about 0.2 s
+LATE = round(LATE_S * SAMPLE_RATE_HZ)  # samples
 WINDOW_S, STEP_S = 1.0, 0.25  # of the latest speech, and how often it is embedded
 FIRST_WINDOW_S = 0.5  # of speech, after a pause
 FITS = 0.5  # cosine of a window and a voice from which on it may be that voice's
@@ -261,7 +264,7 @@ class Listener:
         self._quality.end()
         for probability in self._detector.end():
             events += self._advance(float(probability))
-        return events + self._silence(self._held_from + len(self._held) if self._pause is None else self._pause)
+        return events + self._silence(self._held_from + len(self._held) if self._pause is None else self._pause - LATE)
 
     def _hear(self, samples: NDArray[np.float32]) -> list[Event]:
         events = []
@@ -291,7 +294,7 @@ class Listener:
         elif probability < SPEECH_UNTIL:
             self._pause = here if self._pause is None else self._pause
             if here - self._pause >= PAUSE_S * SAMPLE_RATE_HZ:
-                return self._silence(self._pause)
+                return self._silence(self._pause - LATE)
         if self._pause is None and self._at >= self._next_window:
             self._next_window = self._at + round(STEP_S * SAMPLE_RATE_HZ)
             return self._follow(self._at)
