@@ -149,6 +149,8 @@ def test_what_cannot_be_heard_is_refused_with_the_reason(embedder, tmp_path):
         diarize(PAUSE, embedder=embedder)
     with pytest.raises(InputError, match="separate channels"):
         diarize(PAUSE, 16_000, embedder=embedder, n_speakers=2, channels=True)
+    with pytest.raises(InputError, match="waveform: has one channel, expected a channel for each speaker"):
+        diarize(PAUSE, 16_000, embedder=embedder, channels=True)
     with pytest.raises(InputError, match="has shape"):
         diarize(PAUSE[None, None], 16_000, embedder=embedder)
 

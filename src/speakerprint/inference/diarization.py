@@ -139,12 +139,16 @@ def diarize(
     others are "unknown 1" and so on, without a gallery "speaker 1". channels: each channel is one voice, as in a call with a
     channel a side; speakers are "channel 1" and so on.
     A recording without speech has no turns.
-    Raises InputError for what cannot be read, an impossible number of speakers, and the gallery of another model.
+    Raises InputError for what cannot be read, an impossible number of speakers, a single channel where each is to be a voice, and
+    the gallery of another model.
     """
     allowed = _range(n_speakers)
     if channels and allowed is not None:
         raise InputError("found a number of speakers and separate channels, each of which is one speaker; give one of them")
     source = _source(recording, sample_rate_hz)
+    if channels and source.channels == 1:
+        name = "waveform" if isinstance(recording, np.ndarray) else recording
+        raise InputError(f"{name}: has one channel, expected a channel for each speaker; leave out `channels` (--channels)")
     embedder = SpeakerEmbedder.load() if embedder is None else embedder
     with tqdm(desc="diarize", total=round(source.duration_s) or None, unit="s", disable=None) as progress:
         if channels:

@@ -50,8 +50,11 @@ def add_peaks(loudest: NDArray[np.float32], block: NDArray[np.float32], start: i
 def shown(found: Diarization, loudest: NDArray[np.float32]) -> dict[str, Any]:
     """What a timeline is drawn from: loudest (parts,) are the peaks of equal parts of the recording."""
     return {
-        "duration_s": found.duration_s,
-        "turns": [turn._asdict() for turn in found.turns],
+        "duration_s": round(found.duration_s, 3),
+        "turns": [
+            {name: round(value, 3) if isinstance(value, float) else value for name, value in turn._asdict().items()}
+            for turn in found.turns
+        ],
         "speakers": list(found.speakers),
         "peaks": np.minimum(1, loudest).round(3).tolist(),
         "doubts": list(found.doubts),
