@@ -72,7 +72,7 @@ def test_what_is_packed_is_unpacked_and_learned_from_in_the_pipelines_order(scri
     assert (packed / "data/given/teacher/aunt/french_train.parquet").read_bytes() == b"embeddings"
     params, calls = settings(packed), called(packed)
     assert params["train"]["steps"] == 3 and params["unlabelled_corpora"] == ["unlabelled"]
-    assert params["loss"]["teacher_similarity_weight"] > 0 and params["train"]["mixed_precision"] == "auto"
+    assert params["loss"]["teacher_match_weight"] > 0 and params["train"]["mixed_precision"] == "auto"
     assert [params["sampling"][key] for key in ("speakers", "utterances", "unlabelled")] == [64, 2, 64]
     names = [name for name, *_ in calls]
     assert list(dict.fromkeys(names)) == ["download", "identify_language", "filter", "resample", "features", "train", "evaluate"]
