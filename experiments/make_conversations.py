@@ -13,6 +13,7 @@ training may hear, or with --report those it may not. The same seed makes the sa
 
 import argparse
 import json
+import sys
 from collections import deque
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -281,7 +282,10 @@ def main() -> None:
     parser.add_argument("--enrol", type=int, default=0, help="recordings of each speaker to keep out of the conversation")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
-    noises = read_sounds(arguments.noise, REPORT_NOISES if arguments.report else TUNING_NOISES)
+    try:
+        noises = read_sounds(arguments.noise, REPORT_NOISES if arguments.report else TUNING_NOISES)
+    except InputError as error:
+        sys.exit(f"error: {error}")
     corpora = [(folder.name, read_speakers(folder)) for folder in arguments.audio]
     arguments.output.mkdir(parents=True, exist_ok=True)
     for number in range(arguments.number):

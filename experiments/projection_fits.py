@@ -10,6 +10,8 @@ french_validation): what a gain is worth on speech of another kind.
 """
 
 import argparse
+import hashlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from scipy.stats import gmean
 from torch import Tensor
 from tqdm import tqdm
@@ -26,12 +29,15 @@ from speakerprint.audio.decode import decode
 from speakerprint.audio.dimensions import FRAMES_PER_SECOND
 from speakerprint.audio.log_mel import log_mel, pad_batch, windows
 from speakerprint.corpora.resampling import read_audio
+from speakerprint.errors import InputError
 from speakerprint.evaluation.trials import equal_error_rate
 from speakerprint.model.speaker_model import SpeakerModel
+from speakerprint.params.loss import Loss
 from speakerprint.training.batches import Batch
 from speakerprint.training.data import UNLABELLED, Examples
 from speakerprint.training.loop import Prepared, prepare
 from speakerprint.training.objective import Objective
+from speakerprint.training.recipe import Recipe
 from speakerprint.training.start import LeastSquares, TeacherMatch, set_centres
 from speakerprint.training.teacher import TEACHER_PATH
 from stages.train import given
@@ -54,6 +60,13 @@ class Pooled:
 def everything(prepared: Prepared) -> Examples:
     """The labelled examples, then the unlabelled."""
     return prepared.reader.examples.followed_by(prepared.unlabelled) if len(prepared.unlabelled) else prepared.reader.examples
+
+
+def origin(prepared: Prepared) -> str:
+    """Digest of what statistics are of: the model, and the recordings in their order."""
+    examples, config = everything(prepared), Path(prepared.recipe.train.init_from, "config.json").read_bytes()
+    recordings = "\n".join(name for store in examples.data.stores for name in store.recordings["recording_id"])
+    return hashlib.sha256(config + recordings.encode() + examples.recordings.tobytes()).hexdigest()
 
 
 @torch.inference_mode()
@@ -168,10 +181,24 @@ def pool_all(prepared: Prepared, corpora: Sequence[str]) -> None:
     np.savez(POOLED / "training.npz", **vars(pool_training(model, prepared)))
     for corpus in corpora:
         np.savez(POOLED / f"{corpus}.npz", allow_pickle=False, **pool_validation(model, Path("data/audio") / corpus))
+    (POOLED / "origin").write_text(origin(prepared))  # last: the statistics are whole
 
 
 def fit_all(prepared: Prepared, corpora: Sequence[str], title: str, left_out: bool) -> None:
-    """Print the rows of a choice of weights, and of the model as it is."""
+    """Print the rows of a choice of weights, and of the model as it is.
+
+    Raises InputError where there are no statistics, or they are of another model or other recordings, and where a corpus that
+    is to be left out is none of those that are learned from.
+    """
+    training_of = {corpus: corpus.replace("_validation", "_train") for corpus in corpora}
+    if left_out and (unknown := [name for name in training_of.values() if name not in prepared.data.corpora]):
+        raise InputError(f"{unknown[0]} is to be left out, but is no corpus of params.yaml that is learned from")
+    try:
+        of = (POOLED / "origin").read_text()
+    except FileNotFoundError:
+        raise InputError(f"{POOLED} has no statistics; make them with `python -m experiments.projection_fits pool`") from None
+    if of != origin(prepared):
+        raise InputError(f"{POOLED} has statistics of another model or other recordings; make them again with `pool`")
     pooled = Pooled(**np.load(POOLED / "training.npz"))
     validation = {corpus: dict(np.load(POOLED / f"{corpus}.npz")) for corpus in corpora}
 
@@ -186,8 +213,18 @@ def fit_all(prepared: Prepared, corpora: Sequence[str], title: str, left_out: bo
     print(row("as it is", {corpus: judge(as_it_is, validation[corpus]) for corpus in corpora}))
     print(row(title, {corpus: judge(model, validation[corpus]) for corpus in corpora}), flush=True)
     if left_out:
-        others = {corpus: judge(fitted(corpus.replace("_validation", "_train")), validation[corpus]) for corpus in corpora}
+        others = {corpus: judge(fitted(training_of[corpus]), validation[corpus]) for corpus in corpora}
         print(row(f"{title}, corpus left out", others))
+
+
+def with_weights(wanted: Recipe, weights: Sequence[str]) -> Recipe:
+    """The recipe with these weights of losses, each NAME=WEIGHT. Raises InputError for another form, name or weight."""
+    given_weights = {f"{name}_weight": weight for name, _, weight in (one.partition("=") for one in weights)}
+    try:
+        return replace(wanted, loss=Loss.model_validate(wanted.loss.model_dump() | given_weights, strict=False))
+    except ValidationError as error:
+        names = ", ".join(name.removesuffix("_weight") for name in Loss.model_fields if name.endswith("_weight"))
+        raise InputError(f"{' '.join(weights)}: {error.errors()[0]['msg']}; expected NAME=WEIGHT, of {names}") from None
 
 
 def main() -> None:
@@ -197,14 +234,15 @@ def main() -> None:
     parser.add_argument("--corpora", nargs="+", default=[f"{name}_validation" for name in ("french", "locales", "speechocean")])
     parser.add_argument("--left-out", action="store_true", help="also judge each corpus by a fit without it")
     chosen = parser.parse_args()
-    stores, wanted = given()
-    weights = {f"{name}_weight": float(value) for name, value in (one.split("=") for one in chosen.weights)}
-    wanted = replace(wanted, loss=type(wanted.loss).model_validate(wanted.loss.model_dump() | weights))
-    prepared = prepare(stores, wanted, TEACHER_PATH, print)
-    if chosen.action == "pool":
-        pool_all(prepared, chosen.corpora)
-    else:
-        fit_all(prepared, chosen.corpora, " ".join(chosen.weights) or "as params.yaml", chosen.left_out)
+    try:
+        stores, wanted = given()
+        prepared = prepare(stores, with_weights(wanted, chosen.weights), TEACHER_PATH, print)
+        if chosen.action == "pool":
+            pool_all(prepared, chosen.corpora)
+        else:
+            fit_all(prepared, chosen.corpora, " ".join(chosen.weights) or "as params.yaml", chosen.left_out)
+    except InputError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -7,10 +7,24 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.projection_fits import CONDITIONS, Pooled, everything, fit, floats, judge, pool_training, pool_validation, row
+from experiments.projection_fits import (
+    CONDITIONS,
+    Pooled,
+    everything,
+    fit,
+    fit_all,
+    floats,
+    judge,
+    pool_all,
+    pool_training,
+    pool_validation,
+    row,
+    with_weights,
+)
 from speakerprint.audio.decode import decode
 from speakerprint.audio.log_mel import log_mel
 from speakerprint.corpora.resampling import read_audio
+from speakerprint.errors import InputError
 from speakerprint.evaluation.trials import equal_error_rate
 from speakerprint.training.data import Stores
 from speakerprint.training.loop import prepare
@@ -85,3 +99,25 @@ def test_teachers_and_recordings_without_labels_take_part(run, prepared):  # noq
     before = unexplained()
     fit(model, taught, pooled)
     assert unexplained() < 0.8 * before
+
+
+@pytest.mark.parametrize("weights", [["triplet"], ["triplet=heavy"], ["trplet=5"], ["triplet=-1"]])
+def test_a_weight_of_another_form_is_refused(run, weights):  # noqa: F811
+    with pytest.raises(InputError, match="expected NAME=WEIGHT, of triplet, ntxent"):
+        with_weights(run.recipe, weights)
+    assert with_weights(run.recipe, ["triplet=5"]).loss.triplet_weight == 5
+
+
+def test_statistics_of_other_recordings_are_refused_and_so_is_leaving_out_what_is_not_heard(run, prepared, monkeypatch):  # noqa: F811
+    run("trained", steps=1, validation_speakers=0.0)
+    settings = prepared.recipe.train.model_copy(update={"init_from": str(run.folder / "trained/model")})
+    ours = replace(prepared, recipe=replace(prepared.recipe, train=settings))
+    monkeypatch.chdir(run.folder)
+    with pytest.raises(InputError, match="has no statistics"):
+        fit_all(ours, [], "", left_out=False)
+    pool_all(ours, [])
+    fewer = prepare(Stores({"a": run.folder / "a"}), ours.recipe, "unused", print)
+    with pytest.raises(InputError, match="of another model or other recordings"):
+        fit_all(fewer, [], "", left_out=False)
+    with pytest.raises(InputError, match="c_train is to be left out"):
+        fit_all(ours, ["c_validation"], "", left_out=True)
