@@ -153,13 +153,13 @@ def test_maps_to_teachers_of_a_model_that_goes_on_predict_what_they_heard(run):
     model = initial_model(run.recipe.model, "unused")
     rows = embed_crops(model, (source.examples.crop(index, 60, 0.5) for index in range(32)))
     turned = rows @ np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))[0].astype(np.float32)
-    unheard = np.where(np.arange(32)[:, None] % 4, turned, 0)  # every fourth recording
+    unheard = np.where(rows[:, :1] < np.median(rows[:, 0]), turned, 0)  # half of the recordings, and not any half
     source = replace(source, examples=replace(source.examples, taught=(turned, unheard)))
     recipe = replace(run.recipe, loss=run.recipe.loss.model_copy(update={"teacher_match_weight": 1.0}))
     objective = Objective(model, 8, recipe, teacher_dims=(8, 8))
     start_heads_from_model(objective, source, 60)
     for match, taught in zip(objective.teacher_matches, (turned, unheard), strict=True):
-        assert match(torch.from_numpy(rows)[None], torch.from_numpy(taught)) < 0.02
+        assert match(torch.from_numpy(rows)[None], torch.from_numpy(taught)) < 0.035
 
 
 @pytest.mark.slow
